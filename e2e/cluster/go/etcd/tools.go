@@ -1,0 +1,8 @@
+//go:build tools
+
+// Package tools names the commands that the embedded cluster is built from.
+package tools
+
+import (
+	_ "go.etcd.io/etcd/server/v3"
+)

@@ -1,0 +1,8 @@
+//go:build tools
+
+// Package tools names the commands that the embedded cluster is built from.
+package tools
+
+import (
+	_ "helm.sh/helm/v3/cmd/helm"
+)
