@@ -1,0 +1,263 @@
+"""What the three kinds share: base models, allow-listed pod settings, conditions.
+
+The docstrings and descriptions here are the text of `kubectl explain`. Every string, list and map
+is bounded, because the API server refuses CEL rules over unbounded ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+)
+from pydantic.alias_generators import to_camel
+
+GROUP = "lepton.ai"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+
+MAX_NAME_LENGTH = 40
+NAME_PATTERN = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
+NAME_MESSAGE = (
+    f"metadata.name is the root of every child's name: use at most {MAX_NAME_LENGTH} characters, "
+    "lower-case letters, digits and '-', starting with a letter"
+)
+
+# No control characters anywhere: they are how text becomes something else (a second line of a
+# header, a second document).
+LINE_PATTERN = "^[^\\x00-\\x1f\\x7f]*$"
+QUANTITY_PATTERN = "^[0-9]+(\\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
+
+ObjectName = Annotated[
+    str, StringConstraints(min_length=1, max_length=MAX_NAME_LENGTH, pattern=NAME_PATTERN)
+]
+KubernetesName = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=253, pattern="^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"),
+]
+Line = Annotated[str, StringConstraints(max_length=1024, pattern=LINE_PATTERN)]
+LabelKey = Annotated[
+    str,
+    StringConstraints(
+        min_length=1,
+        max_length=317,
+        pattern="^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
+    ),
+]
+LabelValue = Annotated[
+    str,
+    StringConstraints(max_length=63, pattern="^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$"),
+]
+ImageReference = Annotated[
+    str, StringConstraints(min_length=1, max_length=512, pattern="^[A-Za-z0-9][-A-Za-z0-9_./:@]*$")
+]
+Digest = Annotated[str, StringConstraints(max_length=71, pattern="^sha256:[0-9a-f]{64}$")]
+Decimal = Annotated[str, StringConstraints(max_length=24, pattern="^-?[0-9]+(\\.[0-9]+)?$")]
+Quantity = Annotated[
+    int | str,
+    Field(
+        json_schema_extra={"x-kubernetes-int-or-string": True, "pattern": QUANTITY_PATTERN},
+        description="a Kubernetes quantity, such as 2, 500m or 16Gi",
+    ),
+]
+
+
+def _timestamp(value: datetime) -> str:
+    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+# Whole seconds, as metav1.Time: what is read back equals what was written.
+Timestamp = Annotated[
+    datetime,
+    PlainSerializer(_timestamp, return_type=str),
+    Field(json_schema_extra={"format": "date-time", "type": "string"}),
+]
+
+
+def cel(rule: str, message: str) -> dict[str, str]:
+    """Return one CEL rule of `x-kubernetes-validations`."""
+    return {"rule": rule, "message": message}
+
+
+def cel_rules(*rules: Mapping[str, str]) -> dict[str, Any]:
+    """Return the schema extra that carries these CEL rules."""
+    return {"x-kubernetes-validations": [dict(rule) for rule in rules]}
+
+
+class ApiModel(BaseModel):
+    """A part of a spec: unknown fields are refused, and nothing changes after reading."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="forbid", frozen=True
+    )
+
+
+class StatusModel(BaseModel):
+    """A part of a status, or what another controller wrote: unknown fields are ignored."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel, populate_by_name=True, extra="ignore", frozen=True
+    )
+
+    def wire(self) -> dict[str, Any]:
+        """Return this as the API server stores it: camel case, absent instead of null."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class OwnerReference(StatusModel):
+    kind: str
+    name: str
+    uid: str
+    controller: bool = False
+
+
+class Metadata(StatusModel):
+    name: str
+    namespace: str = "default"
+    uid: str = ""
+    generation: int = 0
+    resource_version: str = ""
+    creation_timestamp: Timestamp | None = None
+    deletion_timestamp: Timestamp | None = None
+    labels: dict[str, str] = Field(default_factory=dict)
+    annotations: dict[str, str] = Field(default_factory=dict)
+
+
+class Toleration(ApiModel):
+    """a taint that the pods tolerate, as in a pod's spec"""
+
+    key: Annotated[str, StringConstraints(max_length=317)] | None = None
+    operator: Literal["Exists", "Equal"] | None = None
+    value: LabelValue | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    toleration_seconds: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
+
+
+class ImagePullSecret(ApiModel):
+    """a Secret with the credentials of a registry, in the same namespace"""
+
+    name: KubernetesName
+
+
+class Resources(ApiModel):
+    """what a container asks for and may use, as in a pod's spec"""
+
+    requests: Annotated[dict[LabelKey, Quantity], Field(max_length=32)] = Field(
+        default_factory=dict, description="requests is what the scheduler sets aside."
+    )
+    limits: Annotated[dict[LabelKey, Quantity], Field(max_length=32)] = Field(
+        default_factory=dict,
+        description="limits is the most that is granted. GPUs are given here, e.g. nvidia.com/gpu: 1.",
+    )
+
+
+_RESERVED_LABELS = cel(
+    "!self.exists(k, k.startsWith('lepton.ai/') || k == 'app.kubernetes.io/managed-by')",
+    "podLabels: keys under lepton.ai/ and app.kubernetes.io/managed-by belong to the operator; "
+    "use a prefix of your own",
+)
+_RESERVED_ANNOTATIONS = cel(
+    "!self.exists(k, k.startsWith('lepton.ai/') || k.contains('kubernetes.io/') || "
+    "k.contains('k8s.io/'))",
+    "podAnnotations: keys under lepton.ai/, kubernetes.io/ and k8s.io/ can change what a pod may "
+    "do and are not passed on; use a prefix of your own",
+)
+
+
+class PodSettings(ApiModel):
+    """What a user may say about the pods of any kind. Everything else is the operator's."""
+
+    image_pull_secrets: Annotated[tuple[ImagePullSecret, ...], Field(max_length=16)] = Field(
+        default=(), description="imagePullSecrets names Secrets with credentials of registries."
+    )
+    service_account_name: KubernetesName | None = Field(
+        default=None,
+        description="serviceAccountName is the account of the pods. Its token is not mounted.",
+    )
+    runtime_class_name: KubernetesName | None = Field(
+        default=None, description="runtimeClassName chooses a container runtime, e.g. nvidia."
+    )
+    scheduler_name: KubernetesName | None = Field(
+        default=None, description="schedulerName names a scheduler other than the default one."
+    )
+    pod_labels: Annotated[
+        dict[LabelKey, LabelValue],
+        Field(max_length=32, json_schema_extra=cel_rules(_RESERVED_LABELS)),
+    ] = Field(default_factory=dict, description="podLabels are added to every pod.")
+    pod_annotations: Annotated[
+        dict[LabelKey, Line],
+        Field(max_length=32, json_schema_extra=cel_rules(_RESERVED_ANNOTATIONS)),
+    ] = Field(default_factory=dict, description="podAnnotations are added to every pod.")
+    node_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] = Field(
+        default_factory=dict, description="nodeSelector: the labels that a node must have."
+    )
+    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32)] = Field(
+        default=(), description="tolerations: the taints that the pods tolerate."
+    )
+    priority_class_name: KubernetesName | None = Field(
+        default=None, description="priorityClassName replaces the chart's priority class."
+    )
+    termination_grace_period_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = Field(
+        default=None,
+        description="terminationGracePeriodSeconds is the time from SIGTERM to SIGKILL.",
+    )
+    shared_memory: Quantity | None = Field(
+        default=None,
+        description="sharedMemory is the size of /dev/shm, e.g. 8Gi. It counts as the pod's memory.",
+    )
+    fs_group: Annotated[int, Field(ge=1, le=2_147_483_647)] | None = Field(
+        default=None, description="fsGroup is the group that owns the pod's volumes."
+    )
+    run_as_user: Annotated[int, Field(ge=1, le=2_147_483_647)] | None = Field(
+        default=None, description="runAsUser is the user id of the pods' processes; never 0."
+    )
+
+
+class Condition(StatusModel):
+    """one aspect of the object's state, as metav1.Condition"""
+
+    type: Annotated[str, StringConstraints(max_length=64)]
+    status: Literal["True", "False", "Unknown"]
+    observed_generation: Annotated[int, Field(ge=0)] | None = None
+    last_transition_time: Timestamp
+    reason: Annotated[str, StringConstraints(max_length=64, pattern="^[A-Za-z]+$")]
+    message: Annotated[str, StringConstraints(max_length=4096)]
+
+
+class Status(StatusModel):
+    """What every kind's status begins with."""
+
+    observed_generation: Annotated[int, Field(ge=-1)] | None = Field(
+        default=None,
+        description="observedGeneration is the generation of the spec that this status speaks of; "
+        "-1 until the operator has seen the object.",
+    )
+    conditions: Annotated[
+        tuple[Condition, ...],
+        Field(
+            max_length=16,
+            json_schema_extra={
+                "x-kubernetes-list-type": "map",
+                "x-kubernetes-list-map-keys": ["type"],
+            },
+        ),
+    ] = Field(
+        default=(),
+        description="conditions: Ready always; Reconciling and Stalled only while they are true. "
+        "Stalled means that a change of this object must mend it.",
+    )
+
+
+def _none_as_empty(value: object) -> object:
+    return {} if value is None else value
+
+
+NoneAsEmpty = BeforeValidator(_none_as_empty)

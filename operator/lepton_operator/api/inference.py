@@ -1,0 +1,128 @@
+"""InferenceService: NVIDIA Triton in GPU pods, for a version that passed its gate."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from lepton_operator.api.common import (
+    ApiModel,
+    Digest,
+    Metadata,
+    ObjectName,
+    PodSettings,
+    Resources,
+    Status,
+    StatusModel,
+    Timestamp,
+)
+
+MAX_REPLICAS = 1000
+KEPT_WAITING = 20
+
+
+class ModelReference(ApiModel):
+    """the model that is served"""
+
+    name: ObjectName = Field(description="name of a LeptonModel in the same namespace.")
+    version: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="version is served as it is. Unset: the newest one that passed its gate.",
+    )
+
+
+class Rollout(ApiModel):
+    """how pods are replaced"""
+
+    restarted_at: Timestamp | None = Field(
+        default=None,
+        description="restartedAt: a new value replaces every pod, and lets them take the chart's "
+        "present defaults.",
+    )
+
+
+class InferenceServiceSpec(PodSettings):
+    """which model, on how many pods"""
+
+    model: ModelReference = Field(description="model is what is served.")
+    replicas: Annotated[int, Field(ge=0, le=MAX_REPLICAS)] = Field(
+        default=1, description="replicas is the number of pods; `kubectl scale` and an HPA set it."
+    )
+    resources: Resources | None = Field(
+        default=None,
+        description="resources is what each pod asks for. Default: the chart's, one GPU.",
+    )
+    rollout: Rollout | None = Field(default=None, description="rollout: how pods are replaced.")
+
+
+class Replicas(StatusModel):
+    """pods of this service"""
+
+    current: Annotated[int, Field(ge=0)] = Field(default=0, description="current: not finished.")
+    ready: Annotated[int, Field(ge=0)] = Field(default=0, description="ready: answering.")
+    updated: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="updated: ready pods of the current revision."
+    )
+
+
+class Waiting(StatusModel):
+    """why a replica is not ready"""
+
+    pod: str
+    reason: Annotated[str, StringConstraints(max_length=64)]
+    message: Annotated[str, StringConstraints(max_length=1024)] = ""
+
+
+class Revision(StatusModel):
+    """a set of pods that were made alike"""
+
+    name: Annotated[str, StringConstraints(max_length=16)]
+    version: int
+    digest: Digest
+    replicas: int = 0
+    ready: int = 0
+    resolved: Annotated[str, StringConstraints(max_length=4096)] | None = Field(
+        default=None, description="resolved: the defaults that reached its pods, as JSON."
+    )
+
+
+class LastFailure(StatusModel):
+    """the last failure that mattered"""
+
+    pod: str
+    reason: Annotated[str, StringConstraints(max_length=64)]
+    message: Annotated[str, StringConstraints(max_length=1024)] = ""
+    time: Timestamp
+
+
+class InferenceServiceStatus(Status):
+    """what is served, and by how many"""
+
+    url: Annotated[str, StringConstraints(max_length=256)] | None = Field(
+        default=None, description="url, inside the cluster; Open Inference Protocol v2."
+    )
+    selector: Annotated[str, StringConstraints(max_length=512)] | None = Field(
+        default=None, description="selector of exactly this service's pods."
+    )
+    version: int | None = Field(default=None, description="version that is being served.")
+    replicas: Replicas | None = None
+    waiting: Annotated[tuple[Waiting, ...], Field(max_length=KEPT_WAITING)] = Field(
+        default=(), description="waiting: a reason for each replica that is not ready."
+    )
+    revisions: Annotated[tuple[Revision, ...], Field(max_length=10)] = Field(
+        default=(), description="revisions that have pods, newest first."
+    )
+    last_failure: LastFailure | None = None
+
+
+class InferenceService(StatusModel):
+    """InferenceService runs NVIDIA Triton for a version of a LeptonModel, and replaces it by the
+    next one without a failed request.
+    """
+
+    api_version: Literal["lepton.ai/v1alpha1"] = "lepton.ai/v1alpha1"
+    kind: Literal["InferenceService"] = "InferenceService"
+    metadata: Metadata
+    spec: InferenceServiceSpec
+    status: InferenceServiceStatus = InferenceServiceStatus()

@@ -1,0 +1,203 @@
+"""LeptonModel: versions by digest, evaluated, and let through a gate or not."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from lepton_operator.api.common import (
+    ApiModel,
+    Decimal,
+    Digest,
+    Metadata,
+    PodSettings,
+    Status,
+    StatusModel,
+    Timestamp,
+    cel,
+    cel_rules,
+)
+
+KEPT_VERSIONS = 20
+
+MetricName = Annotated[
+    str, StringConstraints(min_length=1, max_length=64, pattern="^[A-Za-z][A-Za-z0-9_./-]*$")
+]
+Metrics = Annotated[dict[MetricName, Decimal], Field(max_length=32)]
+
+_A_BOUND = cel(
+    "has(self.minimum) || has(self.maximum)",
+    "thresholds: give a minimum, a maximum, or both",
+)
+_BOUNDS_IN_ORDER = cel(
+    "!has(self.minimum) || !has(self.maximum) || double(self.minimum) <= double(self.maximum)",
+    "thresholds: minimum must not be above maximum",
+)
+
+
+class Source(ApiModel):
+    """a model file that already exists"""
+
+    uri: Annotated[
+        str,
+        StringConstraints(
+            min_length=6, max_length=1024, pattern="^(s3|pvc)://[^\\x00-\\x20\\x7f]+$"
+        ),
+        Field(
+            json_schema_extra=cel_rules(
+                cel("!self.contains('..')", "source.uri: the path must not contain '..'")
+            )
+        ),
+    ] = Field(
+        description="uri is an .onnx file, or a folder with model.onnx: s3://bucket/path, read with "
+        "the namespace's store credentials, or pvc://claim/path."
+    )
+    digest: Digest = Field(
+        description="digest is sha256:<hex> of the file, checked before anything reads it. For a "
+        "folder it is what `lepton-agent digest FOLDER` prints."
+    )
+
+
+class Threshold(ApiModel):
+    """a bound that a metric must keep"""
+
+    metric: MetricName = Field(description="metric is a name that the evaluation reports.")
+    minimum: Decimal | None = Field(
+        default=None, description='minimum as a decimal in quotes, e.g. "0.90".'
+    )
+    maximum: Decimal | None = Field(default=None, description="maximum, likewise.")
+
+    model_config = Source.model_config | {
+        "json_schema_extra": cel_rules(_A_BOUND, _BOUNDS_IN_ORDER)
+    }
+
+
+class Evaluation(ApiModel):
+    """how a version is judged"""
+
+    dataset: Annotated[
+        str,
+        StringConstraints(
+            min_length=1,
+            max_length=1024,
+            pattern="^([a-z0-9][-a-z0-9_]*|(s3|pvc)://[^\\x00-\\x20\\x7f]+)$",
+        ),
+    ] = Field(
+        default="heldout",
+        description="dataset is what the version is evaluated on: heldout (the part stored with "
+        "the version), a name in lepton_ai.datasets, or an s3:// or pvc:// uri of an .npz with "
+        "x and y.",
+    )
+    thresholds: Annotated[tuple[Threshold, ...], Field(max_length=16)] = Field(
+        default=(),
+        description="thresholds must all be kept. None: every version passes (NotAsked).",
+    )
+
+
+class LeptonModelSpec(PodSettings):
+    """where versions come from, and how good they must be"""
+
+    source: Source | None = Field(
+        default=None,
+        description="source is a model that already exists. Unset: versions come from the "
+        "TrainingJobs that name this model in output.model.",
+    )
+    evaluation: Evaluation | None = Field(
+        default=None, description="evaluation says how a version is judged. Unset: it passes."
+    )
+
+
+class Lineage(StatusModel):
+    """where a version comes from"""
+
+    training_job: str | None = None
+    uid: str | None = None
+    uri: str | None = None
+
+
+class VersionEvaluation(StatusModel):
+    """what an evaluation found"""
+
+    dataset: Annotated[str, StringConstraints(max_length=1024)]
+    dataset_digest: Digest
+    samples: Annotated[int, Field(ge=0)] = Field(description="samples that were judged.")
+    metrics: Metrics = Field(default_factory=dict)
+
+
+class Gate(StatusModel):
+    """whether a version may be served"""
+
+    outcome: Literal["Passed", "Failed", "Pending", "NotAsked"]
+    message: Annotated[str, StringConstraints(max_length=1024)] = ""
+
+
+class Version(StatusModel):
+    """a version: its bytes never change"""
+
+    version: Annotated[int, Field(ge=1)]
+    digest: Digest
+    size_bytes: Annotated[int, Field(ge=0)] = 0
+    metrics: Metrics = Field(
+        default_factory=dict, description="metrics that the training reported."
+    )
+    lineage: Lineage | None = None
+    evaluation: VersionEvaluation | None = None
+    gate: Gate | None = None
+
+
+class Served(StatusModel):
+    """the version that a service gets when it names none"""
+
+    version: int
+    digest: Digest
+    score: Annotated[str, StringConstraints(max_length=128)] | None = Field(
+        default=None, description="score is the first thresholded metric, e.g. accuracy=0.9645."
+    )
+
+
+class StepStatus(StatusModel):
+    """a step of the pipeline that did not succeed the last time"""
+
+    step: Literal["import", "index", "evaluate"]
+    version: int | None = None
+    dataset: Annotated[str, StringConstraints(max_length=1024)] | None = None
+    digest: Digest | None = None
+    failures: Annotated[int, Field(ge=0)] = 0
+    last_failure_time: Timestamp | None = None
+    reason: Annotated[str, StringConstraints(max_length=64)] | None = None
+    message: Annotated[str, StringConstraints(max_length=1024)] | None = None
+    final: bool = Field(
+        default=False, description="final: only a change of this object can mend it."
+    )
+
+
+class LeptonModelStatus(Status):
+    """the versions, and which one is served"""
+
+    versions: Annotated[tuple[Version, ...], Field(max_length=KEPT_VERSIONS * 2)] = Field(
+        default=(), description="versions: the newest twenty and those in use, newest first."
+    )
+    served: Served | None = Field(
+        default=None,
+        description="served: the newest version that passed its gate; a newer one takes its place "
+        "when it has passed.",
+    )
+    indexed_time: Timestamp | None = Field(
+        default=None, description="indexedTime is when the store was last listed."
+    )
+    failing: StepStatus | None = Field(
+        default=None, description="failing: the step that did not succeed the last time."
+    )
+
+
+class LeptonModel(StatusModel):
+    """LeptonModel keeps the versions of a model by digest, evaluates each, and says which one is
+    good enough to be served.
+    """
+
+    api_version: Literal["lepton.ai/v1alpha1"] = "lepton.ai/v1alpha1"
+    kind: Literal["LeptonModel"] = "LeptonModel"
+    metadata: Metadata
+    spec: LeptonModelSpec = LeptonModelSpec()
+    status: LeptonModelStatus = LeptonModelStatus()

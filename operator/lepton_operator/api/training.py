@@ -1,0 +1,244 @@
+"""TrainingJob: run torchrun in a gang of pods, and hand the result over as a model version."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from lepton_operator.api.common import (
+    ApiModel,
+    Digest,
+    ImageReference,
+    KubernetesName,
+    Metadata,
+    ObjectName,
+    PodSettings,
+    Resources,
+    Status,
+    StatusModel,
+    Timestamp,
+    cel,
+    cel_rules,
+)
+
+MAX_NODES = 4096
+KEPT_ATTEMPTS = 10
+
+_ENTRYPOINT = cel(
+    "self[0] == '-m' ? size(self) > 1 && !self[1].startsWith('-') : !self[0].startsWith('-')",
+    "entrypoint: start with a script or with '-m' and a module; torchrun's own flags come from "
+    "numNodes, numProcPerNode and failurePolicy",
+)
+_RESERVED_ENVIRONMENT = cel(
+    "!self.exists(e, e.name.startsWith('LEPTON_'))",
+    "env: names that start with LEPTON_ belong to the operator; use another name",
+)
+_RESERVED_PATHS = cel(
+    "!(self == '/' || self == '/lepton' || self.startsWith('/lepton/') || self == '/etc/lepton' || "
+    "self.startsWith('/etc/lepton/') || self == '/tmp' || self == '/dev' || "
+    "self.startsWith('/dev/') || self == '/proc' || self.startsWith('/proc/') || "
+    "self == '/sys' || self.startsWith('/sys/') || self.contains('..'))",
+    "volumes: mountPath must not be /, /lepton, /etc/lepton, /tmp, /dev, /proc or /sys, which the "
+    "operator uses, nor contain '..'",
+)
+_UNIQUE_VOLUMES = cel(
+    "self.all(v, self.exists_one(w, w.name == v.name) && "
+    "self.exists_one(w, w.mountPath == v.mountPath))",
+    "volumes: every name and every mountPath may be used once",
+)
+
+
+class EnvironmentVariable(ApiModel):
+    """an environment variable of every rank"""
+
+    name: Annotated[
+        str, StringConstraints(min_length=1, max_length=256, pattern="^[A-Za-z_][A-Za-z0-9_]*$")
+    ]
+    value: Annotated[str, StringConstraints(max_length=8192)] = ""
+
+
+class Volume(ApiModel):
+    """a PersistentVolumeClaim that every rank sees"""
+
+    name: Annotated[
+        str,
+        StringConstraints(min_length=1, max_length=50, pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"),
+    ]
+    claim_name: KubernetesName = Field(
+        description="claimName is a PersistentVolumeClaim in the same namespace."
+    )
+    mount_path: Annotated[
+        str,
+        StringConstraints(min_length=2, max_length=256, pattern="^/[^\\x00-\\x1f\\x7f:]*$"),
+        Field(json_schema_extra=cel_rules(_RESERVED_PATHS)),
+    ] = Field(description="mountPath is where the ranks see the volume.")
+    read_only: bool = Field(default=False, description="readOnly mounts the volume for reading.")
+
+
+class FailurePolicy(ApiModel):
+    """how often the gang is started again, and after what"""
+
+    max_restarts: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=3,
+        description="maxRestarts is how often the gang is started again after our own container "
+        "ended by a non-zero exit or a signal while its pod and node were alive.",
+    )
+    max_infrastructure_restarts: Annotated[int, Field(ge=0, le=10_000)] = Field(
+        default=20,
+        description="maxInfrastructureRestarts is how often the gang is started again after pods "
+        "were lost, evicted or preempted, or their node stopped answering.",
+    )
+
+
+class Output(ApiModel):
+    """where the result goes"""
+
+    model: ObjectName = Field(
+        description="model names the LeptonModel that gets the result as its next version. It is "
+        "made if it does not exist. Rank 0 leaves model.onnx in $LEPTON_OUTPUT_DIR."
+    )
+
+
+class TrainingJobSpec(PodSettings):
+    """what to run, on how many nodes and GPUs"""
+
+    image: ImageReference | None = Field(
+        default=None,
+        description="image is any image with Python 3.9 or later and torch. Default: the chart's "
+        "trainer image, which has the SDK lepton_ai.",
+    )
+    entrypoint: Annotated[
+        tuple[Annotated[str, StringConstraints(min_length=1, max_length=4096)], ...],
+        Field(min_length=1, max_length=256, json_schema_extra=cel_rules(_ENTRYPOINT)),
+    ] = Field(
+        description="entrypoint is what follows torchrun: a script, or -m and a module, and its "
+        "arguments."
+    )
+    env: Annotated[
+        tuple[EnvironmentVariable, ...],
+        Field(max_length=1024, json_schema_extra=cel_rules(_RESERVED_ENVIRONMENT)),
+    ] = Field(default=(), description="env: environment variables of every rank.")
+    env_from_secret: KubernetesName | None = Field(
+        default=None,
+        description="envFromSecret names a Secret whose keys become environment variables.",
+    )
+    volumes: Annotated[
+        tuple[Volume, ...], Field(max_length=16, json_schema_extra=cel_rules(_UNIQUE_VOLUMES))
+    ] = Field(default=(), description="volumes: PersistentVolumeClaims that every rank sees.")
+    num_nodes: Annotated[int, Field(ge=1, le=MAX_NODES)] = Field(
+        default=1, description="numNodes is the number of pods; each is one node of torchrun."
+    )
+    num_proc_per_node: Annotated[
+        int | Literal["auto"],
+        Field(
+            json_schema_extra={
+                "x-kubernetes-int-or-string": True,
+                "x-kubernetes-validations": [
+                    cel(
+                        "type(self) == int ? self >= 1 && self <= 64 : self == 'auto'",
+                        "numProcPerNode: a number from 1 to 64, or auto (one rank per GPU asked)",
+                    )
+                ],
+            }
+        ),
+    ] = Field(
+        default="auto",
+        description="numProcPerNode is the number of ranks in each pod: a number, or auto: as "
+        "many as GPUs are asked, at least 1.",
+    )
+    resources_per_node: Resources | None = Field(
+        default=None,
+        description="resourcesPerNode is what each pod asks for. Default: the chart's, one GPU.",
+    )
+    suspend: bool = Field(
+        default=False,
+        description="suspend ends the pods and starts none until it is false again.",
+    )
+    active_deadline_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = Field(
+        default=None,
+        description="activeDeadlineSeconds: the job fails when it has been active for so long.",
+    )
+    ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = Field(
+        default=None,
+        description="ttlSecondsAfterFinished: the job is deleted so long after it has ended, but "
+        "never before its result is a version of its model. Unset: it is kept.",
+    )
+    failure_policy: FailurePolicy = Field(
+        default=FailurePolicy(),
+        description="failurePolicy says how often the gang is started again, and after what.",
+    )
+    output: Output | None = Field(
+        default=None, description="output says where the result goes. Unset: nothing is kept."
+    )
+
+
+class Attempt(StatusModel):
+    """one start of the whole gang"""
+
+    number: Annotated[int, Field(ge=1)] = Field(description="number counts from 1.")
+    start_time: Timestamp
+    end_time: Timestamp | None = None
+    outcome: Literal["Running", "Succeeded", "Failed", "Suspended"] = "Running"
+    budget: Literal["User", "Infrastructure"] | None = Field(
+        default=None, description="budget is the one that this failure counted against."
+    )
+    reason: Annotated[str, StringConstraints(max_length=64)] | None = Field(
+        default=None, description="reason is the class of the failure, e.g. UserError or PodLost."
+    )
+    message: Annotated[str, StringConstraints(max_length=1024)] | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    node: Annotated[str, StringConstraints(max_length=253)] | None = Field(
+        default=None, description="node is the Kubernetes node of the pod that failed first."
+    )
+    rank: int | None = Field(default=None, description="rank is the global rank that failed first.")
+    last_error_line: Annotated[str, StringConstraints(max_length=1024)] | None = None
+    resolved: Annotated[str, StringConstraints(max_length=4096)] | None = Field(
+        default=None,
+        description="resolved: the defaults that reached the pods of this attempt, as JSON.",
+    )
+
+
+class Restarts(StatusModel):
+    """how many restarts counted against which budget"""
+
+    user: Annotated[int, Field(ge=0)] = 0
+    infrastructure: Annotated[int, Field(ge=0)] = 0
+
+
+class OutputStatus(StatusModel):
+    """the version that this job's result became"""
+
+    model: str
+    version: int
+    digest: Digest
+
+
+class TrainingJobStatus(Status):
+    """where the job stands"""
+
+    attempt: int | None = Field(default=None, description="attempt is the number of the last one.")
+    attempts: Annotated[tuple[Attempt, ...], Field(max_length=KEPT_ATTEMPTS)] = Field(
+        default=(), description="attempts: the last ten, oldest first."
+    )
+    restarts: Restarts | None = None
+    start_time: Timestamp | None = Field(
+        default=None, description="startTime is when the job became active; renewed by a resume."
+    )
+    completion_time: Timestamp | None = None
+    output: OutputStatus | None = Field(
+        default=None, description="output: the model version that the result became."
+    )
+
+
+class TrainingJob(StatusModel):
+    """TrainingJob runs torchrun in a gang of pods, starts the gang again when it fails, and hands
+    its result over as a version of a LeptonModel.
+    """
+
+    api_version: Literal["lepton.ai/v1alpha1"] = "lepton.ai/v1alpha1"
+    kind: Literal["TrainingJob"] = "TrainingJob"
+    metadata: Metadata
+    spec: TrainingJobSpec
+    status: TrainingJobStatus = TrainingJobStatus()

@@ -1,0 +1,74 @@
+"""Label and annotation keys, and the names of children.
+
+A child's name says what it is, so that making it twice is refused by the API server. The owner's
+name has at most 40 characters (CEL on the CRD), so every name here fits into the 63 of a DNS label.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+MANAGED_BY = "app.kubernetes.io/managed-by"
+OPERATOR = "lepton-operator"
+
+KIND = "lepton.ai/kind"
+NAME = "lepton.ai/name"
+ROLE = "lepton.ai/role"
+ATTEMPT = "lepton.ai/attempt"  # a label (the number), and the annotation the launcher reads
+RANK = "lepton.ai/rank"
+REVISION = "lepton.ai/revision"
+RESOLVED = "lepton.ai/resolved"
+RESOLVED_HASH = "lepton.ai/resolved-hash"
+
+STORE_SECRET = "lepton-store"  # noqa: S105 - the name of a Secret, not a secret
+
+
+def training_pod(job: str, attempt: int, rank: int) -> str:
+    return f"{job}-train-{attempt}-{rank}"
+
+
+def training_hostname(job: str, rank: int) -> str:
+    """Return the host name of a rank: the same in every attempt."""
+    return f"{job}-train-{rank}"
+
+
+def step_pod(model: str, step: str, number: int, version: int | None = None) -> str:
+    middle = step if version is None else f"{step}-{version}"
+    return f"{model}-{middle}-{number}"
+
+
+def serving_pod(service: str, index: int) -> str:
+    return f"{service}-serve-{index}"
+
+
+def free_indexes(service: str, taken: Collection[str], count: int) -> list[int]:
+    """Return the lowest `count` indexes whose serving pods' names are not taken."""
+    found: list[int] = []
+    index = 0
+    while len(found) < count:
+        if serving_pod(service, index) not in taken:
+            found.append(index)
+        index += 1
+    return found
+
+
+def owner_labels(kind: str, name: str) -> dict[str, str]:
+    """Return the labels that exactly this owner's children carry."""
+    return {MANAGED_BY: OPERATOR, KIND: kind, NAME: name}
+
+
+def selector(labels: Mapping[str, str]) -> str:
+    return ",".join(f"{key}={labels[key]}" for key in sorted(labels))
+
+
+def canonical(value: Any) -> str:
+    """Return one and the same JSON text for equal values."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def short_hash(value: Any) -> str:
+    """Return ten hex digits that name a value."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:10]

@@ -1,0 +1,147 @@
+"""What plans read: plain frozen values, made from API objects by `observe`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Literal
+
+from lepton_operator.api.inference import InferenceService
+from lepton_operator.api.model import LeptonModel
+from lepton_operator.api.training import TrainingJob
+from lepton_operator.plan import Reference
+from lepton_operator.settings import Defaults
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerView:
+    """A container's status. `reason` and `message` are those of its present state."""
+
+    name: str
+    state: Literal["waiting", "running", "terminated"]
+    ready: bool = False
+    restarts: int = 0
+    exit_code: int | None = None
+    signal: int | None = None
+    reason: str = ""
+    message: str = ""
+    finished: datetime | None = None
+    last_exit_code: int | None = None  # of the run before this one
+    last_reason: str = ""
+    last_message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PodView:
+    """A pod. `gone`: its deletion was seen, and this is its last body, kept as a tombstone."""
+
+    name: str
+    namespace: str
+    uid: str
+    phase: str  # Pending, Running, Succeeded, Failed, Unknown
+    created: datetime
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    owner_uid: str | None = None
+    deleting: bool = False
+    deleted_by_eviction: bool = False  # condition DisruptionTarget, or reason Evicted
+    gone: bool = False
+    node: str | None = None
+    ip: str | None = None
+    ready: bool = False
+    ready_since: datetime | None = None
+    started: datetime | None = None
+    scheduled: bool = False
+    unschedulable_message: str = ""  # the scheduler's own sentence
+    reason: str = ""  # status.reason, e.g. Evicted
+    message: str = ""
+    containers: tuple[ContainerView, ...] = ()
+    init_containers: tuple[ContainerView, ...] = ()
+
+    @property
+    def reference(self) -> Reference:
+        return Reference("Pod", self.namespace, self.name, self.uid)
+
+    @property
+    def finished(self) -> bool:
+        return self.phase in ("Succeeded", "Failed")
+
+    def container(self, name: str) -> ContainerView | None:
+        """Return the container or init container of this name."""
+        every = (*self.containers, *self.init_containers)
+        return next((each for each in every if each.name == name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceView:
+    """A Kubernetes Service among our children."""
+
+    name: str
+    namespace: str
+    uid: str
+    owner_uid: str | None
+    selector: Mapping[str, str] = field(default_factory=dict)
+    ports: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node, trimmed to what decisions need."""
+
+    name: str
+    ready: bool
+    ready_changed: datetime | None = None  # when `ready` last changed
+    gpus: int = 0  # allocatable
+    schedulable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingView:
+    """What a TrainingJob's plan reads. `nodes` is None where nodes are not watched.
+
+    `refusals` are the API server's sentences about creations that it refused in the pass before
+    (a quota, a policy, a stranger's object of that name).
+    """
+
+    job: TrainingJob
+    defaults: Defaults
+    pods: tuple[PodView, ...] = ()
+    model: LeptonModel | None = None
+    nodes: tuple[NodeView, ...] | None = None
+    refusals: tuple[Refusal, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """What a LeptonModel's plan reads: `jobs` name it in output.model, `services` serve it."""
+
+    model: LeptonModel
+    defaults: Defaults
+    pods: tuple[PodView, ...] = ()
+    jobs: tuple[TrainingJob, ...] = ()
+    services: tuple[InferenceService, ...] = ()
+    nodes: tuple[NodeView, ...] | None = None
+    refusals: tuple[Refusal, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceView:
+    """What an InferenceService's plan reads."""
+
+    service: InferenceService
+    defaults: Defaults
+    pods: tuple[PodView, ...] = ()
+    kubernetes_service: ServiceView | None = None
+    model: LeptonModel | None = None
+    nodes: tuple[NodeView, ...] | None = None
+    refusals: tuple[Refusal, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A creation that the API server refused: `reason` is QuotaExceeded, NameTaken or Refused."""
+
+    name: str
+    reason: Literal["QuotaExceeded", "NameTaken", "Refused"]
+    message: str
