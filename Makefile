@@ -2,15 +2,108 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
-UV := $(VENV)/bin/uv
+RUN := $(VENV)/bin/python
+UV := VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv
+NAME ?= dev
+NODES ?= 2
+FAKE_NODES ?= 0
+CRD_FOLDERS := crds charts/lepton-operator/templates/crds
+
+# A cluster of one's own is used only when both are given on make's command line: a KUBECONFIG that
+# happens to be in the environment is never touched.
+ifeq ($(origin KUBECONFIG),command line)
+export LEPTON_KUBECONFIG := $(KUBECONFIG)
+endif
+ifeq ($(origin CONTEXT),command line)
+export LEPTON_CONTEXT := $(CONTEXT)
+endif
+
+.PHONY: help
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 20
+
+##@ The two commands
+
+.PHONY: demo test
+demo: venv  ## from data to a prediction on a real cluster; leaves the cluster up
+	$(RUN) -m e2e.demo
+
+test: venv  ## everything that CI runs
+	$(RUN) -m tests.suites test
+
+##@ Development
+
+.PHONY: test-long lint fmt verify-crds crds lock venv
+test-long: venv  ## every kill point, every seed, every fault
+	$(RUN) -m tests.suites test-long
+
+lint: venv  ## ruff, mypy, import-linter, generated files
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(MAKE) --no-print-directory verify-crds
+
+fmt: venv  ## format the code
+	$(VENV)/bin/ruff format
+	$(VENV)/bin/ruff check --fix
+
+crds: venv  ## write the CRDs from the pydantic models
+	$(RUN) -m lepton_operator crds $(CRD_FOLDERS)
+
+verify-crds: venv
+	$(RUN) -m lepton_operator crds --check $(CRD_FOLDERS)
+
+lock: venv  ## resolve the dependencies anew, with hashes
+	for extra in operator agent client dev; do $(LOCK) --extra $$extra -o locks/$$extra.txt; done
+	for extra in torch sdk; do $(LOCK) --extra $$extra --no-emit-package triton -o locks/$$extra.txt; done
+
+# The package `triton` is OpenAI's compiler, for GPUs only: 0.7 GB that a CPU does not need.
 LOCK = $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-url --no-header \
 	--no-annotate --python-version 3.11 --no-emit-package lepton-operator pyproject.toml
 
 venv: $(VENV)/.ready  ## the project's virtual environment, from locks/dev.txt
 
 $(VENV)/.ready: locks/dev.txt pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --quiet "$$(grep -o '^uv==[0-9.]*' locks/dev.txt)"
-	VIRTUAL_ENV=$(VENV) $(UV) pip sync --quiet locks/dev.txt
-	VIRTUAL_ENV=$(VENV) $(UV) pip install --quiet --no-deps --editable .
-	touch $@
+	@echo "Setting up $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/pip install --quiet "$$(grep -o '^uv==[0-9.]*' locks/dev.txt)"
+	@$(UV) pip sync --quiet locks/dev.txt
+	@$(UV) pip install --quiet --no-deps --editable .
+	@touch $@
+
+##@ The embedded cluster
+
+.PHONY: cluster-up cluster-down cluster-status install
+cluster-up: venv  ## a real Kubernetes on this machine: NAME=dev NODES=2 FAKE_NODES=0
+	$(RUN) -m e2e.cluster up --name $(NAME) --nodes $(NODES) --fake-nodes $(FAKE_NODES)
+
+cluster-down: venv  ## stop it: nothing is left
+	$(RUN) -m e2e.cluster down --name $(NAME)
+
+cluster-status: venv  ## what runs, and how to look at it
+	$(RUN) -m e2e.cluster status --name $(NAME)
+
+install: venv  ## build the images and install the chart into the cluster
+	$(RUN) -m e2e.installation --name $(NAME)
+
+##@ Images
+
+.PHONY: images images-push
+images: venv  ## build every image whose inputs changed
+	$(RUN) -m images build
+
+images-push: venv  ## push them: REGISTRY=registry.example.com/lepton
+	$(RUN) -m images push --registry $(REGISTRY)
+
+##@ Benchmarks (a table, and a JSON object as the last line)
+
+.PHONY: bench-apply bench-burst bench-rollout
+bench-apply: venv  ## apply to first pod, writes at rest, memory
+	$(RUN) -m bench.apply
+
+bench-burst: venv  ## KIND=trainingjob|inferenceservice COUNT=1000 on fake nodes
+	$(RUN) -m bench.burst --kind $(KIND) --count $(or $(COUNT),1000)
+
+bench-rollout: venv  ## requests that fail while versions and pods change
+	$(RUN) -m bench.rollout
