@@ -1,0 +1,331 @@
+"""A Kubernetes cluster on this machine: up, looked at, broken on purpose, down."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from e2e.cluster import images as node_images
+from e2e.cluster import layout as layouts
+from e2e.cluster import packages, tools
+from e2e.cluster.api import wait_for
+from e2e.cluster.cgroup import Cgroup
+from e2e.cluster.control_plane import ControlPlane, Place
+from e2e.cluster.layout import ClusterError, Layout, lock, write
+from e2e.cluster.network import Network, free_index
+from e2e.cluster.node import Node
+from e2e.cluster.process import Daemon, boot_id
+from e2e.cluster.progress import Progress, duration, need_space, say
+from e2e.cluster.services import FakeNodes, Services
+
+DEFAULT_NAME = "dev"
+MAX_NODES = 8
+_BYTES_PER_NODE = 1 << 30
+_FAKE_NODES_SECONDS = 60.0
+_REMOVED_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a cluster was asked to be; it lies in the state folder."""
+
+    index: int
+    boot: str
+    nodes: int
+    fake_nodes: int
+    gpus_per_node: int
+    audit: bool
+    stages: str | None = None
+
+
+@dataclass(frozen=True)
+class Cluster:
+    layout: Layout
+    spec: Spec
+
+    @property
+    def name(self) -> str:
+        return self.layout.name
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.layout.kubeconfig
+
+    @property
+    def context(self) -> str:
+        return f"lepton-{self.name}"
+
+    @property
+    def audit_log(self) -> Path:
+        """Every write to the API server as a line of JSON (audit.k8s.io/v1 Event)."""
+        return self.layout.audit_log
+
+    @property
+    def network(self) -> Network:
+        return Network(self.name, self.spec.index)
+
+    @property
+    def plane(self) -> ControlPlane:
+        network = self.network
+        place = Place(
+            host=str(network.server_address),
+            port=6443,
+            etcd_port=2379,
+            etcd_peer_port=2380,
+            controller_manager_port=10257,
+            scheduler_port=10259,
+            services=str(network.services),
+            enter=network.enter,
+            cgroup=self.cgroup,
+        )
+        return ControlPlane(self.layout, place, self.spec.audit)
+
+    @property
+    def cgroup(self) -> Cgroup:
+        return Cgroup(f"lepton-{self.name}")
+
+    @property
+    def nodes(self) -> list[str]:
+        return [node.name for node in self._nodes()]
+
+    @property
+    def services(self) -> Services:
+        return Services(self.plane, self.network)
+
+    @property
+    def fake_nodes(self) -> FakeNodes:
+        stages = Path(self.spec.stages) if self.spec.stages else None
+        spec = self.spec
+        return FakeNodes(self.plane, self.network, spec.fake_nodes, spec.gpus_per_node, stages)
+
+    def exec_in_network(self, *argv: str) -> list[str]:
+        """The argv that runs a command inside the cluster's network namespace."""
+        return [*self.network.enter, *argv]
+
+    def stop_kubelet(self, name: str) -> None:
+        """Its pods run on; the node is NotReady after the grace period of 20 s."""
+        self._node(name).kubelet.stop()
+
+    def start_kubelet(self, name: str) -> None:
+        node = self._node(name)
+        since = datetime.now(UTC)
+        node.start_kubelet()
+        node.wait(since)
+
+    def kill_node(self, name: str) -> None:
+        """As a machine that loses power: kubelet, containerd and all containers end at once."""
+        self._node(name).kill()
+
+    def start_node(self, name: str) -> None:
+        node = self._node(name)
+        since = datetime.now(UTC)
+        node.start_runtime()
+        node.start_kubelet()
+        node.wait(since)
+
+    def load(self, references: Sequence[str], progress: Progress = say) -> None:
+        """Import images from buildah's storage into the nodes that run."""
+        for node in self._nodes():
+            present = node_images.listed(node.socket)
+            for reference in references:
+                if reference not in present:
+                    progress(f"Importing {reference} into {node.name} ...")
+                    node_images.load(node.socket, reference, progress)
+
+    def release_store(self) -> None:
+        """Let the next claim have the store's volume after the last one was deleted."""
+        self.services.make_volume()
+
+    def daemons(self) -> list[Daemon]:
+        nodes = [daemon for node in self._nodes() for daemon in (node.kubelet, node.containerd)]
+        services = self.services
+        fake = [self.fake_nodes.kwok] if self.spec.fake_nodes else []
+        return [*nodes, services.dns, services.proxy, *fake, *self.plane.daemons()]
+
+    def start(self, references: Sequence[str], progress: Progress) -> None:
+        """Start what does not run; every step looks first whether it is needed."""
+        began = datetime.now(UTC)
+        progress(f"Starting Kubernetes {tools.KUBERNETES_VERSION} for cluster {self.name!r} ...")
+        self._make_network()
+        self.plane.start()
+        for node in self._nodes():
+            node.start_runtime()
+        self.plane.wait()
+        progress(f"  control plane ready after {_seconds(began)}")
+        self.plane.start_controllers()
+        restarted = [node for node in self._nodes() if node.start_kubelet()]
+        self.services.start()
+        self.services.make_volume()
+        self._remove_surplus_nodes()
+        self.fake_nodes.start()
+        for node in self._nodes():
+            node.wait(began if node in restarted else began - timedelta(minutes=5))
+        self._wait_for_fake_nodes()
+        progress(f"  {self._count()} ready after {_seconds(began)}")
+        self.load(references, progress)
+
+    def stop(self) -> None:
+        """Leave nothing of it on the machine."""
+        for daemon in self.daemons():
+            daemon.kill()
+        self.cgroup.kill()
+        for number in range(1, MAX_NODES + 1):
+            self._node_of(number).remove()
+        self.cgroup.remove()
+        self.network.remove()
+        for folder in (self.layout.run, self.layout.state):
+            if folder.exists():
+                shutil.rmtree(folder)
+
+    def _make_network(self) -> None:
+        """What still runs in a network that is gone cannot be reached any more."""
+        pids = [pid for daemon in self.daemons() if (pid := daemon.pid) is not None]
+        if not all(self.network.holds(pid) for pid in pids):
+            self.cgroup.kill()
+        self.network.create(self.spec.nodes)
+
+    def _count(self) -> str:
+        fake = f" and {self.spec.fake_nodes} fake nodes" if self.spec.fake_nodes else ""
+        return f"{self.spec.nodes} node{'s' * (self.spec.nodes > 1)}{fake}"
+
+    def _wait_for_fake_nodes(self) -> None:
+        fake = self.fake_nodes
+        wait_for(
+            f"{fake.count} fake nodes becoming Ready",
+            fake.ready,
+            _FAKE_NODES_SECONDS,
+            lambda: f"kwok's log ends with:\n{fake.kwok.last_lines()}",
+            interval_seconds=0.2,
+        )
+
+    def _remove_surplus_nodes(self) -> None:
+        """Nodes of a larger cluster that this one was before."""
+        for number in range(self.spec.nodes + 1, MAX_NODES + 1):
+            node = self._node_of(number)
+            if node.folder.exists():
+                node.remove()
+                self.plane.api.delete(node.path)
+
+    def _nodes(self) -> list[Node]:
+        return [self._node_of(number) for number in range(1, self.spec.nodes + 1)]
+
+    def _node_of(self, number: int) -> Node:
+        return Node(self.plane, self.network, number, self.spec.gpus_per_node)
+
+    def _node(self, name: str) -> Node:
+        for node in self._nodes():
+            if node.name == name:
+                return node
+        raise ClusterError(f"Cluster {self.name!r} has no node {name!r}, only {self.nodes}.")
+
+
+def up(
+    name: str = DEFAULT_NAME,
+    nodes: int = 1,
+    fake_nodes: int = 0,
+    gpus_per_node: int = 8,
+    images: Sequence[str] = (),
+    audit: bool = True,
+    stages: Path | None = None,
+    progress: Progress = say,
+) -> Cluster:
+    """Have this cluster run, whatever is left of it: start all of it, or only what is missing.
+
+    `images` are references in buildah's storage that every node shall have; `stages` is a file of
+    kwok Stage objects in place of kwok's own.
+    """
+    layout = Layout.of(name)
+    if not 1 <= nodes <= MAX_NODES:
+        raise ClusterError(f"A cluster has 1 to {MAX_NODES} nodes, not {nodes}.")
+    packages.need_root()
+    packages.install(progress)
+    tools.build(progress=progress)
+    node_images.prepare(images, progress)
+    with layout.locked():
+        _remove_after_crash(layout, progress)
+        need_space(layouts.CLUSTERS, nodes * _BYTES_PER_NODE, f"A cluster of {nodes} nodes")
+        spec = _recorded_spec(layout)
+        wanted = Spec(
+            index=spec.index if spec else -1,
+            boot=boot_id(),
+            nodes=nodes,
+            fake_nodes=fake_nodes,
+            gpus_per_node=gpus_per_node,
+            audit=audit,
+            stages=str(stages.resolve()) if stages else None,
+        )
+        cluster = Cluster(layout, _record(layout, wanted))
+        cluster.start(images, progress)
+        return cluster
+
+
+def down(name: str = DEFAULT_NAME, progress: Progress = say) -> None:
+    """Remove a cluster, whole or half, and every trace of it; imported images are kept."""
+    layout = Layout.of(name)
+    packages.need_root()
+    with layout.locked():
+        cluster = _existing(layout)
+        if cluster is None:
+            progress(f"There is no cluster {name!r}.")
+            return
+        began = time.monotonic()
+        cluster.stop()
+        progress(f"Cluster {name!r} is gone ({duration(time.monotonic() - began)}).")
+
+
+def find(name: str = DEFAULT_NAME) -> Cluster:
+    """A cluster that was started earlier."""
+    layout = Layout.of(name)
+    spec = _recorded_spec(layout)
+    if spec is None:
+        raise ClusterError(
+            f"There is no cluster {name!r}. Start it with `make cluster-up NAME={name}`."
+        )
+    return Cluster(layout, spec)
+
+
+def _record(layout: Layout, wanted: Spec) -> Spec:
+    """Write down what is wanted, with addresses that nobody else has."""
+    with lock(layouts.CLUSTERS / ".addresses.lock"):
+        if wanted.index < 0:
+            taken = {
+                spec.index
+                for name in layouts.names()
+                if (spec := _recorded_spec(Layout.of(name))) is not None
+            }
+            wanted = Spec(**asdict(wanted) | {"index": free_index(taken)})
+        layout.make_folders()
+        write(layout.spec, json.dumps(asdict(wanted)))
+    return wanted
+
+
+def _recorded_spec(layout: Layout) -> Spec | None:
+    with suppress(FileNotFoundError, json.JSONDecodeError, TypeError):
+        return Spec(**json.loads(layout.spec.read_text()))
+    return None
+
+
+def _existing(layout: Layout) -> Cluster | None:
+    """What is there of a cluster, even if its folder is all."""
+    spec = _recorded_spec(layout)
+    if spec is None and not layout.state.exists():
+        return None
+    return Cluster(layout, spec or Spec(0, boot_id(), 1, 0, 0, audit=False))
+
+
+def _remove_after_crash(layout: Layout, progress: Progress) -> None:
+    """etcd does not sync to disk, so what it wrote before the machine went down is not to trust."""
+    spec = _recorded_spec(layout)
+    if spec and spec.boot != boot_id():
+        progress(f"The machine was restarted since cluster {layout.name!r} was; starting afresh.")
+        Cluster(layout, spec).stop()
+
+
+def _seconds(began: datetime) -> str:
+    return f"{(datetime.now(UTC) - began).total_seconds():.1f} s"

@@ -1,0 +1,3 @@
+module lepton.ai/e2e/pause
+
+go 1.25.0

@@ -1,0 +1,237 @@
+"""Container images: imported once, and copied by hard links into every node.
+
+The template is a containerd root in the cache folder. A node starts with a `cp -al` of it, made
+while the template's containerd is stopped. Only the bolt databases are copied for real: they are
+the only files that containerd writes in place.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+
+from e2e.cluster.api import wait_for
+from e2e.cluster.layout import SOCKETS, ClusterError, cache_folder, lock
+from e2e.cluster.process import Daemon
+from e2e.cluster.progress import Progress, duration, need_space, say
+from e2e.cluster.tools import tool
+
+_PREFIX = "localhost/lepton/"
+_NAMESPACE = "k8s.io"
+_START_SECONDS = 30.0
+
+
+def pause_reference() -> str:
+    """The image that holds every pod's namespaces."""
+    return f"{_PREFIX}pause:{sha256(tool('pause').read_bytes()).hexdigest()[:12]}"
+
+
+def prepare(references: Sequence[str], progress: Progress = say) -> None:
+    """Have the pause image and these in the template."""
+    wanted = [pause_reference(), *references]
+    with lock(_home() / ".lock", "Another process imports images; waiting for it ..."):
+        if set(wanted) <= _listed():
+            return
+        with _template_runtime() as socket:
+            present = listed(socket)
+            missing = [reference for reference in wanted if reference not in present]
+            _check_space(missing)
+            for number, reference in enumerate(missing, 1):
+                progress(f"Importing image {number} of {len(missing)}: {reference} ...")
+                load(socket, reference, progress)
+            for reference in _superseded(present, wanted):
+                _ctr(socket, "images", "remove", "--sync", reference)
+            _list_file().write_text(json.dumps(sorted(listed(socket))))
+
+
+def copy_template(root: Path) -> None:
+    """Make a node's containerd root, unless it has one."""
+    if root.exists():
+        return
+    with lock(_home() / ".lock"):
+        unfinished = root.with_name(f".{root.name}")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        same_disk = _template().stat().st_dev == root.parent.stat().st_dev
+        how = "-al" if same_disk else "-a"
+        subprocess.run(["cp", how, str(_template()), str(unfinished)], check=True)
+        for database in _template().rglob("*.db"):
+            copy = unfinished / database.relative_to(_template())
+            copy.unlink()
+            shutil.copy2(database, copy)
+        unfinished.rename(root)
+
+
+def load(socket: Path, reference: str, progress: Progress = say) -> None:
+    """Import an image from buildah's storage (or the pause image) into a running containerd."""
+    began = time.monotonic()
+    if reference == pause_reference():
+        _ctr(socket, "images", "import", "-", standard_input=_pause_archive())
+        return
+    _check_built(reference)
+    push = ["buildah", "push", "--quiet", reference, f"docker-archive:/dev/stdout:{reference}"]
+    with subprocess.Popen(push, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as source:
+        imported = subprocess.run(
+            _ctr_argv(socket, "images", "import", "-"),
+            stdin=source.stdout,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert source.stdout
+        assert source.stderr
+        source.stdout.close()
+        problem = source.stderr.read().decode().strip()
+    if imported.returncode or source.returncode:
+        raise ClusterError(f"{reference} was not imported: {imported.stderr.strip()} {problem}")
+    progress(f"  imported in {duration(time.monotonic() - began)}")
+
+
+def listed(socket: Path) -> set[str]:
+    """The references of the images that a containerd has."""
+    return set(_ctr(socket, "images", "list", "--quiet").split())
+
+
+def answers(socket: Path) -> bool:
+    """Whether a containerd serves."""
+    done = subprocess.run(_ctr_argv(socket, "version"), capture_output=True, check=False)
+    return done.returncode == 0
+
+
+def _superseded(present: set[str], wanted: Sequence[str]) -> list[str]:
+    """Images of ours that one of the wanted replaces."""
+    replaced = {_repository(reference) for reference in wanted}
+    return [
+        reference
+        for reference in present
+        if reference.startswith(_PREFIX)
+        and reference not in wanted
+        and _repository(reference) in replaced
+    ]
+
+
+def _repository(reference: str) -> str:
+    return reference.rpartition(":")[0]
+
+
+def _home() -> Path:
+    return cache_folder() / "containerd"
+
+
+def _template() -> Path:
+    return _home() / "root"
+
+
+def _list_file() -> Path:
+    return _home() / "images.json"
+
+
+def _listed() -> set[str]:
+    return set(json.loads(_list_file().read_text())) if _list_file().exists() else set()
+
+
+@contextmanager
+def _template_runtime() -> Iterator[Path]:
+    """containerd over the template, for as long as images are imported."""
+    run = SOCKETS / ".images"
+    run.mkdir(parents=True, exist_ok=True)
+    _template().mkdir(parents=True, exist_ok=True)
+    socket = run / "containerd.sock"
+    configuration = run / "containerd.toml"
+    configuration.write_text('version = 2\ndisabled_plugins = ["io.containerd.grpc.v1.cri"]\n')
+    flags = (
+        f"--config={configuration}",
+        f"--root={_template()}",
+        f"--state={run / 'state'}",
+        f"--address={socket}",
+    )
+    log = _home() / "containerd.log"
+    daemon = Daemon("images", ("/usr/bin/containerd", *flags), log, run / "process.json")
+    _list_file().unlink(missing_ok=True)
+    daemon.ensure()
+    try:
+        wait_for(
+            "containerd for images", lambda: answers(socket), _START_SECONDS, daemon.last_lines
+        )
+        yield socket
+    finally:
+        daemon.stop()
+        shutil.rmtree(run)
+
+
+def _ctr(socket: Path, *arguments: str, standard_input: bytes | None = None) -> str:
+    done = subprocess.run(
+        _ctr_argv(socket, *arguments), input=standard_input, capture_output=True, check=False
+    )
+    if done.returncode:
+        raise ClusterError(f"`ctr {' '.join(arguments)}` failed: {done.stderr.decode().strip()}")
+    return done.stdout.decode()
+
+
+def _ctr_argv(socket: Path, *arguments: str) -> list[str]:
+    return ["ctr", f"--address={socket}", f"--namespace={_NAMESPACE}", *arguments]
+
+
+def _check_built(reference: str) -> None:
+    found = subprocess.run(
+        ["buildah", "inspect", "--type=image", reference], capture_output=True, check=False
+    )
+    if found.returncode:
+        raise ClusterError(
+            f"Image {reference} is not in buildah's storage; `make images` builds the images."
+        )
+
+
+def _check_space(references: Sequence[str]) -> None:
+    """Each is stored twice: as layers and unpacked."""
+    answer = subprocess.run(
+        ["buildah", "images", "--json"], capture_output=True, text=True, check=True
+    )
+    sizes = {
+        name: image["size"] for image in json.loads(answer.stdout) for name in image["names"] or ()
+    }
+    needed_bytes = sum(2 * _size_bytes(sizes.get(reference, "0 B")) for reference in references)
+    need_space(_home(), needed_bytes, "Importing the images")
+
+
+def _size_bytes(text: str) -> int:
+    """Of buildah's words, such as `1.27 GB`."""
+    number, unit = text.split()
+    return round(float(number) * 1000 ** ("B", "KB", "MB", "GB", "TB").index(unit.upper()))
+
+
+def _pause_archive() -> bytes:
+    """A `docker save` archive of one layer with one program, as FROM scratch would give."""
+    layer = _tar({"pause": tool("pause").read_bytes()})
+    configuration = {
+        "architecture": "amd64",
+        "os": "linux",
+        "config": {"Entrypoint": ["/pause"], "User": "65535:65535"},
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{sha256(layer).hexdigest()}"]},
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [pause_reference()], "Layers": ["layer.tar"]}]
+    return _tar(
+        {
+            "layer.tar": layer,
+            "config.json": json.dumps(configuration).encode(),
+            "manifest.json": json.dumps(manifest).encode(),
+        }
+    )
+
+
+def _tar(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            member.mode = 0o755
+            archive.addfile(member, io.BytesIO(content))
+    return buffer.getvalue()

@@ -1,0 +1,49 @@
+"""The Debian packages that nodes are made of."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+from e2e.cluster.layout import ClusterError
+from e2e.cluster.progress import Progress
+
+_PACKAGE_OF = {
+    "/usr/bin/containerd": "containerd",
+    "/usr/sbin/runc": "runc",
+    "/usr/lib/cni/ptp": "containernetworking-plugins",
+    "buildah": "buildah",
+    "iptables": "iptables",
+    "conntrack": "conntrack",
+    "ip": "iproute2",
+    "nsenter": "util-linux",
+}
+
+
+def install(progress: Progress) -> None:
+    """Install what is missing, and say so."""
+    missing = [package for program, package in _PACKAGE_OF.items() if not shutil.which(program)]
+    if not missing:
+        return
+    if not shutil.which("apt-get"):
+        raise ClusterError(
+            f"The embedded cluster needs {', '.join(missing)}, and this machine has no apt-get. "
+            "Install them, or use a cluster of your own: `make ... KUBECONFIG=file CONTEXT=name`."
+        )
+    progress(f"Installing Debian packages: {', '.join(missing)} ...")
+    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    apt = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *missing]
+    for argv in (["apt-get", "update", "--quiet"], apt):
+        done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise ClusterError(f"`{' '.join(argv)}` failed: {done.stderr.strip()[-800:]}")
+
+
+def need_root() -> None:
+    if os.geteuid() != 0:
+        raise ClusterError(
+            "The embedded cluster makes network namespaces and containers, for which it must be "
+            "root. Run the same command with sudo, or use a cluster of your own: "
+            "`make ... KUBECONFIG=file CONTEXT=name`."
+        )

@@ -1,0 +1,155 @@
+"""Processes that outlive the command that starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from e2e.cluster.cgroup import Cgroup
+from e2e.cluster.layout import write
+
+_ENTER_GROUPS = 'while [ "$1" != -- ]; do echo $$ > "$1"; shift; done; shift; exec "$@"'
+
+
+@dataclass(frozen=True)
+class Daemon:
+    """A process that is known by its pid together with its start time.
+
+    A pid alone may by now be somebody else's; with the time it started, and the boot that this
+    time counts from, it is unique.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    log: Path
+    record: Path
+    cgroup: Cgroup | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    prefix: tuple[str, ...] = ()
+
+    def ensure(self) -> bool:
+        """Start it unless it runs with just these arguments; true if it was started."""
+        recorded = self._recorded()
+        if self.running():
+            if recorded.get("argv") == [*self.prefix, *self.argv]:
+                return False
+            self.stop()
+        self._kill_unrecorded()
+        self._start()
+        return True
+
+    def running(self) -> bool:
+        recorded = self._recorded()
+        return (
+            bool(recorded)
+            and recorded["boot"] == boot_id()
+            and recorded["started"] == started_ticks(recorded["pid"])
+        )
+
+    @property
+    def pid(self) -> int | None:
+        return int(self._recorded()["pid"]) if self.running() else None
+
+    def stop(self, grace_seconds: float = 10.0) -> None:
+        """SIGTERM, then SIGKILL for what has not ended after the grace."""
+        with self._held() as handle:
+            if handle is not None:
+                signal.pidfd_send_signal(handle, signal.SIGTERM)
+                if not _ended(handle, grace_seconds):
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+                    _ended(handle, grace_seconds)
+        self._forget()
+
+    def kill(self) -> None:
+        with self._held() as handle:
+            if handle is not None:
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+                _ended(handle, 10.0)
+        self._forget()
+
+    def last_lines(self, count: int = 8) -> str:
+        """The end of its log, for an error message."""
+        if not self.log.exists():
+            return "(no log)"
+        return "\n".join(self.log.read_text(errors="replace").splitlines()[-count:])
+
+    def _start(self) -> None:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        if self.cgroup:
+            self.cgroup.create()
+        argv = [*self.prefix, *self.argv]
+        groups = self.cgroup.member_files() if self.cgroup else []
+        log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        pid = os.posix_spawn(
+            "/bin/sh",
+            ["sh", "-c", _ENTER_GROUPS, "sh", *groups, "--", *argv],
+            {"PATH": os.environ["PATH"], "HOME": "/root", **self.environment},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, str(self.log), log_flags, 0o644),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+            ],
+            setsid=True,
+        )
+        record = {"pid": pid, "started": started_ticks(pid), "boot": boot_id(), "argv": argv}
+        write(self.record, json.dumps(record))
+
+    def _recorded(self) -> dict[str, Any]:
+        with suppress(FileNotFoundError, json.JSONDecodeError):
+            return dict(json.loads(self.record.read_text()))
+        return {}
+
+    def _kill_unrecorded(self) -> None:
+        """A caller that was killed between start and record left a process without a record."""
+        for pid in self.cgroup.processes() if self.cgroup else ():
+            with suppress(OSError):
+                if Path(f"/proc/{pid}/exe").readlink() == Path(self.argv[0]).resolve():
+                    os.kill(pid, signal.SIGKILL)
+
+    @contextmanager
+    def _held(self) -> Iterator[int | None]:
+        """A pidfd of the process: it goes on meaning this process whatever becomes of its pid."""
+        handle = None
+        recorded = self._recorded()
+        if recorded:
+            with suppress(ProcessLookupError):
+                handle = os.pidfd_open(recorded["pid"])
+        try:
+            yield handle if self.running() else None
+        finally:
+            if handle is not None:
+                os.close(handle)
+
+    def _forget(self) -> None:
+        recorded = self._recorded()
+        if recorded:
+            with suppress(ChildProcessError):
+                os.waitpid(recorded["pid"], os.WNOHANG)
+        self.record.unlink(missing_ok=True)
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def started_ticks(pid: int) -> int | None:
+    """When a process started, in clock ticks since boot; None if there is no such process."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, *rest = stat.rpartition(")")[2].split()
+    return None if state in "ZX" else int(rest[18])
+
+
+def _ended(handle: int, seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))

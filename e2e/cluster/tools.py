@@ -1,0 +1,203 @@
+"""The programs that the embedded cluster is made of, built with Go once and kept by version."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from e2e.cluster.layout import ClusterError, cache_folder, lock
+from e2e.cluster.progress import Progress, duration, need_space, say
+
+SOURCES = Path(__file__).parent / "go"
+KUBERNETES_VERSION = "v1.35.4"
+_REPORT_SECONDS = 15.0
+_BUILD_BYTES = 6 << 30
+"""Sources and object files of Kubernetes while it is built; they are removed afterwards."""
+
+
+@dataclass(frozen=True)
+class Module:
+    """A folder with a go.mod of ours, and the commands that are built from it."""
+
+    name: str
+    commands: dict[str, str]
+    minutes: float
+    ldflags: str = "-s -w"
+
+    @property
+    def source(self) -> Path:
+        return SOURCES / self.name
+
+    @property
+    def version(self) -> str:
+        required = re.search(
+            r"^require \S+ (v\S+)", (self.source / "go.mod").read_text(), re.MULTILINE
+        )
+        return required[1] if required else "of this repository"
+
+    def digest(self) -> str:
+        """The first 12 hex digits of the sha256 of what decides the build."""
+        files = [self.source / "go.mod", self.source / "go.sum", *sorted(self.source.glob("*.go"))]
+        content = b"".join(file.read_bytes() for file in files if file.exists())
+        return hashlib.sha256(content).hexdigest()[:12]
+
+    @property
+    def folder(self) -> Path:
+        return cache_folder() / "go" / f"{self.name}-{self.digest()}"
+
+    def built(self) -> bool:
+        return self.folder.is_dir()
+
+
+_KUBERNETES = (
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kubelet",
+    "kube-proxy",
+    "kubectl",
+)
+MODULES = (
+    Module(
+        "kubernetes",
+        {command: f"k8s.io/kubernetes/cmd/{command}" for command in _KUBERNETES},
+        minutes=7,
+        ldflags=f"-s -w -X k8s.io/component-base/version.gitVersion={KUBERNETES_VERSION}",
+    ),
+    Module("etcd", {"etcd": "go.etcd.io/etcd/server/v3"}, minutes=1),
+    Module("coredns", {"coredns": "github.com/coredns/coredns"}, minutes=2),
+    Module("kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}, minutes=1),
+    Module("versitygw", {"versitygw": "github.com/versity/versitygw/cmd/versitygw"}, minutes=1),
+    Module("helm", {"helm": "helm.sh/helm/v3/cmd/helm"}, minutes=1),
+    Module("pause", {"pause": "."}, minutes=0.2),
+)
+_OF_COMMAND = {command: module for module in MODULES for command in module.commands}
+
+
+def tool(command: str, progress: Progress = say) -> Path:
+    """The path of a program, such as `kubectl` or `helm`; it is built if it is not there."""
+    if command not in _OF_COMMAND:
+        known = ", ".join(sorted(_OF_COMMAND))
+        raise ClusterError(f"There is no tool {command!r}; there are {known}.")
+    module = _OF_COMMAND[command]
+    if not module.built():
+        build([module.name], progress)
+    return module.folder / command
+
+
+def build(names: Iterable[str] = (), progress: Progress = say) -> None:
+    """Build the named modules (all of them by default) that are not built yet."""
+    asked = set(names) or {module.name for module in MODULES}
+    wanted = [module for module in MODULES if module.name in asked]
+    if all(module.built() for module in wanted):
+        return
+    home = cache_folder() / "go"
+    with lock(home / ".lock", "Another process builds the Go tools; waiting for it ..."):
+        _remove_leftovers(home)
+        missing = [module for module in wanted if not module.built()]
+        if missing:
+            _check_go()
+            need_space(home, _BUILD_BYTES, "Building the cluster's programs")
+            with tempfile.TemporaryDirectory(prefix=".building-", dir=home) as work:
+                for module in missing:
+                    _build(module, Path(work), progress)
+
+
+def _build(module: Module, work: Path, progress: Progress) -> None:
+    title = f"{module.name} {module.version}"
+    progress(f"Building {title} (about {duration(module.minutes * 60)}, once) ...")
+    began = time.monotonic()
+    packages = list(module.commands.values())
+    output = work / module.name
+    output.mkdir()
+    listing = _Step(module, work, progress, f"{title}: fetching sources")
+    total = len(listing.run(["go", "list", "-deps", *packages]))
+    building = _Step(module, work, progress, f"{title}: compiling", total)
+    flags = ["-v", "-trimpath", "-ldflags", module.ldflags, "-o", f"{output}/"]
+    building.run(["go", "build", *flags, *packages])
+    for command, package in module.commands.items():
+        (output / _default_name(package)).rename(output / command)
+    output.rename(module.folder)
+    progress(f"Built {title} in {duration(time.monotonic() - began)}.")
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One run of the go command, told about every 15 seconds."""
+
+    module: Module
+    work: Path
+    progress: Progress
+    title: str
+    total: int = 0
+
+    def run(self, argv: list[str]) -> list[str]:
+        """The lines of its output, standard error included."""
+        began = time.monotonic()
+        log = self.work / f"{self.module.name}.log"
+        with (
+            log.open("w") as file,
+            subprocess.Popen(
+                argv, cwd=self.module.source, env=self._environment(), stdout=file, stderr=file
+            ) as process,
+        ):
+            while _still_runs(process):
+                done = len(log.read_text().splitlines())
+                share = f", {done} of {self.total} packages" if self.total else ""
+                self.progress(f"  {self.title}{share}, {duration(time.monotonic() - began)}")
+        lines = log.read_text().splitlines()
+        if process.returncode:
+            end = "\n".join(lines[-12:])
+            raise ClusterError(
+                f"`{' '.join(argv[:2])}` for {self.module.name} failed. It needs the Go module "
+                f"proxy (GOPROXY) and Go as go.mod says. Its last lines:\n{end}"
+            )
+        return lines
+
+    def _environment(self) -> dict[str, str]:
+        """Sources and object files go to the work folder, which is removed with all in it."""
+        return os.environ | {
+            "GOPATH": str(self.work / "gopath"),
+            "GOMODCACHE": str(self.work / "gopath/pkg/mod"),
+            "GOCACHE": str(self.work / "gocache"),
+            "GOTMPDIR": str(self.work),
+            "GOFLAGS": "-modcacherw -mod=readonly",
+            "CGO_ENABLED": "0",
+        }
+
+
+def _still_runs(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        process.wait(_REPORT_SECONDS)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
+def _default_name(package: str) -> str:
+    """What `go build` calls the program of a package: the last element that is no version."""
+    parts = [part for part in package.split("/") if not re.fullmatch(r"v\d+", part)]
+    return parts[-1].replace(".", "pause")
+
+
+def _check_go() -> None:
+    if shutil.which("go") is None:
+        raise ClusterError(
+            "The embedded cluster is built with Go, and there is no `go` on the PATH. Install Go "
+            "1.26 or later (https://go.dev/doc/install), or use a cluster of your own: "
+            "`make ... KUBECONFIG=file CONTEXT=name`."
+        )
+
+
+def _remove_leftovers(home: Path) -> None:
+    """A build that was killed left its work folder; whoever holds the lock may remove it."""
+    for folder in home.glob(".building-*"):
+        shutil.rmtree(folder)
