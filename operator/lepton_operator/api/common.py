@@ -6,13 +6,15 @@ is bounded, because the API server refuses CEL rules over unbounded ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
@@ -34,7 +36,7 @@ NAME_MESSAGE = (
 # No control characters anywhere: they are how text becomes something else (a second line of a
 # header, a second document).
 LINE_PATTERN = "^[^\\x00-\\x1f\\x7f]*$"
-QUANTITY_PATTERN = "^[0-9]+(\\.[0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
+QUANTITY_PATTERN = "^[0-9]+([.][0-9]+)?(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?$"
 
 ObjectName = Annotated[
     str, StringConstraints(min_length=1, max_length=MAX_NAME_LENGTH, pattern=NAME_PATTERN)
@@ -61,13 +63,6 @@ ImageReference = Annotated[
 ]
 Digest = Annotated[str, StringConstraints(max_length=71, pattern="^sha256:[0-9a-f]{64}$")]
 Decimal = Annotated[str, StringConstraints(max_length=24, pattern="^-?[0-9]+(\\.[0-9]+)?$")]
-Quantity = Annotated[
-    int | str,
-    Field(
-        json_schema_extra={"x-kubernetes-int-or-string": True, "pattern": QUANTITY_PATTERN},
-        description="a Kubernetes quantity, such as 2, 500m or 16Gi",
-    ),
-]
 
 
 def _timestamp(value: datetime) -> str:
@@ -87,9 +82,42 @@ def cel(rule: str, message: str) -> dict[str, str]:
     return {"rule": rule, "message": message}
 
 
-def cel_rules(*rules: Mapping[str, str]) -> dict[str, Any]:
-    """Return the schema extra that carries these CEL rules."""
-    return {"x-kubernetes-validations": [dict(rule) for rule in rules]}
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a schema alone can't say: in CEL for the API server, in Python for everybody else.
+
+    Both say the same sentence; a test feeds both the same objects.
+    """
+
+    cel: str
+    message: str
+    holds: Callable[[Any], bool]
+
+    def check(self, value: Any) -> Any:
+        """Return the value, or raise ValueError with the rule's sentence."""
+        if not self.holds(value):
+            raise ValueError(self.message)
+        return value
+
+
+def checked(*rules: Rule, int_or_string: bool = False) -> tuple[Any, ...]:
+    """Return the annotations that hold a field to these rules."""
+    union = {"x-kubernetes-int-or-string": True} if int_or_string else {}
+    schema = Field(json_schema_extra=cel_rules(*rules) | union)
+    return (schema, *(AfterValidator(rule.check) for rule in rules))
+
+
+def cel_rules(*rules: Rule) -> dict[str, Any]:
+    """Return the schema extra that carries the rules' CEL."""
+    return {"x-kubernetes-validations": [cel(rule.cel, rule.message) for rule in rules]}
+
+
+_QUANTITY = Rule(
+    f"type(self) == int ? self >= 0 : self.matches('{QUANTITY_PATTERN}')",
+    "a quantity is a number that is not negative, with a unit if it needs one: 2, 500m, 16Gi",
+    lambda value: value >= 0 if isinstance(value, int) else bool(re.match(QUANTITY_PATTERN, value)),
+)
+Quantity = Annotated[int | str, *checked(_QUANTITY, int_or_string=True)]
 
 
 class ApiModel(BaseModel):
@@ -155,20 +183,31 @@ class Resources(ApiModel):
     )
     limits: Annotated[dict[LabelKey, Quantity], Field(max_length=32)] = Field(
         default_factory=dict,
-        description="limits is the most that is granted. GPUs are given here, e.g. nvidia.com/gpu: 1.",
+        description="limits is the most that is granted; GPUs stand here: nvidia.com/gpu: 1.",
     )
 
 
-_RESERVED_LABELS = cel(
+_RESERVED_LABELS = Rule(
     "!self.exists(k, k.startsWith('lepton.ai/') || k == 'app.kubernetes.io/managed-by')",
     "podLabels: keys under lepton.ai/ and app.kubernetes.io/managed-by belong to the operator; "
     "use a prefix of your own",
+    lambda labels: (
+        not any(
+            key.startswith("lepton.ai/") or key == "app.kubernetes.io/managed-by" for key in labels
+        )
+    ),
 )
-_RESERVED_ANNOTATIONS = cel(
+_RESERVED_ANNOTATIONS = Rule(
     "!self.exists(k, k.startsWith('lepton.ai/') || k.contains('kubernetes.io/') || "
     "k.contains('k8s.io/'))",
     "podAnnotations: keys under lepton.ai/, kubernetes.io/ and k8s.io/ can change what a pod may "
     "do and are not passed on; use a prefix of your own",
+    lambda annotations: (
+        not any(
+            key.startswith("lepton.ai/") or "kubernetes.io/" in key or "k8s.io/" in key
+            for key in annotations
+        )
+    ),
 )
 
 
@@ -180,7 +219,7 @@ class PodSettings(ApiModel):
     )
     service_account_name: KubernetesName | None = Field(
         default=None,
-        description="serviceAccountName is the account of the pods. Its token is not mounted.",
+        description="serviceAccountName is the pods' account; its token is not mounted.",
     )
     runtime_class_name: KubernetesName | None = Field(
         default=None, description="runtimeClassName chooses a container runtime, e.g. nvidia."
@@ -189,12 +228,10 @@ class PodSettings(ApiModel):
         default=None, description="schedulerName names a scheduler other than the default one."
     )
     pod_labels: Annotated[
-        dict[LabelKey, LabelValue],
-        Field(max_length=32, json_schema_extra=cel_rules(_RESERVED_LABELS)),
+        dict[LabelKey, LabelValue], Field(max_length=32), *checked(_RESERVED_LABELS)
     ] = Field(default_factory=dict, description="podLabels are added to every pod.")
     pod_annotations: Annotated[
-        dict[LabelKey, Line],
-        Field(max_length=32, json_schema_extra=cel_rules(_RESERVED_ANNOTATIONS)),
+        dict[LabelKey, Line], Field(max_length=32), *checked(_RESERVED_ANNOTATIONS)
     ] = Field(default_factory=dict, description="podAnnotations are added to every pod.")
     node_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=32)] = Field(
         default_factory=dict, description="nodeSelector: the labels that a node must have."
@@ -211,7 +248,7 @@ class PodSettings(ApiModel):
     )
     shared_memory: Quantity | None = Field(
         default=None,
-        description="sharedMemory is the size of /dev/shm, e.g. 8Gi. It counts as the pod's memory.",
+        description="sharedMemory is the size of /dev/shm, e.g. 8Gi; it counts as memory.",
     )
     fs_group: Annotated[int, Field(ge=1, le=2_147_483_647)] | None = Field(
         default=None, description="fsGroup is the group that owns the pod's volumes."
@@ -254,10 +291,3 @@ class Status(StatusModel):
         description="conditions: Ready always; Reconciling and Stalled only while they are true. "
         "Stalled means that a change of this object must mend it.",
     )
-
-
-def _none_as_empty(value: object) -> object:
-    return {} if value is None else value
-
-
-NoneAsEmpty = BeforeValidator(_none_as_empty)

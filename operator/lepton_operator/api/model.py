@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from lepton_operator.api.common import (
     ApiModel,
@@ -12,11 +12,12 @@ from lepton_operator.api.common import (
     Digest,
     Metadata,
     PodSettings,
+    Rule,
     Status,
     StatusModel,
     Timestamp,
-    cel,
     cel_rules,
+    checked,
 )
 
 KEPT_VERSIONS = 20
@@ -26,13 +27,24 @@ MetricName = Annotated[
 ]
 Metrics = Annotated[dict[MetricName, Decimal], Field(max_length=32)]
 
-_A_BOUND = cel(
+_A_BOUND = Rule(
     "has(self.minimum) || has(self.maximum)",
     "thresholds: give a minimum, a maximum, or both",
+    lambda threshold: threshold.minimum is not None or threshold.maximum is not None,
 )
-_BOUNDS_IN_ORDER = cel(
+_BOUNDS_IN_ORDER = Rule(
     "!has(self.minimum) || !has(self.maximum) || double(self.minimum) <= double(self.maximum)",
     "thresholds: minimum must not be above maximum",
+    lambda threshold: (
+        threshold.minimum is None
+        or threshold.maximum is None
+        or float(threshold.minimum) <= float(threshold.maximum)
+    ),
+)
+_INSIDE = Rule(
+    "!self.contains('..')",
+    "source.uri: the path must not contain '..'",
+    lambda uri: ".." not in uri,
 )
 
 
@@ -44,14 +56,10 @@ class Source(ApiModel):
         StringConstraints(
             min_length=6, max_length=1024, pattern="^(s3|pvc)://[^\\x00-\\x20\\x7f]+$"
         ),
-        Field(
-            json_schema_extra=cel_rules(
-                cel("!self.contains('..')", "source.uri: the path must not contain '..'")
-            )
-        ),
+        *checked(_INSIDE),
     ] = Field(
-        description="uri is an .onnx file, or a folder with model.onnx: s3://bucket/path, read with "
-        "the namespace's store credentials, or pvc://claim/path."
+        description="uri is an .onnx file, or a folder with model.onnx: s3://bucket/path, read "
+        "with the credentials of the namespace's store, or pvc://claim/path."
     )
     digest: Digest = Field(
         description="digest is sha256:<hex> of the file, checked before anything reads it. For a "
@@ -68,9 +76,15 @@ class Threshold(ApiModel):
     )
     maximum: Decimal | None = Field(default=None, description="maximum, likewise.")
 
-    model_config = Source.model_config | {
-        "json_schema_extra": cel_rules(_A_BOUND, _BOUNDS_IN_ORDER)
-    }
+    model_config = ApiModel.model_config | ConfigDict(
+        json_schema_extra=cel_rules(_A_BOUND, _BOUNDS_IN_ORDER)
+    )
+
+    @model_validator(mode="after")
+    def _keep_the_rules(self) -> Self:
+        _A_BOUND.check(self)
+        _BOUNDS_IN_ORDER.check(self)
+        return self
 
 
 class Evaluation(ApiModel):

@@ -15,37 +15,64 @@ from lepton_operator.api.common import (
     ObjectName,
     PodSettings,
     Resources,
+    Rule,
     Status,
     StatusModel,
     Timestamp,
-    cel,
-    cel_rules,
+    checked,
 )
 
 MAX_NODES = 4096
 KEPT_ATTEMPTS = 10
 
-_ENTRYPOINT = cel(
+_OUR_PATHS = ("/lepton", "/etc/lepton", "/tmp", "/dev", "/proc", "/sys")  # noqa: S108 - in pods
+
+
+def _starts_well(entrypoint: tuple[str, ...]) -> bool:
+    if entrypoint[0] == "-m":
+        return len(entrypoint) > 1 and not entrypoint[1].startswith("-")
+    return not entrypoint[0].startswith("-")
+
+
+def _leaves_our_paths(path: str) -> bool:
+    ours = any(path == each or path.startswith(f"{each}/") for each in _OUR_PATHS)
+    return path != "/" and ".." not in path and not ours
+
+
+def _is_unique(volumes: tuple[Volume, ...]) -> bool:
+    names = {volume.name for volume in volumes}
+    paths = {volume.mount_path for volume in volumes}
+    return len(names) == len(paths) == len(volumes)
+
+
+_ENTRYPOINT = Rule(
     "self[0] == '-m' ? size(self) > 1 && !self[1].startsWith('-') : !self[0].startsWith('-')",
     "entrypoint: start with a script or with '-m' and a module; torchrun's own flags come from "
     "numNodes, numProcPerNode and failurePolicy",
+    _starts_well,
 )
-_RESERVED_ENVIRONMENT = cel(
+_RESERVED_ENVIRONMENT = Rule(
     "!self.exists(e, e.name.startsWith('LEPTON_'))",
     "env: names that start with LEPTON_ belong to the operator; use another name",
+    lambda env: not any(each.name.startswith("LEPTON_") for each in env),
 )
-_RESERVED_PATHS = cel(
-    "!(self == '/' || self == '/lepton' || self.startsWith('/lepton/') || self == '/etc/lepton' || "
-    "self.startsWith('/etc/lepton/') || self == '/tmp' || self == '/dev' || "
-    "self.startsWith('/dev/') || self == '/proc' || self.startsWith('/proc/') || "
-    "self == '/sys' || self.startsWith('/sys/') || self.contains('..'))",
-    "volumes: mountPath must not be /, /lepton, /etc/lepton, /tmp, /dev, /proc or /sys, which the "
-    "operator uses, nor contain '..'",
+_RESERVED_PATHS = Rule(
+    f"self != '/' && !self.contains('..') && !{list(_OUR_PATHS)}.exists(p, self == p || "
+    "self.startsWith(p + '/'))",
+    "volumes: mountPath must not be /, nor in /lepton, /etc/lepton, /tmp, /dev, /proc or /sys, "
+    "which the operator uses, nor contain '..'",
+    _leaves_our_paths,
 )
-_UNIQUE_VOLUMES = cel(
+_UNIQUE_VOLUMES = Rule(
     "self.all(v, self.exists_one(w, w.name == v.name) && "
     "self.exists_one(w, w.mountPath == v.mountPath))",
     "volumes: every name and every mountPath may be used once",
+    _is_unique,
+)
+_PROCESSES = Rule(
+    "type(self) == int ? self >= 1 && self <= 64 : self == 'auto'",
+    "numProcPerNode: a number from 1 to 64, or auto (one rank per GPU asked)",
+    lambda value: value == "auto" if isinstance(value, str) else 1 <= value <= 64,  # noqa: PLR2004
 )
 
 
@@ -71,7 +98,7 @@ class Volume(ApiModel):
     mount_path: Annotated[
         str,
         StringConstraints(min_length=2, max_length=256, pattern="^/[^\\x00-\\x1f\\x7f:]*$"),
-        Field(json_schema_extra=cel_rules(_RESERVED_PATHS)),
+        *checked(_RESERVED_PATHS),
     ] = Field(description="mountPath is where the ranks see the volume.")
     read_only: bool = Field(default=False, description="readOnly mounts the volume for reading.")
 
@@ -110,38 +137,30 @@ class TrainingJobSpec(PodSettings):
     )
     entrypoint: Annotated[
         tuple[Annotated[str, StringConstraints(min_length=1, max_length=4096)], ...],
-        Field(min_length=1, max_length=256, json_schema_extra=cel_rules(_ENTRYPOINT)),
+        Field(min_length=1, max_length=256),
+        *checked(_ENTRYPOINT),
     ] = Field(
         description="entrypoint is what follows torchrun: a script, or -m and a module, and its "
         "arguments."
     )
     env: Annotated[
         tuple[EnvironmentVariable, ...],
-        Field(max_length=1024, json_schema_extra=cel_rules(_RESERVED_ENVIRONMENT)),
+        Field(max_length=1024),
+        *checked(_RESERVED_ENVIRONMENT),
     ] = Field(default=(), description="env: environment variables of every rank.")
     env_from_secret: KubernetesName | None = Field(
         default=None,
         description="envFromSecret names a Secret whose keys become environment variables.",
     )
-    volumes: Annotated[
-        tuple[Volume, ...], Field(max_length=16, json_schema_extra=cel_rules(_UNIQUE_VOLUMES))
-    ] = Field(default=(), description="volumes: PersistentVolumeClaims that every rank sees.")
+    volumes: Annotated[tuple[Volume, ...], Field(max_length=16), *checked(_UNIQUE_VOLUMES)] = Field(
+        default=(), description="volumes: PersistentVolumeClaims that every rank sees."
+    )
     num_nodes: Annotated[int, Field(ge=1, le=MAX_NODES)] = Field(
         default=1, description="numNodes is the number of pods; each is one node of torchrun."
     )
     num_proc_per_node: Annotated[
         int | Literal["auto"],
-        Field(
-            json_schema_extra={
-                "x-kubernetes-int-or-string": True,
-                "x-kubernetes-validations": [
-                    cel(
-                        "type(self) == int ? self >= 1 && self <= 64 : self == 'auto'",
-                        "numProcPerNode: a number from 1 to 64, or auto (one rank per GPU asked)",
-                    )
-                ],
-            }
-        ),
+        *checked(_PROCESSES, int_or_string=True),
     ] = Field(
         default="auto",
         description="numProcPerNode is the number of ranks in each pod: a number, or auto: as "
