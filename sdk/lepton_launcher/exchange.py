@@ -1,0 +1,55 @@
+"""The folder that the launcher shares with its sidecar: three files, each renamed into place."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING, Any
+
+from lepton_launcher.records import Record, is_record, to_line
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_LIMIT_BYTES = 65536
+
+
+class Exchange:
+    """start.json and answer.json come from the sidecar, record.json goes to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def started(self) -> bool | None:
+        """True once the sidecar has looked for finished records; None until then."""
+        return self._read("start.json") is not None or None
+
+    def found(self) -> Record | None:
+        """The record of this run or attempt that the store already holds."""
+        start = self._read("start.json")
+        found = start.get("found") if isinstance(start, dict) else None
+        return found if is_record(found) else None
+
+    def tell(self, record: Record) -> None:
+        """Hand the record to the sidecar; an answer from before it is nobody's answer."""
+        (self._folder / "answer.json").unlink(missing_ok=True)
+        write_atomically(self._folder / "record.json", to_line(record))
+
+    def answer(self) -> Record | None:
+        """The record to end with; None until the sidecar has written one that can be read."""
+        answer = self._read("answer.json")
+        return answer if is_record(answer) else None
+
+    def _read(self, name: str) -> Any:
+        try:
+            with (self._folder / name).open("rb") as file:
+                return json.loads(file.read(_LIMIT_BYTES))
+        except (OSError, ValueError, RecursionError):
+            return None
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that no reader ever sees half of."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)

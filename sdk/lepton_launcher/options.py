@@ -1,0 +1,107 @@
+"""What `run` is told on its command line. Nothing here differs between two attempts of a pod."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Options(NamedTuple):
+    """The arguments of `run`."""
+
+    num_nodes: int
+    nproc_per_node: int
+    node_rank: int
+    attempt: int
+    entrypoint: list[str]
+    alone: bool
+    exchange: Path
+    attempt_file: Path
+    output: Path
+    termination_message: Path | None
+    grace_seconds: float
+
+    @property
+    def world_size(self) -> int:
+        """The number of ranks in the whole gang."""
+        return self.num_nodes * self.nproc_per_node
+
+    def entrypoint_problem(self) -> str | None:
+        """Why this entrypoint cannot be started, as a sentence; None if it can be."""
+        first = self.entrypoint[0] if self.entrypoint else ""
+        if not first:
+            return "There is no entrypoint: name a script, or -m and a module."
+        if first == "-m" and len(self.entrypoint) == 1:
+            return "The entrypoint ends after -m: name the module to run."
+        if first.startswith("-") and first != "-m":
+            return (
+                f"The entrypoint starts with {first}: torchrun's own options are set by the "
+                "operator; name a script, or -m and a module."
+            )
+        return None
+
+
+def parse_options(arguments: list[str]) -> Options:
+    """Read the command line; argparse ends the process with a usage message if it is wrong."""
+    ours, entrypoint = _split_entrypoint(arguments)
+    found = _parser().parse_args(ours)
+    if found.alone and (found.num_nodes, found.node_rank) != (1, 0):
+        _parser().error("--alone trains on one node: leave out --num-nodes and --node-rank")
+    message = Path("/dev/termination-log")
+    return Options(
+        num_nodes=found.num_nodes,
+        nproc_per_node=found.nproc_per_node,
+        node_rank=found.node_rank,
+        attempt=found.attempt,
+        entrypoint=entrypoint,
+        alone=found.alone,
+        exchange=found.exchange,
+        attempt_file=found.attempt_file,
+        output=(found.output or _default_output(found.alone)).absolute(),
+        termination_message=found.termination_message or (None if found.alone else message),
+        grace_seconds=found.grace_seconds,
+    )
+
+
+def _split_entrypoint(arguments: list[str]) -> tuple[list[str], list[str]]:
+    if "--" not in arguments:
+        return arguments, []
+    border = arguments.index("--")
+    return arguments[:border], arguments[border + 1 :]
+
+
+def _default_output(alone: bool) -> Path:  # noqa: FBT001
+    return Path(os.environ.get("LEPTON_OUTPUT_DIR", "output")) if alone else Path("/lepton/output")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lepton_launcher run",
+        description="Start the ranks of this node and end with a record of how they ended.",
+        usage="%(prog)s [options] -- ENTRYPOINT...",
+    )
+    parser.add_argument("--num-nodes", type=_positive, default=1)
+    parser.add_argument("--nproc-per-node", type=_positive, default=1, help="ranks on this node")
+    parser.add_argument("--node-rank", type=int, default=0)
+    parser.add_argument("--attempt", type=_positive, default=1)
+    parser.add_argument("--alone", action="store_true", help="one node, no sidecar: a laptop")
+    parser.add_argument("--exchange", type=Path, default=Path("/lepton/exchange"))
+    parser.add_argument("--attempt-file", type=Path, default=Path("/etc/lepton/attempt"))
+    parser.add_argument("--output", type=Path, help="LEPTON_OUTPUT_DIR of every rank")
+    parser.add_argument("--termination-message", type=Path, help="where the record is written")
+    parser.add_argument(
+        "--grace-seconds",
+        type=float,
+        default=30,
+        help="how long this process may take to leave after SIGTERM",
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is below 1")
+    return number
