@@ -34,6 +34,7 @@ def structural(schema: Mapping[str, Any]) -> Schema:
 
     Raises:
         SchemaError: for unions, recursion and keywords that have no structural form.
+
     """
     return _convert(schema, schema.get("$defs", {}), ())
 
@@ -60,7 +61,7 @@ def _inlined(
 
 
 def _int_or_string(node: Mapping[str, Any]) -> Schema:
-    kept = ("description", "default", "pattern", "x-kubernetes-validations")
+    kept = ("description", "default", "maxLength", "pattern", "x-kubernetes-validations")
     found = {key: node[key] for key in kept if node.get(key) is not None}
     return {**found, "x-kubernetes-int-or-string": True}
 

@@ -100,10 +100,9 @@ class Rule:
         return value
 
 
-def checked(*rules: Rule, int_or_string: bool = False) -> tuple[Any, ...]:
-    """Return the annotations that hold a field to these rules."""
-    union = {"x-kubernetes-int-or-string": True} if int_or_string else {}
-    schema = Field(json_schema_extra=cel_rules(*rules) | union)
+def checked(*rules: Rule, **schema_extra: Any) -> tuple[Any, ...]:
+    """Return the annotations that hold a field to these rules; further schema keys go along."""
+    schema = Field(json_schema_extra=cel_rules(*rules) | schema_extra)
     return (schema, *(AfterValidator(rule.check) for rule in rules))
 
 
@@ -113,11 +112,14 @@ def cel_rules(*rules: Rule) -> dict[str, Any]:
 
 
 _QUANTITY = Rule(
-    f"type(self) == int ? self >= 0 : self.matches('{QUANTITY_PATTERN}')",
+    "type(self) != int || self >= 0",  # the schema's pattern speaks of strings
     "a quantity is a number that is not negative, with a unit if it needs one: 2, 500m, 16Gi",
     lambda value: value >= 0 if isinstance(value, int) else bool(re.match(QUANTITY_PATTERN, value)),
 )
-Quantity = Annotated[int | str, *checked(_QUANTITY, int_or_string=True)]
+INT_OR_STRING: dict[str, Any] = {"x-kubernetes-int-or-string": True}
+Quantity = Annotated[
+    int | str, *checked(_QUANTITY, pattern=QUANTITY_PATTERN, maxLength=32, **INT_OR_STRING)
+]
 
 
 class ApiModel(BaseModel):

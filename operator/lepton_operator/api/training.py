@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from lepton_operator.api.common import (
+    INT_OR_STRING,
     ApiModel,
     Digest,
     ImageReference,
@@ -160,7 +161,7 @@ class TrainingJobSpec(PodSettings):
     )
     num_proc_per_node: Annotated[
         int | Literal["auto"],
-        *checked(_PROCESSES, int_or_string=True),
+        *checked(_PROCESSES, maxLength=4, **INT_OR_STRING),
     ] = Field(
         default="auto",
         description="numProcPerNode is the number of ranks in each pod: a number, or auto: as "
