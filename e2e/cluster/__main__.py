@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from e2e.cluster import cluster, layout, tools
+from e2e.cluster import cluster, images, layout, tools
 from e2e.cluster.layout import ClusterError
+from images.build import references
+
+_IMAGE_HELP = "a name (agent) or reference to import; by default all that are built"
 
 
 def main() -> int:
@@ -25,8 +29,8 @@ def _up(arguments: argparse.Namespace) -> None:
         arguments.name,
         arguments.nodes,
         arguments.fake_nodes,
-        arguments.gpus_per_node,
-        arguments.image,
+        gpus_per_node=arguments.gpus_per_node,
+        images=_references(arguments.image),
         audit=arguments.audit,
         stages=arguments.stages,
     )
@@ -39,7 +43,15 @@ def _down(arguments: argparse.Namespace) -> None:
 
 
 def _load(arguments: argparse.Namespace) -> None:
-    cluster.find(arguments.name).load(arguments.image)
+    cluster.find(arguments.name).load(_references(arguments.image))
+
+
+def _references(names: Sequence[str]) -> list[str]:
+    """Of these images (by name or reference), or of all of the project's that are built."""
+    known = references()
+    if names:
+        return [known.get(name, name) for name in names]
+    return sorted(set(known.values()) & images.built())
 
 
 def _status(arguments: argparse.Namespace) -> None:
@@ -47,7 +59,10 @@ def _status(arguments: argparse.Namespace) -> None:
     if not names:
         print("No cluster is up. Start one with `make cluster-up`.")
     for name in names:
-        _print_status(cluster.find(name))
+        if name in layout.names():
+            _print_status(cluster.find(name))
+        else:
+            print(f"Cluster {name!r} is not up. Start it with `make cluster-up NAME={name}`.")
 
 
 def _print_status(found: cluster.Cluster) -> None:
@@ -78,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument("--nodes", type=int, default=1)
     start.add_argument("--fake-nodes", type=int, default=0)
     start.add_argument("--gpus-per-node", type=int, default=8)
-    start.add_argument("--image", action="append", default=[], help="to import into every node")
+    start.add_argument("--image", action="append", default=[], help=_IMAGE_HELP)
     start.add_argument("--audit", action=argparse.BooleanOptionalAction, default=True)
     start.add_argument("--stages", type=Path, help="kwok Stage objects instead of kwok's own")
     start.set_defaults(run=_up)
@@ -92,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
 
     load = commands.add_parser("load", help="import images into the nodes of a running cluster")
-    load.add_argument("image", nargs="+")
+    load.add_argument("image", nargs="*", help=_IMAGE_HELP)
     load.add_argument("--name", default=cluster.DEFAULT_NAME)
     load.set_defaults(run=_load)
 

@@ -167,6 +167,7 @@ class Cluster:
         for node in self._nodes():
             node.wait(began if node in restarted else began - timedelta(minutes=5))
         self._wait_for_fake_nodes()
+        self.plane.wait_for_controllers()
         progress(f"  {self._count()} ready after {_seconds(began)}")
         self.load(references, progress)
 
@@ -229,6 +230,7 @@ def up(
     name: str = DEFAULT_NAME,
     nodes: int = 1,
     fake_nodes: int = 0,
+    *,
     gpus_per_node: int = 8,
     images: Sequence[str] = (),
     audit: bool = True,

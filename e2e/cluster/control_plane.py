@@ -42,6 +42,11 @@ class ControlPlane:
     layout: Layout
     place: Place
     audit: bool = True
+    controllers: bool = True
+
+    @property
+    def kubeconfig(self) -> Path:
+        return self.layout.kubeconfig
 
     @property
     def authority(self) -> Pair:
@@ -65,6 +70,18 @@ class ControlPlane:
     def start_controllers(self) -> None:
         self.controller_manager.ensure()
         self.scheduler.ensure()
+
+    def wait_for_controllers(self) -> None:
+        """Until a namespace has its service account: before that no pod can be made in it."""
+        account = "/api/v1/namespaces/default/serviceaccounts/default"
+        wait_for(
+            "The first service account",
+            lambda: self.api.get(account),
+            _READY_SECONDS,
+            lambda: (
+                f"The controller-manager's log ends with:\n{self.controller_manager.last_lines()}"
+            ),
+        )
 
     def daemons(self) -> list[Daemon]:
         """In the order in which they are stopped."""
@@ -126,7 +143,12 @@ class ControlPlane:
             "allow-privileged": "true",
             "shutdown-delay-duration": "0s",
         }
-        return flags if self.place.advertise else flags | {"endpoint-reconciler-type": "none"}
+        if not self.place.advertise:
+            flags |= {"endpoint-reconciler-type": "none"}
+        if not self.controllers:
+            # Nobody makes the service accounts that it would ask for.
+            flags |= {"disable-admission-plugins": "ServiceAccount"}
+        return flags
 
     def _identity_flags(self) -> dict[str, object]:
         serving = self._serving()

@@ -75,7 +75,10 @@ def load(socket: Path, reference: str, progress: Progress = say) -> None:
     if reference == pause_reference():
         _ctr(socket, "images", "import", "-", standard_input=_pause_archive())
         return
-    _check_built(reference)
+    if reference not in built():
+        raise ClusterError(
+            f"Image {reference} is not in buildah's storage; `make images` builds the images."
+        )
     push = ["buildah", "push", "--quiet", reference, f"docker-archive:/dev/stdout:{reference}"]
     with subprocess.Popen(push, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as source:
         imported = subprocess.run(
@@ -97,6 +100,11 @@ def load(socket: Path, reference: str, progress: Progress = say) -> None:
 def listed(socket: Path) -> set[str]:
     """The references of the images that a containerd has."""
     return set(_ctr(socket, "images", "list", "--quiet").split())
+
+
+def built() -> set[str]:
+    """The references in buildah's storage."""
+    return set(_built_sizes())
 
 
 def answers(socket: Path) -> bool:
@@ -179,32 +187,26 @@ def _ctr_argv(socket: Path, *arguments: str) -> list[str]:
     return ["ctr", f"--address={socket}", f"--namespace={_NAMESPACE}", *arguments]
 
 
-def _check_built(reference: str) -> None:
-    found = subprocess.run(
-        ["buildah", "inspect", "--type=image", reference], capture_output=True, check=False
-    )
-    if found.returncode:
-        raise ClusterError(
-            f"Image {reference} is not in buildah's storage; `make images` builds the images."
-        )
-
-
 def _check_space(references: Sequence[str]) -> None:
     """Each is stored twice: as layers and unpacked."""
+    sizes = _built_sizes()
+    needed_bytes = sum(2 * _size_bytes(sizes.get(reference, "0 B")) for reference in references)
+    need_space(_home(), needed_bytes, "Importing the images")
+
+
+def _built_sizes() -> dict[str, str]:
     answer = subprocess.run(
         ["buildah", "images", "--json"], capture_output=True, text=True, check=True
     )
-    sizes = {
-        name: image["size"] for image in json.loads(answer.stdout) for name in image["names"] or ()
-    }
-    needed_bytes = sum(2 * _size_bytes(sizes.get(reference, "0 B")) for reference in references)
-    need_space(_home(), needed_bytes, "Importing the images")
+    images = json.loads(answer.stdout) or []
+    return {name: str(image["size"]) for image in images for name in image["names"] or ()}
 
 
 def _size_bytes(text: str) -> int:
     """Of buildah's words, such as `1.27 GB`."""
     number, unit = text.split()
-    return round(float(number) * 1000 ** ("B", "KB", "MB", "GB", "TB").index(unit.upper()))
+    power = ("B", "KB", "MB", "GB", "TB").index(unit.upper())
+    return round(float(number) * 1000.0**power)
 
 
 def _pause_archive() -> bytes:

@@ -1,4 +1,4 @@
-"""What runs once in a cluster beside its control plane: Service rules, DNS, fake nodes, a volume."""
+"""What runs once in a cluster: Service rules, DNS, fake nodes, a volume."""
 
 from __future__ import annotations
 
