@@ -1,0 +1,24 @@
+"""Every deadline of the tests on a cluster, in one table. They bound a failure, not a speed.
+
+Pods start in 1 to 3 s here when nothing else runs; on two busy cores ten of them take half a minute.
+"""
+
+from __future__ import annotations
+
+DEADLINES_SECONDS = {
+    "an object is seen": 15,
+    "a condition shows": 30,
+    "a pod runs": 90,
+    "a pod is gone": 90,
+    "a node is not ready": 60,
+    "a node is ready": 90,
+    "a job completes": 240,
+    "a job fails": 180,
+    "an attempt is closed": 120,  # up to 20 s until a node is NotReady, and 30 s of patience
+    "a version is listed": 90,
+    "a model is ready": 150,
+    "a service is ready": 150,
+    "a rollout is done": 180,
+    "the operator leads": 30,
+    "everything is ready": 600,  # the demo: trained, evaluated and served
+}

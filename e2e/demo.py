@@ -1,0 +1,129 @@
+"""`make demo`: from handwritten digits to a prediction, on a real cluster.
+
+The cluster stays up: the last lines say how to look at it and how to stop it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from e2e import installation
+from e2e.cluster import ClusterError
+from e2e.cluster.target import Target
+from e2e.installation import ROOT
+from e2e.kubectl import Kubectl, KubectlError
+from e2e.waiting import WaitedTooLongError, condition, is_ready, wait_until
+from images.build import references
+
+NAMESPACE = "lepton-demo"
+KINDS = ("trainingjob", "leptonmodel", "inferenceservice")
+CLIENT = "read-digit"
+
+
+def main() -> int:
+    """Run the demo; return its exit code."""
+    began = time.monotonic()
+    try:
+        at = installation.target()
+        installation.install(at, [NAMESPACE])
+        kubectl = installation.kubectl(at, NAMESPACE)
+        run(kubectl)
+    except (ClusterError, KubectlError, WaitedTooLongError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(farewell(at, time.monotonic() - began))
+    return 0
+
+
+def run(kubectl: Kubectl) -> None:
+    """Apply the three manifests, tell what happens, and ask the served model to read a digit."""
+    manifest = ROOT / "examples" / "digits.yaml"
+    print(f"\n$ kubectl apply -f {manifest.relative_to(ROOT)}", flush=True)
+    for kind in KINDS:
+        kubectl.delete(kind, "digits", "--wait=true")
+    kubectl.apply_file(manifest)
+    told: set[str] = set()
+
+    def look() -> list[Mapping[str, Any] | None]:
+        found = [kubectl.get(kind, "digits") for kind in KINDS]
+        for line in news(found, told):
+            print(line, flush=True)
+        return list(found)
+
+    wait_until(look, lambda found: all(map(is_ready, found)), "everything is ready")
+    print(kubectl.run("get", "tj,lm,lisvc"))
+    print(predict(kubectl))
+
+
+def news(found: list[dict[str, Any] | None], told: set[str]) -> Iterator[str]:
+    """Yield a line for each sentence of a Ready condition that was not told yet."""
+    for each in found:
+        ready = condition(each, "Ready")
+        if each is None or not ready:
+            continue
+        line = f"{each['kind']:<17} {ready['reason']:<16} {ready['message']}"
+        if line not in told:
+            told.add(line)
+            yield line
+
+
+def predict(kubectl: Kubectl) -> str:
+    """Return what the client prints: a pod beside the service, so it works on any cluster."""
+    kubectl.delete("pod", CLIENT, "--wait=true")
+    kubectl.apply(client_pod(kubectl.namespace))
+    try:
+        wait_until(
+            lambda: kubectl.get("pod", CLIENT),
+            lambda pod: pod is not None and pod["status"].get("phase") in ("Succeeded", "Failed"),
+            "a pod runs",
+        )
+        return kubectl.logs(CLIENT)
+    finally:
+        kubectl.delete("pod", CLIENT, "--wait=false")
+
+
+def client_pod(namespace: str) -> dict[str, Any]:
+    """Return a pod that asks the service, under the `restricted` standard like any other."""
+    command = ["python3", "-m", "lepton_ai.recipes.read_digit"]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": CLIENT},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": 1000,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [
+                {
+                    "name": "client",
+                    "image": references()["trainer"],
+                    "command": [*command, "--url", f"digits.{namespace}.svc:8000"],
+                    "securityContext": {
+                        "allowPrivilegeEscalation": False,
+                        "capabilities": {"drop": ["ALL"]},
+                    },
+                }
+            ],
+        },
+    }
+
+
+def farewell(at: Target, seconds: float) -> str:
+    """Return how to look at what runs now, and how to stop it."""
+    lines = [f"Done in {seconds:.0f} s. The model is still being served."]
+    kubectl = f"kubectl --kubeconfig {at.kubeconfig} --context {at.context} -n {NAMESPACE}"
+    lines.append(f"Look at it:  {kubectl} get tj,lm,lisvc,pods")
+    stop = "make cluster-down" if at.embedded else f"{kubectl} delete -f examples/digits.yaml"
+    lines.append(f"Stop it:     {stop}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""Install the chart, with the images built from this checkout, as the README tells a person to."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from e2e.cluster import ClusterError, tool, up
+from e2e.cluster import target as target_of
+from e2e.cluster.progress import Progress, say
+from e2e.cluster.target import Target
+from e2e.kubectl import Kubectl
+from images.build import build, push
+
+ROOT = Path(__file__).parent.parent
+CHART = ROOT / "charts" / "lepton-operator"
+RELEASE = "lepton"
+SYSTEM = "lepton-system"
+IMAGES = ("operator", "agent", "trainer", "triton", "store")
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+
+
+def target(name: str = "dev", *, nodes: int = 2, fake_nodes: int = 0) -> Target:
+    """Return the cluster to work on; the embedded one is started, with our images in it."""
+    own = target_of.own()
+    if own is not None:
+        return own
+    references = build((*IMAGES, "torch"))
+    return target_of.of(up(name, nodes, fake_nodes, images=sorted(references.values())))
+
+
+def kubectl(at: Target, namespace: str = "default") -> Kubectl:
+    return Kubectl(at.kubeconfig, at.context, namespace)
+
+
+def install(
+    at: Target,
+    namespaces: Iterable[str] = (),
+    values: Mapping[str, Any] | None = None,
+    progress: Progress = say,
+) -> None:
+    """Install or upgrade the chart; each namespace is made, and gets its part of the store."""
+    wanted = tuple(namespaces)
+    system = kubectl(at, SYSTEM)
+    for namespace in wanted:
+        make_namespace(system, namespace)
+    store = {"enabled": True, "rootSecret": root_secret(system), "namespaces": list(wanted)}
+    ours = {"images": _references(at), "store": store}
+    progress(f"Installing the chart into {SYSTEM} ...")
+    _helm(at, _merged(ours, _values_of(at), values or {}))
+
+
+def make_namespace(cluster: Kubectl, name: str) -> None:
+    """Make a namespace that enforces the `restricted` Pod Security Standard."""
+    metadata = {"name": name, "labels": RESTRICTED}
+    cluster.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+
+
+def root_secret(system: Kubectl) -> str:
+    """Return the text that the store's keys come from: the installed one, or a new one."""
+    found = system.get("secret", f"{RELEASE}-store")
+    if found is None:
+        return secrets.token_hex(16)
+    return base64.b64decode(found["data"]["root"]).decode()
+
+
+def _references(at: Target) -> Mapping[str, str]:
+    if at.embedded is not None:
+        return build(IMAGES)
+    registry = os.environ.get("LEPTON_REGISTRY", "")
+    if not registry:
+        raise ClusterError(
+            "A cluster of your own pulls our images from a registry: add REGISTRY=registry/path"
+        )
+    return push(registry, IMAGES)
+
+
+def _values_of(at: Target) -> dict[str, Any]:
+    """Return the chart's values that this cluster asks for."""
+    if at.embedded is None:
+        return {}
+    return {"store": {"persistence": {"storageClassName": "lepton-local"}}}
+
+
+def _merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the layers as one, later ones first in rank; maps are merged, all else replaced."""
+    out: dict[str, Any] = {}
+    for layer in layers:
+        for key, value in layer.items():
+            both = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
+            out[key] = _merged(out[key], value) if both else value
+    return out
+
+
+def _helm(at: Target, values: Mapping[str, Any]) -> None:
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(values, file)
+        file.flush()
+        argv = (
+            str(tool("helm")),
+            *("--kubeconfig", str(at.kubeconfig), "--kube-context", at.context),
+            *("upgrade", "--install", RELEASE, str(CHART)),
+            *("--namespace", SYSTEM, "--create-namespace", "--values", file.name),
+            *("--wait", "--timeout", "3m"),
+        )
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ClusterError(f"helm could not install the chart: {done.stderr.strip()}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Install into the embedded cluster of this name, or into the one that is named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--name", default="dev")
+    parser.add_argument("--namespace", action="append", default=["lepton-demo"])
+    parsed = parser.parse_args(arguments)
+    try:
+        install(target(parsed.name), parsed.namespace)
+    except ClusterError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
