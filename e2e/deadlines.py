@@ -1,6 +1,6 @@
 """Every deadline of the tests on a cluster, in one table. They bound a failure, not a speed.
 
-Pods start in 1 to 3 s here when nothing else runs; on two busy cores ten of them take half a minute.
+Pods start in 1 to 3 s when nothing else runs; on two busy cores ten of them take half a minute.
 """
 
 from __future__ import annotations
