@@ -1,0 +1,73 @@
+"""python -m images: build, list and push the container images."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+
+from e2e.cluster.layout import ClusterError
+from e2e.cluster.progress import say
+from images.build import build, push, references
+from images.catalog import IMAGES
+from images.errors import ImageError
+
+
+def main(argv: list[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    try:
+        _run(arguments)
+    except (ImageError, ClusterError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped. What was built stays; the next build goes on from there.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    match arguments.command:
+        case "build":
+            _show(build(arguments.names, say, arguments.base), as_json=False)
+        case "list":
+            _show(references(arguments.base), as_json=arguments.json)
+        case "push":
+            _show(
+                push(
+                    arguments.registry, arguments.names, arguments.tag_suffix, base=arguments.base
+                ),
+                as_json=False,
+            )
+
+
+def _show(found: dict[str, str], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        for name, reference in found.items():
+            print(f"{name:<10}{reference}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m images", description=__doc__)
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument(
+        "--base",
+        metavar="IMAGE",
+        help="build on this image (python:3.11-slim) and not on a Debian made on this machine",
+    )
+    named = argparse.ArgumentParser(add_help=False)
+    named.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(IMAGES)}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("build", parents=[common, named], help="build what is not built yet")
+    listing = commands.add_parser("list", parents=[common], help="print names and references")
+    listing.add_argument("--json", action="store_true", help="print one JSON object")
+    pushing = commands.add_parser("push", parents=[common, named], help="build, then push")
+    pushing.add_argument("--registry", required=True, metavar="R", help="such as ghcr.io/you")
+    pushing.add_argument("--tag-suffix", default="", metavar="S", help="added to each tag")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,155 @@
+"""Builds the images that are not built yet, and takes away the ones that others replaced."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from e2e.cluster.layout import cache_folder, lock
+from e2e.cluster.progress import Progress, duration, say
+from images import buildah, catalog, pip_configuration
+from images.catalog import IMAGES, PREFIX, ROOT, Image
+
+_SUPERSEDED = timedelta(hours=1)
+"""An image that is no longer asked for stays this long: somebody may just be pushing it."""
+PIP_CACHE = "/root/.cache/pip"
+"""Wheels are fetched once for all builds; the image has none of them."""
+_FIXED_TIME = 946684800
+"""All files of a context are from 2000-01-01: buildah's layer cache compares times too."""
+
+
+def references(base: str | None = None) -> dict[str, str]:
+    """The reference of every image, by name, whether it is built or not."""
+    return catalog.references(base)
+
+
+def build(
+    names: Iterable[str] = (), progress: Progress = say, base: str | None = None
+) -> dict[str, str]:
+    """Build the named images (all by default) with what they stand on; their references.
+
+    What is built already costs one look at the storage. Two callers never build at once.
+    """
+    wanted = list(names) or list(IMAGES)
+    needed = {below for name in wanted for below in catalog.lineage(name)}
+    buildah.check()
+    found = references(base)
+    if not {found[name] for name in wanted} <= _stored() | {base}:
+        with _locked():
+            _remove_leftovers()
+            for image in IMAGES.values():
+                if image.name in needed and found[image.name] not in _stored() | {base}:
+                    _build(image, found, progress)
+            _remove_superseded(set(found.values()), progress)
+    return {name: found[name] for name in wanted}
+
+
+def push(
+    registry: str,
+    names: Iterable[str] = (),
+    tag_suffix: str = "",
+    progress: Progress = say,
+    base: str | None = None,
+) -> dict[str, str]:
+    """Push the images to `<registry>/<name>:<hash><suffix>`; their references there, by name."""
+    pushed = {}
+    for name, reference in build(names, progress, base).items():
+        tag = reference.rpartition(":")[2]
+        pushed[name] = f"{registry.rstrip('/')}/{name}:{tag}{tag_suffix}"
+        progress(f"{name}: pushing to {pushed[name]} ...")
+        buildah.push(reference, pushed[name])
+    return pushed
+
+
+def _build(image: Image, found: dict[str, str], progress: Progress) -> None:
+    def report(line: str) -> None:
+        progress(f"{image.name}: {line}")
+
+    began = time.monotonic()
+    report(f"building (about {image.duration}, once) ...")
+    with tempfile.TemporaryDirectory(prefix="build-", dir=_home()) as temporary:
+        context, mounted = Path(temporary, "context"), Path(temporary, "mounted")
+        mounted.mkdir()
+        pip_configuration.write(mounted)
+        assemble(image, context, report)
+        dockerfile = context / image.folder / "Dockerfile"
+        offered = {
+            "BASE": found.get(image.parent or "", ""),
+            "PIP_CONFIG_FILE": f"{pip_configuration.MOUNTED_AT}/pip.conf",
+        }
+        declared = re.findall(r"^ARG (\w+)$", dockerfile.read_text(), re.MULTILINE)
+        buildah.build(
+            buildah.Build(
+                reference=found[image.name],
+                context=context,
+                dockerfile=dockerfile,
+                arguments={name: offered[name] for name in declared},
+                mounts={mounted: f"{pip_configuration.MOUNTED_AT}:ro", _pip_cache(): PIP_CACHE},
+            ),
+            _home() / f"{image.name}.log",
+            report,
+        )
+    report(f"built in {duration(time.monotonic() - began)}: {found[image.name]}")
+
+
+def assemble(image: Image, context: Path, progress: Progress) -> None:
+    """Copy and make everything that the image's Dockerfile may read."""
+    for path in catalog.files((image.folder, *image.sources)):
+        target = context / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / path, target)
+        target.chmod(0o755 if catalog.is_program(ROOT / path) else 0o644)
+    for artefact in image.artefacts:
+        (context / artefact.folder).mkdir()
+        artefact.make(context / artefact.folder, progress)
+    for entry in (context, *context.rglob("*")):
+        os.utime(entry, (_FIXED_TIME, _FIXED_TIME), follow_symlinks=False)
+
+
+def _remove_leftovers() -> None:
+    """Of builds that were killed."""
+    buildah.remove_leftovers(f"{PREFIX}/")
+    for folder in _home().glob("build-*"):
+        shutil.rmtree(folder)
+
+
+def _remove_superseded(current: set[str], progress: Progress) -> None:
+    """Children first: buildah keeps what something else stands on."""
+    newest_first = sorted(
+        buildah.stored(f"{PREFIX}/"), key=lambda image: image.created, reverse=True
+    )
+    before = datetime.now(UTC) - _SUPERSEDED
+    old = [
+        image.reference
+        for image in newest_first
+        if image.reference not in current and image.created < before
+    ]
+    for reference in buildah.remove(old):
+        progress(f"removed {reference}, which was superseded")
+
+
+def _stored() -> set[str | None]:
+    return {image.reference for image in buildah.stored(f"{PREFIX}/")}
+
+
+def _home() -> Path:
+    home = cache_folder() / "images"
+    home.mkdir(parents=True, exist_ok=True)
+    return home
+
+
+def _pip_cache() -> Path:
+    cache = cache_folder() / "pip"
+    cache.mkdir(parents=True, exist_ok=True)
+    return cache
+
+
+def _locked() -> AbstractContextManager[None]:
+    return lock(_home() / ".lock", "Another process builds images; waiting for it ...")
