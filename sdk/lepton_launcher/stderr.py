@@ -22,6 +22,8 @@ _TRACEBACK = "Traceback (most recent call last):"
 _RANK_PREFIX = re.compile(r"^\[rank\d+\]: ?")
 # glog's lines, which torch's C++ threads write while a process that has failed is torn down.
 _TORCH_LOG = re.compile(r"^\[[WIEF]\d{4} |^\[rank\d+\]:\[[WIEF]\d{4} ")
+# What warnings.warn prints; the line of source that follows it is indented.
+_WARNING = re.compile(r"^\S.*:\d+: \w*Warning: ")
 _LINES_OF_AN_ERROR = 30
 
 
@@ -87,10 +89,9 @@ def last_error_line(lines: list[str]) -> str:
     """The exception's line of a traceback at the end of these lines, else the last line.
 
     An exception's text may go on for lines that say less (CUDA's ends with advice on debugging),
-    and torch logs broken connections after it; neither is the error.
+    and torch logs broken connections after it; neither is the error, nor is a warning.
     """
-    texts = [_RANK_PREFIX.sub("", line) for line in lines if not _TORCH_LOG.match(line)]
-    texts = [text for text in map(plain_text, texts) if text.strip()]
+    texts = _without_warnings([line for line in lines if not _TORCH_LOG.match(line)])
     starts = [index for index, text in enumerate(texts) if _TRACEBACK in text]
     after = texts[starts[-1] + 1 :] if starts else []
     error = [index for index, text in enumerate(after) if not text.startswith(" ")]
@@ -99,6 +100,17 @@ def last_error_line(lines: list[str]) -> str:
         following = after[error[0] + 1 : error[0] + 2]
         return " ".join([said, *(text.strip() for text in following if said.endswith(":"))])
     return texts[-1].strip() if texts else ""
+
+
+def _without_warnings(lines: list[str]) -> list[str]:
+    kept: list[str] = []
+    in_warning = False
+    for line in lines:
+        text = plain_text(_RANK_PREFIX.sub("", line))
+        in_warning = bool(_WARNING.match(text)) or (in_warning and text.startswith(" "))
+        if text.strip() and not in_warning:
+            kept.append(text)
+    return kept
 
 
 def _pass_on(chunk: bytes) -> None:

@@ -273,5 +273,5 @@ def _failed_rank(failure: Failure, pipes: list[RankStderr]) -> records.Record:
         cause = f"Killed by {records.signal_name(-failure.status)}."
         message = f"{cause} Its last line on stderr: {said}" if said else cause
         return records.user_error(message, rank=failure.rank, signal=-failure.status)
-    message = said or f"Exit code {failure.status}, and nothing on stderr."
+    message = said or f"Exit code {failure.status}, without an error on stderr."
     return records.user_error(message, rank=failure.rank, exitCode=failure.status)
