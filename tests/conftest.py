@@ -1,0 +1,35 @@
+"""What all tests share: golden files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+GOLDEN_FOLDER = Path(__file__).parent / "golden"
+
+Golden = Callable[[str, Any], None]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--update-golden", action="store_true", help="write what the golden tests found"
+    )
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """Compare a whole value with tests/golden/NAME.yaml; the file's diff is the review."""
+    update = request.config.getoption("--update-golden")
+
+    def compare(name: str, value: Any) -> None:
+        file = GOLDEN_FOLDER / f"{name}.yaml"
+        if update:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+        assert yaml.safe_load(file.read_text()) == value
+
+    return compare
