@@ -20,6 +20,7 @@ from e2e.cluster.progress import Progress, say
 from e2e.cluster.target import Target
 from e2e.kubectl import Kubectl
 from images.build import build, push
+from images.store.start import Keys, bucket
 
 ROOT = Path(__file__).parent.parent
 CHART = ROOT / "charts" / "lepton-operator"
@@ -70,7 +71,33 @@ def root_secret(system: Kubectl) -> str:
     found = system.get("secret", f"{RELEASE}-store")
     if found is None:
         return secrets.token_hex(16)
-    return base64.b64decode(found["data"]["root"]).decode()
+    return base64.b64decode(found["data"]["root-secret"]).decode()
+
+
+def give_store(namespace: Kubectl) -> None:
+    """Give a namespace its bucket, its user and its Secret, as the chart does for those it lists.
+
+    A chart upgrade would restart the store; this asks the running one.
+    """
+    name, system = namespace.namespace, namespace.within(SYSTEM)
+    store = f"{RELEASE}-store"
+    start = ("python", "/opt/lepton/store/start.py", "ensure", name)
+    system.run("exec", f"deployment/{store}", "--", *start)
+    keys = Keys.of(root_secret(system), name)
+    namespace.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "lepton-store"},
+            "stringData": {
+                "url": f"s3://{bucket(name)}",
+                "endpoint": f"http://{store}.{SYSTEM}.svc:7070",
+                "region": "us-east-1",
+                "accessKey": keys.access,
+                "secretKey": keys.secret,
+            },
+        }
+    )
 
 
 def _references(at: Target) -> Mapping[str, str]:
