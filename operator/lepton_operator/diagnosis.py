@@ -73,8 +73,9 @@ class Asked:
 
 def gpus_asked(resources: Resources, gpu_resource: str) -> int:
     """Return the GPUs of a container; the API server holds requests and limits equal."""
-    asked = resources.limits.get(gpu_resource, resources.requests.get(gpu_resource, 0))
-    return int(asked)
+    asked = str(resources.limits.get(gpu_resource, resources.requests.get(gpu_resource, 0)))
+    # The API server refuses a pod that asks for parts of a GPU, in a sentence of its own.
+    return int(asked) if asked.isdecimal() else 0
 
 
 def diagnose(pod: PodView, asked: Asked) -> Diagnosis:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ ROLE = "lepton.ai/role"
 ATTEMPT = "lepton.ai/attempt"  # a label (the number), and the annotation the launcher reads
 RANK = "lepton.ai/rank"
 REVISION = "lepton.ai/revision"
+STEP = "lepton.ai/step"  # JSON: what a step pod works on
 RESOLVED = "lepton.ai/resolved"
 RESOLVED_HASH = "lepton.ai/resolved-hash"
 
@@ -28,6 +30,12 @@ STORE_SECRET = "lepton-store"  # noqa: S105 - the name of a Secret, not a secret
 
 def training_pod(job: str, attempt: int, rank: int) -> str:
     return f"{job}-train-{attempt}-{rank}"
+
+
+def parse_training_pod(job: str, pod: str) -> tuple[int, int] | None:
+    """Return the attempt and the rank in a training pod's name: unlike labels, it cannot change."""
+    found = re.fullmatch(rf"{re.escape(job)}-train-([1-9][0-9]*)-(0|[1-9][0-9]*)", pod)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def training_hostname(job: str, rank: int) -> str:

@@ -56,6 +56,9 @@ class Defaults(ApiModel):
     training_priority_class: str | None = None
     inference_priority_class: str | None = None
     training_grace_period_seconds: int = 30
+    training_shared_memory: str = Field(
+        default="8Gi", description="size of /dev/shm, of which only what is used takes memory"
+    )
     node_not_ready_seconds: int = Field(
         default=30, description="a node silent for so long closes its attempts"
     )

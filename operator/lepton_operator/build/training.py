@@ -1,0 +1,279 @@
+"""The pods of a TrainingJob, and the defaults that are recorded with each attempt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from lepton_operator import names
+from lepton_operator.api.common import Metadata, Resources, StatusModel
+from lepton_operator.api.training import TrainingJob, TrainingJobSpec, Volume
+from lepton_operator.build import pods
+from lepton_operator.diagnosis import gpus_asked
+from lepton_operator.settings import Defaults
+
+KIND = "TrainingJob"
+ROLE = "train"
+
+TRAIN = "train"
+PREPARE = "prepare"
+SIDECAR = "sidecar"
+
+SHARED_PATH = "/lepton"
+OUTPUT_PATH = f"{SHARED_PATH}/output"
+LAUNCHER_PATH = f"{SHARED_PATH}/launcher.pyz"
+ATTEMPT_FOLDER = "/etc/lepton"
+ATTEMPT_FILE = "attempt"
+MEMORY_PATH = "/dev/shm"  # noqa: S108 - a path inside the pod, on an emptyDir
+
+SHARED_VOLUME = "lepton"
+MEMORY_VOLUME = "shared-memory"
+ATTEMPT_VOLUME = "attempt"
+
+LOOPBACK = "127.0.0.1"
+BASE_PORT = 29_400
+PORTS = 3_000  # the port stays below 32768, where the kernel takes ports for outgoing connections
+MAX_LINEAGE_TEXT = 1_024
+
+_ANNOTATIONS = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+}
+
+# The operator decides when a silent node closes an attempt, not the taint after 300 s.
+_TOLERATIONS = tuple(
+    {"key": f"node.kubernetes.io/{taint}", "operator": "Exists", "effect": "NoExecute"}
+    for taint in ("not-ready", "unreachable")
+)
+
+
+class Resolved(StatusModel):
+    """The defaults that reach an attempt's pods; None where the job's spec has the word."""
+
+    image: str | None = None
+    agent_image: str
+    pull_policy: str
+    resources: Resources | None = None
+    sidecar_resources: Resources
+    gpu_resource: str
+    shared_memory: str | None = None
+    grace_seconds: int | None = None
+    priority_class: str | None = None
+    run_as_user: int | None = None
+    fs_group: int | None = None
+    max_opset: int | None = None
+    max_ir: int | None = None
+
+    def text(self) -> str:
+        """Return this as it is recorded."""
+        return names.canonical(self.wire())
+
+
+def resolve(spec: TrainingJobSpec, defaults: Defaults) -> Resolved:
+    """Return the defaults as they are now, for everything that the spec leaves open."""
+    triton = defaults.triton
+    return Resolved(
+        image=None if spec.image else defaults.images.trainer,
+        agent_image=defaults.images.agent,
+        pull_policy=defaults.images.pull_policy,
+        resources=None if spec.resources_per_node else defaults.training_resources,
+        sidecar_resources=defaults.sidecar_resources,
+        gpu_resource=defaults.gpu_resource,
+        shared_memory=None if spec.shared_memory else defaults.training_shared_memory,
+        grace_seconds=None
+        if spec.termination_grace_period_seconds
+        else defaults.training_grace_period_seconds,
+        priority_class=None if spec.priority_class_name else defaults.training_priority_class,
+        run_as_user=None if spec.run_as_user else defaults.run_as_user,
+        fs_group=None if spec.fs_group else defaults.fs_group,
+        max_opset=triton.max_opset if spec.output else None,
+        max_ir=triton.max_ir if spec.output else None,
+    )
+
+
+def parse_resolved(text: str | None) -> Resolved | None:
+    """Return what was recorded, or None if nothing readable was."""
+    try:
+        return Resolved.model_validate_json(text) if text else None
+    except ValidationError:
+        return None
+
+
+def resources(spec: TrainingJobSpec, resolved: Resolved) -> Resources:
+    return spec.resources_per_node or resolved.resources or Resources()
+
+
+def ranks_per_pod(spec: TrainingJobSpec, resolved: Resolved) -> int:
+    """Return numProcPerNode; auto is one rank for each GPU asked, at least 1."""
+    if isinstance(spec.num_proc_per_node, int):
+        return spec.num_proc_per_node
+    return max(1, gpus_asked(resources(spec, resolved), resolved.gpu_resource))
+
+
+def grace_seconds(spec: TrainingJobSpec, resolved: Resolved) -> int | None:
+    """Return the time from SIGTERM to SIGKILL."""
+    return spec.termination_grace_period_seconds or resolved.grace_seconds
+
+
+def placement(nodes: int, attempt: int, rank: int, address: str) -> str:
+    """Return the annotation that tells a launcher who is in its attempt, and where rank 0 is.
+
+    The port differs between attempts, so that a rank of the attempt before cannot join.
+    """
+    told = {
+        "attempt": attempt,
+        "nodeRank": rank,
+        "numNodes": nodes,
+        "address": address,
+        "port": BASE_PORT + attempt % PORTS,
+    }
+    return names.canonical(told)
+
+
+def pod(job: TrainingJob, resolved: Resolved, attempt: int, rank: int) -> dict[str, Any]:
+    """Return the pod of one rank in one attempt."""
+    spec, recorded = job.spec, resolved.text()
+    parts = pods.PodParts(
+        name=names.training_pod(job.metadata.name, attempt, rank),
+        role=ROLE,
+        hostname=names.training_hostname(job.metadata.name, rank),
+        containers=[_train(spec, resolved, attempt, rank)],
+        init_containers=[
+            _prepare(spec, resolved),
+            _sidecar(job.metadata, spec, resolved, attempt, rank),
+        ],
+        volumes=_volumes(spec, resolved),
+        labels={
+            names.ATTEMPT: str(attempt),
+            names.RANK: str(rank),
+            names.RESOLVED_HASH: names.short_hash(resolved.wire()),
+        },
+        annotations={
+            **_ANNOTATIONS,
+            names.RESOLVED: recorded,
+            **_placement_at_creation(spec, attempt),
+        },
+        grace_seconds=resolved.grace_seconds,
+        priority_class=resolved.priority_class,
+        tolerations=_TOLERATIONS,
+    )
+    identity = pods.Identity(resolved.run_as_user, resolved.fs_group)
+    return pods.pod(KIND, job.metadata, spec, identity, parts)
+
+
+def _placement_at_creation(spec: TrainingJobSpec, attempt: int) -> Mapping[str, str]:
+    if spec.num_nodes > 1:
+        return {}  # rank 0 has no address yet
+    return {names.ATTEMPT: placement(1, attempt, 0, LOOPBACK)}
+
+
+def _train(spec: TrainingJobSpec, resolved: Resolved, attempt: int, rank: int) -> dict[str, Any]:
+    options = {
+        "--num-nodes": spec.num_nodes,
+        "--nproc-per-node": ranks_per_pod(spec, resolved),
+        "--node-rank": rank,
+        "--attempt": attempt,
+        "--grace-seconds": grace_seconds(spec, resolved),
+    }
+    secret = spec.env_from_secret
+    return pods.container(
+        TRAIN,
+        spec.image or resolved.image or "",
+        pull_policy=resolved.pull_policy,
+        command=["python3", LAUNCHER_PATH, "run", *_options(options), "--", *spec.entrypoint],
+        resources=resources(spec, resolved),
+        read_only_root=False,  # a user's image may write wherever its user may
+        environment={
+            **{each.name: each.value for each in spec.env},
+            "LEPTON_OUTPUT_DIR": OUTPUT_PATH,
+        },
+        mounts=[
+            pods.mount(SHARED_VOLUME, SHARED_PATH),
+            pods.mount(MEMORY_VOLUME, MEMORY_PATH),
+            pods.mount(ATTEMPT_VOLUME, ATTEMPT_FOLDER, read_only=True),
+            *(_mount(each) for each in spec.volumes),
+        ],
+        **({"envFrom": [{"secretRef": {"name": secret}}]} if secret else {}),
+    )
+
+
+def _prepare(spec: TrainingJobSpec, resolved: Resolved) -> dict[str, Any]:
+    needs_store = ["--needs-store"] if spec.output else []
+    return _agent(PREPARE, resolved, ["prepare", "--launcher", LAUNCHER_PATH, *needs_store])
+
+
+def _sidecar(
+    owner: Metadata, spec: TrainingJobSpec, resolved: Resolved, attempt: int, rank: int
+) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "--namespace": owner.namespace,
+        "--job": owner.name,
+        "--uid": owner.uid,
+        "--attempt": attempt,
+        "--rank": rank,
+    }
+    if spec.output:
+        options |= {
+            "--model": spec.output.model,
+            "--max-opset": resolved.max_opset,
+            "--max-ir": resolved.max_ir,
+            "--image": spec.image or resolved.image,
+            "--entrypoint": _lineage(spec.entrypoint),
+        }
+    arguments = ["sidecar", *_options(options)]
+    return _agent(SIDECAR, resolved, arguments, restartPolicy="Always")
+
+
+def _lineage(entrypoint: Sequence[str]) -> str:
+    """Return the entrypoint as JSON; of a very long one, as many arguments as fit."""
+    fitting = list(entrypoint)
+    while len(names.canonical(fitting)) > MAX_LINEAGE_TEXT:
+        fitting.pop()
+    return names.canonical(fitting)
+
+
+def _agent(name: str, resolved: Resolved, arguments: list[str], **more: Any) -> dict[str, Any]:
+    return pods.container(
+        name,
+        resolved.agent_image,
+        pull_policy=resolved.pull_policy,
+        command=["lepton-agent", *arguments],
+        resources=resolved.sidecar_resources,
+        mounts=[pods.mount(SHARED_VOLUME, SHARED_PATH), pods.store_mount()],
+        **more,
+    )
+
+
+def _options(values: Mapping[str, Any]) -> list[str]:
+    # `--name=value`: a value that starts with '-' is then no option.
+    return [f"{name}={value}" for name, value in values.items() if value is not None]
+
+
+def _volumes(spec: TrainingJobSpec, resolved: Resolved) -> list[dict[str, Any]]:
+    field = f"metadata.annotations['{names.ATTEMPT}']"
+    attempt = {"items": [{"path": ATTEMPT_FILE, "fieldRef": {"fieldPath": field}}]}
+    return [
+        pods.empty_volume(SHARED_VOLUME),
+        pods.empty_volume(
+            MEMORY_VOLUME, memory=True, size=spec.shared_memory or resolved.shared_memory
+        ),
+        {"name": ATTEMPT_VOLUME, "downwardAPI": attempt},
+        pods.store_volume(),
+        *(_volume(each) for each in spec.volumes),
+    ]
+
+
+def _volume(volume: Volume) -> dict[str, Any]:
+    claim = {"claimName": volume.claim_name, "readOnly": volume.read_only}
+    return {"name": _volume_name(volume), "persistentVolumeClaim": claim}
+
+
+def _mount(volume: Volume) -> dict[str, Any]:
+    return pods.mount(_volume_name(volume), volume.mount_path, read_only=volume.read_only)
+
+
+def _volume_name(volume: Volume) -> str:
+    # A prefix, so that no name of a user's is one of ours.
+    return f"data-{volume.name}"
