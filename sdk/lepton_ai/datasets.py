@@ -144,7 +144,7 @@ def _scikit_learn_digits() -> Dataset:
 
 def _mnist() -> Dataset:
     """MNIST digits of 28x28 uint8 pixels, from an .npz that the images of this project carry."""
-    folder = Path(os.environ.get("LEPTON_DATASETS") or "/usr/share/lepton/datasets")
+    folder = Path(os.environ.get("LEPTON_DATASETS") or "/opt/lepton/datasets")
     file = folder / "mnist.npz"
     if not file.is_file():
         raise DatasetNotFoundError(

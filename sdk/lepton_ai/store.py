@@ -24,7 +24,6 @@ import obstore
 from obstore.exceptions import (
     AlreadyExistsError,
     BaseError,
-    NotFoundError,
     PermissionDeniedError,
     UnauthenticatedError,
 )
@@ -181,7 +180,7 @@ class Store:
         with self._failures_as_sentences():
             try:
                 result = obstore.get(self.objects, path)
-            except NotFoundError as error:
+            except FileNotFoundError as error:
                 if _is_missing_bucket(error):
                     raise
                 return None
@@ -197,7 +196,7 @@ class Store:
         with self._failures_as_sentences():
             try:
                 return int(obstore.head(self.objects, path)["size"])
-            except NotFoundError:
+            except FileNotFoundError:
                 return None
 
     def list(self, prefix: str) -> list[str]:
@@ -271,7 +270,7 @@ class Store:
                 f"The store {self.url} refuses our credentials ({_cause(error)}). "
                 "Check accessKey and secretKey in the Secret lepton-store."
             ) from None
-        except (BaseError, NotFoundError, OSError) as error:
+        except (BaseError, OSError) as error:
             raise StoreUnavailableError(
                 f"The store {self.url} does not do what is asked ({_cause(error)}). "
                 "Check that it runs, and the Secret lepton-store; it is tried again."
