@@ -1,0 +1,1 @@
+"""Networks, and how their weights are kept; needs torch."""
