@@ -1,0 +1,1 @@
+"""Benchmarks: a table for people, and one JSON object as the last line."""

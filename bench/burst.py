@@ -1,0 +1,108 @@
+"""A thousand objects at once, on fake nodes: when the last pod is there, when the last is Ready.
+
+The floor, in the same run: a client that creates a thousand bare pods itself.
+`make bench-burst KIND=trainingjob|inferenceservice COUNT=1000`
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from bench.clients import Client, client
+from bench.installed import Bench, installed, last_line
+from bench.objects import bare_pod, inference_service, settle, training_job
+from e2e.kubectl import Kubectl
+from e2e.waiting import is_ready
+
+FAKE_NODES = 50
+WORKERS = 20
+_POLL_SECONDS = 0.5
+_LIMIT_SECONDS = 600
+KINDS: dict[str, Callable[[str], dict[str, Any]]] = {
+    "trainingjob": training_job,
+    "inferenceservice": inference_service,
+}
+
+
+async def create_all(made: Client, objects: Sequence[dict[str, Any]]) -> None:
+    """Create the objects from a bounded number of callers."""
+    waiting = iter(objects)
+
+    async def caller() -> None:
+        for manifest in waiting:
+            await made.create(manifest)
+
+    await asyncio.gather(*(caller() for _ in range(WORKERS)))
+
+
+async def seconds_to_last_pod(kubectl: Kubectl, objects: Sequence[dict[str, Any]]) -> float:
+    """Return the time from the first call to the last pod's ADDED event."""
+    async with client(kubectl) as made:
+        began = time.monotonic()
+        await create_all(made, objects)
+        async with asyncio.timeout(_LIMIT_SECONDS):
+            while made.pods < len(objects):  # noqa: ASYNC110 - the watch runs in this loop
+                await asyncio.sleep(0.01)
+        return made.last_added - began
+
+
+def seconds_to_ready(kubectl: Kubectl, kind: str, count: int, began: float) -> float:
+    """Return the time from `began` until all objects of the kind are Ready."""
+    while time.monotonic() - began < _LIMIT_SECONDS:
+        ready = sum(map(is_ready, kubectl.list(kind)))
+        if ready >= count:
+            return time.monotonic() - began
+        print(f"  {ready} of {count} ready after {time.monotonic() - began:.0f} s", flush=True)
+        time.sleep(_POLL_SECONDS)
+    raise TimeoutError(f"{kind}: not all of {count} were Ready after {_LIMIT_SECONDS} s")
+
+
+def burst(bench: Bench, kind: str, count: int) -> dict[str, object]:
+    """Run the floor, then the burst; return the figures."""
+    floor = asyncio.run(
+        seconds_to_last_pod(bench.kubectl, [bare_pod(f"bare-{n}") for n in range(count)])
+    )
+    bench.kubectl.run("delete", "pods", "--all", "--force", "--grace-period=0", timeout_seconds=300)
+    before, since = bench.usage(), datetime.now(UTC)
+    objects = [KINDS[kind](f"burst-{n}") for n in range(count)]
+    began = time.monotonic()
+    created = asyncio.run(seconds_to_last_pod(bench.kubectl, objects))
+    ready = seconds_to_ready(bench.kubectl, kind, count, began)
+    writes = len(bench.writes(since, datetime.now(UTC)))
+    after = bench.usage()
+    return {
+        "pods_created_s": round(created, 1),
+        "ready_s": round(ready, 1),
+        "floor_pods_created_s": round(floor, 1),
+        "writes_per_object": round(writes / count, 2),
+        "operator_rss_mb": after.rss_mb,
+        "operator_cpu_s": round(after.cpu_s - before.cpu_s, 1),
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kind", choices=KINDS, default="trainingjob")
+    parser.add_argument("--count", type=int, default=1000)
+    options = parser.parse_args()
+    with installed(FAKE_NODES) as bench:
+        bench.kubectl.apply(bench.accepted_model())
+        settle(bench)
+        figures = burst(bench, options.kind, options.count)
+    print(
+        f"\n{options.count} objects of kind {options.kind}, one pod each, {FAKE_NODES} fake nodes"
+    )
+    for name, value in figures.items():
+        print(f"  {name:<22}{value:>8}")
+    last_line(figures)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
