@@ -57,9 +57,9 @@ def read_result(folder: Path) -> Result | None:
     """What the agent left behind; None if it died before it could."""
     try:
         found = json.loads((folder / _RESULT).read_bytes())
-    except (OSError, ValueError):
+        return Result([Failure(*failure) for failure in found["failures"]], found["error"])
+    except (OSError, ValueError, TypeError, KeyError):
         return None
-    return Result([Failure(*failure) for failure in found["failures"]], found["error"])
 
 
 def main(arguments: list[str]) -> int:

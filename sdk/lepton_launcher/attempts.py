@@ -22,7 +22,7 @@ class Attempt(NamedTuple):
     port: int
 
 
-class NotThisAttempt(ValueError):  # noqa: N818
+class NotThisAttempt(ValueError):
     """The text does not describe the attempt that this pod is part of; the message says why."""
 
 

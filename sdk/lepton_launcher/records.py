@@ -97,7 +97,7 @@ def read_metrics(path: Path) -> dict[str, float]:
 
 def to_line(record: Record) -> bytes:
     """The record as JSON of at most LIMIT_BYTES: texts are cut first, then details are left out."""
-    fitting = {key: _plain(value) for key, value in record.items()}
+    fitting: Record = _plain(record)
     message = fitting.get("message")
     if isinstance(message, str):
         whole = message[:_MESSAGE_CHARACTERS]

@@ -17,7 +17,7 @@ from lepton_launcher.exchange import Exchange
 from lepton_launcher.options import Options, parse_options
 from lepton_launcher.processes import Children, Signals
 from lepton_launcher.rank import pipe_of, rank_command
-from lepton_launcher.stderr import RankStderr
+from lepton_launcher.stderr import RankStderr, blames_a_peer
 
 # An attempt that did not succeed has nothing to lose by going on without its sidecar's answer.
 _ANSWER_SECONDS = 10.0
@@ -61,7 +61,7 @@ class Supervisor:
             return records.terminated("Asked to leave before the attempt had begun.")
         try:
             return self._train(attempt)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # no such folder, no process or thread left, ...
             self._children.kill_all()
             return records.user_error(f"The ranks cannot be started: {error}.")
 
@@ -188,7 +188,7 @@ class Supervisor:
 
     def _answered(self, record: records.Record) -> records.Record:
         """The record that the sidecar makes of ours; without an answer in time, our own."""
-        precious = record["outcome"] == "Succeeded" and any(self._options.output.iterdir())
+        precious = record["outcome"] == "Succeeded" and self._has_output()
         try:
             self._exchange.tell(record)
         except OSError as error:
@@ -200,6 +200,12 @@ class Supervisor:
         if answer is None and precious:
             return records.terminated("Asked to leave before the result had been stored.")
         return answer or record
+
+    def _has_output(self) -> bool:
+        try:
+            return any(self._options.output.iterdir())
+        except OSError:
+            return False
 
     def _end(self, record: records.Record) -> int:
         line = records.to_line(record)
@@ -261,10 +267,13 @@ def _first(failures: list[Failure], pipes: list[RankStderr]) -> Failure:
     The agent notices failures in rounds, with a clock of whole seconds, and ends the other ranks by
     SIGTERM; within a round, the one whose traceback (or end) came first is the cause.
     """
-    return min(
-        failures,
-        key=lambda f: (f.noticed_at, f.status == -signal.SIGTERM, pipes[f.local_rank].failed_at),
-    )
+
+    def order(failure: Failure) -> tuple[float, bool, bool, float]:
+        pipe = pipes[failure.local_rank]
+        is_victim = blames_a_peer(pipe.last_error_line())
+        return failure.noticed_at, failure.status == -signal.SIGTERM, is_victim, pipe.failed_at
+
+    return min(failures, key=order)
 
 
 def _failed_rank(failure: Failure, pipes: list[RankStderr]) -> records.Record:
@@ -274,4 +283,5 @@ def _failed_rank(failure: Failure, pipes: list[RankStderr]) -> records.Record:
         message = f"{cause} Its last line on stderr: {said}" if said else cause
         return records.user_error(message, rank=failure.rank, signal=-failure.status)
     message = said or f"Exit code {failure.status}, without an error on stderr."
-    return records.user_error(message, rank=failure.rank, exitCode=failure.status)
+    record = records.user_error(message, rank=failure.rank, exitCode=failure.status)
+    return {**record, "peerLost": True} if blames_a_peer(said) else record

@@ -367,6 +367,11 @@ def test_a_rank_that_writes_without_end_fills_no_disk(pod: Pod) -> None:
     assert len(pod.stderr) >= 30_000_000
 
 
+def test_a_script_that_removes_the_output_folder_still_ends_as_it_ends(pod: Pod) -> None:
+    pod.run(pod.script("import os; os.rmdir(os.environ['LEPTON_OUTPUT_DIR'])")).begin().agree()
+    assert pod.message()["outcome"] == "Succeeded"
+
+
 def test_no_temporary_file_is_left(pod: Pod) -> None:
     pod.run(pod.script(RAISES)).begin().agree().wait()
     assert list((pod.folder / "tmp").iterdir()) == []

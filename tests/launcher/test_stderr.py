@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from lepton_launcher.stderr import last_error_line
+from lepton_launcher.stderr import blames_a_peer, last_error_line
 
 TRACEBACK = [
     "Traceback (most recent call last):",
@@ -64,3 +64,22 @@ TRACEBACK = [
 )  # fmt: skip
 def test_the_error_is_found_in_what_a_rank_wrote(lines: list[str], said: str) -> None:
     assert last_error_line(lines) == said
+
+
+@pytest.mark.parametrize(
+    ("line", "lost"),
+    [
+        ("RuntimeError: [pair.cc:553] Connection closed by peer [127.0.0.1]:23746. This is", True),
+        (
+            "RuntimeError: [pair.cc:537] Read error [10.0.0.1]:14772: Connection reset by peer.",
+            True,
+        ),
+        ("torch.distributed.DistBackendError: NCCL error: remote process exited or there", True),
+        ("torch.distributed.DistNetworkError: failed to recv, got 0 bytes", True),
+        ("RuntimeError: Timed out waiting 1800000ms for recv operation to complete", True),
+        ("ValueError: no such class 11", False),
+        ("", False),
+    ],
+)
+def test_a_rank_that_lost_its_peer_is_not_the_cause(line: str, lost: bool) -> None:  # noqa: FBT001
+    assert blames_a_peer(line) is lost
