@@ -176,7 +176,14 @@ class StepStatus(StatusModel):
     step: Literal["import", "index", "evaluate"]
     version: int | None = None
     dataset: Annotated[str, StringConstraints(max_length=1024)] | None = None
+    uri: Annotated[str, StringConstraints(max_length=1024)] | None = None
     digest: Digest | None = None
+    generation: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="generation of the spec that the step was made for."
+    )
+    pod: Annotated[str, StringConstraints(max_length=64)] | None = Field(
+        default=None, description="pod is the UID of the last pod that was counted."
+    )
     failures: Annotated[int, Field(ge=0)] = 0
     last_failure_time: Timestamp | None = None
     reason: Annotated[str, StringConstraints(max_length=64)] | None = None
@@ -184,6 +191,13 @@ class StepStatus(StatusModel):
     final: bool = Field(
         default=False, description="final: only a change of this object can mend it."
     )
+
+
+class Imported(StatusModel):
+    """the source that was imported last"""
+
+    digest: Digest = Field(description="digest of the source, as in spec.source.")
+    version: Annotated[int, Field(ge=1)] = Field(description="version that it became.")
 
 
 class LeptonModelStatus(Status):
@@ -200,8 +214,14 @@ class LeptonModelStatus(Status):
     indexed_time: Timestamp | None = Field(
         default=None, description="indexedTime is when the store was last listed."
     )
-    failing: StepStatus | None = Field(
-        default=None, description="failing: the step that did not succeed the last time."
+    unlisted: bool | None = Field(
+        default=None, description="unlisted: the store has further versions; they are fetched."
+    )
+    imported: Imported | None = Field(
+        default=None, description="imported: the source that became a version."
+    )
+    failing: Annotated[tuple[StepStatus, ...], Field(max_length=8)] = Field(
+        default=(), description="failing: steps that did not succeed the last time."
     )
 
 

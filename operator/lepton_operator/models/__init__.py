@@ -1,0 +1,1 @@
+"""The decisions about a LeptonModel: the next step, what passed, what is served."""

@@ -1,0 +1,264 @@
+"""What finished step pods have to say, put into the status: nothing twice, nothing lost.
+
+Recording the same pods again changes nothing, so a pod whose outcome is in the status can be told
+by just that, and only such pods are deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from lepton_operator.api.model import Imported, LeptonModelStatus, StepStatus
+from lepton_operator.build.steps import CONTAINER, Step, read
+from lepton_operator.conditions import cut
+from lepton_operator.diagnosis import ending, last_line
+from lepton_operator.models import versions
+from lepton_operator.models.agenda import entry_of, pods_of, step_of, unlisted_job, wanted
+from lepton_operator.models.reasons import FINAL, ModelReason
+from lepton_operator.plan import Event
+from lepton_operator.records import Record, VersionRecord, parse
+from lepton_operator.views import ModelView, PodView
+
+ADVICE = {
+    ModelReason.DIGEST_MISMATCH: "Correct spec.source.digest, or name the right file.",
+    ModelReason.INVALID_MODEL: "Name an ONNX file that Triton can load in spec.source.",
+    ModelReason.NO_DATA: "Name a dataset in spec.evaluation.dataset, or remove spec.evaluation.",
+    ModelReason.INVALID_DATASET: "Name a dataset that fits the model in spec.evaluation.dataset.",
+    ModelReason.EVALUATION_FAILED: "Correct spec.evaluation, or the model.",
+}
+TRIED_AGAIN = "It is tried again."
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a step did not succeed."""
+
+    reason: ModelReason
+    message: str
+
+    @property
+    def final(self) -> bool:
+        return self.reason in FINAL
+
+
+def recorded(view: ModelView, status: LeptonModelStatus, now: datetime) -> LeptonModelStatus:
+    """Return the status with the outcome of every step pod that ended."""
+    ended = [pod for pod in view.pods if _ended(pod)]
+    for pod in sorted(ended, key=lambda pod: (pod.created, pod.name)):
+        step = read(pod.annotations)
+        if step is not None:
+            status = _with_outcome(view, status, _Ended(pod, step, now))
+    return tidied(view, status)
+
+
+def tidied(view: ModelView, status: LeptonModelStatus) -> LeptonModelStatus:
+    """Return the status without old versions that nobody uses, and without settled failures."""
+    status = status.model_copy(
+        update={"versions": versions.kept(status.versions, versions.in_use(status, view.services))}
+    )
+    steps = {each.step for each in wanted(view, status)}
+    failing = tuple(each for each in status.failing if step_of(each) in steps)
+    return status.model_copy(update={"failing": failing})
+
+
+def conflicts(view: ModelView) -> list[Event]:
+    """Return a warning for each record that contradicts the digest of a listed version."""
+    listed = view.model.status.versions
+    told = [record for pod in view.pods if _ended(pod) for record in _records(pod)]
+    return [
+        Event(
+            "Warning",
+            ModelReason.VERSION_CONFLICT,
+            f"the store tells {each.digest} for version {each.version}, which is listed with "
+            "another digest; the listed one is kept, because a version never changes. Look who "
+            "writes to the store.",
+        )
+        for each in told
+        if versions.contradicts(listed, each)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Ended:
+    pod: PodView
+    step: Step
+    now: datetime
+
+
+def _ended(pod: PodView) -> bool:
+    # A step may run twice, so one that is being deleted is not waited for.
+    return pod.finished or pod.deleting or pod.gone
+
+
+def _with_outcome(view: ModelView, status: LeptonModelStatus, ended: _Ended) -> LeptonModelStatus:
+    record = _record(ended.pod)
+    if ended.pod.finished and record is not None and record.outcome == "Succeeded":
+        return _SUCCESSES[ended.step.kind](view, status, ended, record)
+    return _with_failure(view, status, ended, failure(ended.pod, record))
+
+
+def _indexed(
+    view: ModelView, status: LeptonModelStatus, ended: _Ended, record: Record
+) -> LeptonModelStatus:
+    asked_at = ended.pod.created
+    if status.indexed_time is not None and asked_at <= status.indexed_time:
+        return status
+    before = {each.version for each in status.versions}
+    status = tidied(view, _with_versions(status, record.versions, ended.step))
+    news = {each.version for each in status.versions} - before
+    status = status.model_copy(
+        # Versions too old to be kept would be told again and again.
+        update={"indexed_time": asked_at, "unlisted": True if record.more and news else None}
+    )
+    if status.unlisted or unlisted_job(view, status) is None:
+        return _without_failure(status, ended.step)
+    return _with_failure(view, status, ended, _missing(view, status))
+
+
+def _imported(
+    view: ModelView, status: LeptonModelStatus, ended: _Ended, record: Record
+) -> LeptonModelStatus:
+    if not record.versions:
+        return _with_failure(view, status, ended, _no_answer(ended.pod))
+    status = _with_versions(status, record.versions, ended.step)
+    source = view.model.spec.source
+    if source is None or source.digest != ended.step.digest:
+        return status
+    imported = Imported(digest=source.digest, version=record.versions[0].version)
+    return _without_failure(status.model_copy(update={"imported": imported}), ended.step)
+
+
+def _evaluated(
+    view: ModelView, status: LeptonModelStatus, ended: _Ended, record: Record
+) -> LeptonModelStatus:
+    number, asked = ended.step.version, view.model.spec.evaluation
+    if record.evaluation is None or number is None:
+        return _with_failure(view, status, ended, _no_answer(ended.pod))
+    listed = versions.find(status.versions, number)
+    if listed is None or listed.digest != ended.step.digest:
+        return status
+    # The dataset is what was asked for; the agent may call it by another name.
+    found = versions.evaluation(record.evaluation).model_copy(
+        update={"dataset": ended.step.dataset or record.evaluation.dataset}
+    )
+    kept = versions.with_evaluation(
+        status.versions, number, found, asked.dataset if asked else None
+    )
+    return _without_failure(status.model_copy(update={"versions": kept}), ended.step)
+
+
+_Success = Callable[[ModelView, LeptonModelStatus, _Ended, Record], LeptonModelStatus]
+_SUCCESSES: dict[str, _Success] = {
+    "index": _indexed,
+    "import": _imported,
+    "evaluate": _evaluated,
+}
+
+
+def _with_versions(
+    status: LeptonModelStatus, told: tuple[VersionRecord, ...], step: Step
+) -> LeptonModelStatus:
+    listed = status.versions
+    for each in told:
+        listed = versions.with_record(listed, each, step.dataset)
+    return status.model_copy(update={"versions": listed})
+
+
+def _with_failure(
+    view: ModelView, status: LeptonModelStatus, ended: _Ended, found: Failure
+) -> LeptonModelStatus:
+    """Return the status with one failure more, if this is the last pod of a wanted step."""
+    entry = entry_of(status, ended.step)
+    counted = entry is not None and entry.pod == ended.pod.uid
+    is_wanted = any(each.step == ended.step for each in wanted(view, status))
+    if counted or not is_wanted or pods_of(view, ended.step)[-1] != ended.pod:
+        return status
+    failures = entry.failures if entry else 0
+    failed = _entry(ended, found, failures + 1, view.model.metadata.generation)
+    others = _without_failure(status, ended.step).failing
+    return status.model_copy(update={"failing": (*others, failed)})
+
+
+def _entry(ended: _Ended, found: Failure, failures: int, generation: int) -> StepStatus:
+    step, container = ended.step, ended.pod.container(CONTAINER)
+    finished = container.finished if container else None
+    return StepStatus(
+        step=step.kind,
+        version=step.version,
+        dataset=step.dataset,
+        uri=step.uri,
+        digest=step.digest,
+        generation=generation,
+        pod=ended.pod.uid,
+        failures=failures,
+        last_failure_time=(finished or ended.now).replace(microsecond=0),
+        reason=found.reason,
+        message=cut(f"{found.message.rstrip('. ')}. {ADVICE.get(found.reason, TRIED_AGAIN)}"),
+        final=found.final,
+    )
+
+
+def _without_failure(status: LeptonModelStatus, step: Step) -> LeptonModelStatus:
+    rest = tuple(each for each in status.failing if step_of(each) != step)
+    return status.model_copy(update={"failing": rest})
+
+
+def failure(pod: PodView, record: Record | None) -> Failure:
+    """Return why this step pod did not succeed."""
+    if not pod.finished:
+        return Failure(
+            ModelReason.POD_LOST, f"pod {pod.name} was deleted, or its node lost, before it ended"
+        )
+    if record is not None and record.reason is not None and record.outcome == "Failed":
+        return Failure(_reason(record.reason), record.message or f"the step ended: {record.reason}")
+    container = pod.container(CONTAINER)
+    if container is not None and container.reason == "OOMKilled":
+        return Failure(
+            ModelReason.OUT_OF_MEMORY,
+            f"pod {pod.name} was killed because it used more memory than it may; an administrator "
+            "can raise stepResources in the chart's values",
+        )
+    if pod.deleted_by_eviction or pod.reason:
+        why = pod.message or pod.reason or "its node needed the room"
+        return Failure(ModelReason.EVICTED, f"pod {pod.name} was taken off its node: {why}")
+    return _no_answer(pod)
+
+
+def _reason(told: str) -> ModelReason:
+    known = {each.value for each in ModelReason}
+    return ModelReason(str(told)) if str(told) in known else ModelReason.STEP_FAILED
+
+
+def _no_answer(pod: PodView) -> Failure:
+    container = pod.container(CONTAINER)
+    how = ending(container) if container else "without a container"
+    said = last_line(container.message) if container else ""
+    return Failure(
+        ModelReason.STEP_FAILED,
+        f"pod {pod.name} ended {how} and did not say why; its last words: {said or '(none)'}",
+    )
+
+
+def _missing(view: ModelView, status: LeptonModelStatus) -> Failure:
+    job = unlisted_job(view, status)
+    output = job.status.output if job else None
+    told = (
+        f"TrainingJob {job.metadata.name} made version {output.version}" if job and output else ""
+    )
+    return Failure(
+        ModelReason.VERSION_MISSING,
+        f"{told}, but the store does not list it. If the store was emptied on purpose, delete "
+        "that job",
+    )
+
+
+def _record(pod: PodView) -> Record | None:
+    container = pod.container(CONTAINER)
+    return parse(container.message) if container is not None else None
+
+
+def _records(pod: PodView) -> tuple[VersionRecord, ...]:
+    record = _record(pod)
+    return record.versions if record is not None else ()
