@@ -132,11 +132,11 @@ class Cluster:
     def load(self, references: Sequence[str], progress: Progress = say) -> None:
         """Import images from buildah's storage into the nodes that run."""
         for node in self._nodes():
-            present = node_images.listed(node.socket)
+            present = node.store.listed()
             for reference in references:
                 if reference not in present:
                     progress(f"Importing {reference} into {node.name} ...")
-                    node_images.load(node.socket, reference, progress)
+                    node_images.load(node.store, reference, progress)
 
     def release_store(self) -> None:
         """Let the next claim have the store's volume after the last one was deleted."""

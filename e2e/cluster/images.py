@@ -12,21 +12,38 @@ import json
 import shutil
 import subprocess
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from e2e.cluster.api import wait_for
 from e2e.cluster.layout import SOCKETS, ClusterError, cache_folder, lock
 from e2e.cluster.process import Daemon
-from e2e.cluster.progress import Progress, duration, need_space, say
+from e2e.cluster.progress import Progress, duration, need_space, say, while_running
 from e2e.cluster.tools import tool
 
 _PREFIX = "localhost/lepton/"
 _NAMESPACE = "k8s.io"
 _START_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Store:
+    """The images of one containerd."""
+
+    socket: Path
+    root: Path
+
+    @property
+    def blobs(self) -> Path:
+        return self.root / "io.containerd.content.v1.content/blobs/sha256"
+
+    def listed(self) -> set[str]:
+        return set(_ctr(self.socket, "images", "list", "--quiet").split())
 
 
 def pause_reference() -> str:
@@ -40,16 +57,18 @@ def prepare(references: Sequence[str], progress: Progress = say) -> None:
     with lock(_home() / ".lock", "Another process imports images; waiting for it ..."):
         if set(wanted) <= _listed():
             return
-        with _template_runtime() as socket:
-            present = listed(socket)
+        for leftover in _home().glob(".import-*"):
+            shutil.rmtree(leftover)
+        with _template_runtime() as store:
+            present = store.listed()
             missing = [reference for reference in wanted if reference not in present]
             _check_space(missing)
             for number, reference in enumerate(missing, 1):
                 progress(f"Importing image {number} of {len(missing)}: {reference} ...")
-                load(socket, reference, progress)
+                load(store, reference, progress)
             for reference in _superseded(present, wanted):
-                _ctr(socket, "images", "remove", "--sync", reference)
-            _list_file().write_text(json.dumps(sorted(listed(socket))))
+                _ctr(store.socket, "images", "remove", "--sync", reference)
+            _list_file().write_text(json.dumps(sorted(store.listed())))
 
 
 def copy_template(root: Path) -> None:
@@ -61,45 +80,83 @@ def copy_template(root: Path) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
         same_disk = _template().stat().st_dev == root.parent.stat().st_dev
         how = "-al" if same_disk else "-a"
-        subprocess.run(["cp", how, str(_template()), str(unfinished)], check=True)
+        # A copy that outlived a killed `up` would write into a folder that `down` removes.
+        copy = ["setpriv", "--pdeathsig=KILL", "cp", how, str(_template()), str(unfinished)]
+        subprocess.run(copy, check=True)
         for database in _template().rglob("*.db"):
-            copy = unfinished / database.relative_to(_template())
-            copy.unlink()
-            shutil.copy2(database, copy)
+            own = unfinished / database.relative_to(_template())
+            own.unlink()
+            shutil.copy2(database, own)
         unfinished.rename(root)
 
 
-def load(socket: Path, reference: str, progress: Progress = say) -> None:
-    """Import an image from buildah's storage (or the pause image) into a running containerd."""
+def load(store: Store, reference: str, progress: Progress = say) -> None:
+    """Import an image from buildah's storage (or the pause image) into a running containerd.
+
+    Only layers that it has not got are read and sent: its own stand as hard links in the folder
+    that skopeo copies to, and skopeo writes no blob that is there.
+    """
     began = time.monotonic()
     if reference == pause_reference():
-        _ctr(socket, "images", "import", "-", standard_input=_pause_archive())
+        _ctr(store.socket, "images", "import", "-", standard_input=_pause_archive())
         return
-    if reference not in built():
+    with tempfile.TemporaryDirectory(prefix=".import-", dir=store.root.parent) as work:
+        blobs = Path(work, "blobs/sha256")
+        blobs.mkdir(parents=True)
+        known = {_link(blob, blobs) for blob in store.blobs.glob("*")}
+        _copy_from_buildah(reference, Path(work), progress)
+        new = [blob for blob in blobs.iterdir() if blob.name not in known]
+        _name_image(Path(work, "index.json"), reference)
+        _send(store.socket, Path(work), new)
+        size_bytes = sum(blob.stat().st_size for blob in new)
+    seconds = duration(time.monotonic() - began)
+    progress(f"  imported in {seconds}, {size_bytes / 1e6:.0f} MB of it new")
+
+
+def _link(blob: Path, folder: Path) -> str:
+    (folder / blob.name).hardlink_to(blob)
+    return blob.name
+
+
+def _copy_from_buildah(reference: str, folder: Path, progress: Progress) -> None:
+    sizes = _built_sizes()
+    if reference not in sizes:
         raise ClusterError(
             f"Image {reference} is not in buildah's storage; `make images` builds the images."
         )
-    push = ["buildah", "push", "--quiet", reference, f"docker-archive:/dev/stdout:{reference}"]
-    with subprocess.Popen(push, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as source:
-        imported = subprocess.run(
-            _ctr_argv(socket, "images", "import", "-"),
-            stdin=source.stdout,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert source.stdout
-        assert source.stderr
-        source.stdout.close()
-        problem = source.stderr.read().decode().strip()
-    if imported.returncode or source.returncode:
-        raise ClusterError(f"{reference} was not imported: {imported.stderr.strip()} {problem}")
-    progress(f"  imported in {duration(time.monotonic() - began)}")
+    argv = ["skopeo", "copy", "--quiet", "--dest-oci-accept-uncompressed-layers"]
+    argv += [f"containers-storage:{reference}", f"oci:{folder}:image"]
+    log = folder / "skopeo.log"
+    with log.open("w") as output, subprocess.Popen(argv, stdout=output, stderr=output) as process:
+        for seconds in while_running(process):
+            progress(f"  copying its layers ({sizes[reference]} at most), {duration(seconds)}")
+    if process.returncode:
+        raise ClusterError(f"{reference} was not copied from buildah: {log.read_text().strip()}")
 
 
-def listed(socket: Path) -> set[str]:
-    """The references of the images that a containerd has."""
-    return set(_ctr(socket, "images", "list", "--quiet").split())
+def _name_image(index: Path, reference: str) -> None:
+    """containerd takes an image's whole name from this annotation."""
+    content = json.loads(index.read_text())
+    content["manifests"][0]["annotations"] = {"io.containerd.image.name": reference}
+    index.write_text(json.dumps(content))
+
+
+def _send(socket: Path, folder: Path, blobs: Sequence[Path]) -> None:
+    """Stream an OCI archive with these blobs; containerd has the others."""
+    argv = _ctr_argv(socket, "images", "import", "-")
+    files = [folder / "oci-layout", folder / "index.json", *blobs]
+    pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL
+    with subprocess.Popen(argv, stdin=pipe, stdout=nowhere, stderr=pipe) as importing:
+        assert importing.stdin
+        assert importing.stderr
+        with suppress(BrokenPipeError), tarfile.open(fileobj=importing.stdin, mode="w|") as archive:
+            for file in files:
+                archive.add(file, file.relative_to(folder))
+        with suppress(BrokenPipeError):
+            importing.stdin.close()
+        problem = importing.stderr.read().decode().strip()
+    if importing.returncode:
+        raise ClusterError(f"containerd did not import the image: {problem}")
 
 
 def built() -> set[str]:
@@ -146,7 +203,7 @@ def _listed() -> set[str]:
 
 
 @contextmanager
-def _template_runtime() -> Iterator[Path]:
+def _template_runtime() -> Iterator[Store]:
     """containerd over the template, for as long as images are imported."""
     run = SOCKETS / ".images"
     run.mkdir(parents=True, exist_ok=True)
@@ -168,7 +225,7 @@ def _template_runtime() -> Iterator[Path]:
         wait_for(
             "containerd for images", lambda: answers(socket), _START_SECONDS, daemon.last_lines
         )
-        yield socket
+        yield Store(socket, _template())
     finally:
         daemon.stop()
         shutil.rmtree(run)
@@ -188,9 +245,9 @@ def _ctr_argv(socket: Path, *arguments: str) -> list[str]:
 
 
 def _check_space(references: Sequence[str]) -> None:
-    """Each is stored twice: as layers and unpacked."""
+    """Each lies there twice, as layers and unpacked, and its layers once more meanwhile."""
     sizes = _built_sizes()
-    needed_bytes = sum(2 * _size_bytes(sizes.get(reference, "0 B")) for reference in references)
+    needed_bytes = sum(3 * _size_bytes(sizes.get(reference, "0 B")) for reference in references)
     need_space(_home(), needed_bytes, "Importing the images")
 
 

@@ -61,6 +61,10 @@ class Node:
         return self.run / "containerd.sock"
 
     @property
+    def store(self) -> images.Store:
+        return images.Store(self.socket, self.containerd_root)
+
+    @property
     def cgroup(self) -> Cgroup:
         """Holds containerd, its shims, the kubelet and, in `pods`, every container."""
         return Cgroup(f"lepton-{self.plane.layout.name}").child(self.name)

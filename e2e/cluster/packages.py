@@ -14,6 +14,7 @@ _PACKAGE_OF = {
     "/usr/sbin/runc": "runc",
     "/usr/lib/cni/ptp": "containernetworking-plugins",
     "buildah": "buildah",
+    "skopeo": "skopeo",
     "iptables": "iptables",
     "conntrack": "conntrack",
     "ip": "iproute2",

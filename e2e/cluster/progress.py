@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+import subprocess
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from e2e.cluster.layout import ClusterError
 
 Progress = Callable[[str], None]
+_REPORT_SECONDS = 15.0
 
 
 def say(sentence: str) -> None:
@@ -31,3 +34,15 @@ def need_space(folder: Path, needed_bytes: int, purpose: str) -> None:
             f"{free_bytes / 1e9:.1f} GB are free. Make room, or set XDG_CACHE_HOME to a folder on "
             "a larger disk."
         )
+
+
+def while_running(process: subprocess.Popen[bytes]) -> Iterator[float]:
+    """Every 15 seconds until the process ends: how long it has run."""
+    began = time.monotonic()
+    while True:
+        try:
+            process.wait(_REPORT_SECONDS)
+        except subprocess.TimeoutExpired:
+            yield time.monotonic() - began
+        else:
+            return

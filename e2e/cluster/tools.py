@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from e2e.cluster.layout import ClusterError, cache_folder, lock
-from e2e.cluster.progress import Progress, duration, need_space, say
+from e2e.cluster.progress import Progress, duration, need_space, say, while_running
 
 SOURCES = Path(__file__).parent / "go"
 KUBERNETES_VERSION = "v1.35.4"
-_REPORT_SECONDS = 15.0
 _BUILD_BYTES = 6 << 30
 """Sources and object files of Kubernetes while it is built; they are removed afterwards."""
 
@@ -141,7 +140,6 @@ class _Step:
 
     def run(self, argv: list[str]) -> list[str]:
         """The lines of its output, standard error included."""
-        began = time.monotonic()
         log = self.work / f"{self.module.name}.log"
         with (
             log.open("w") as file,
@@ -149,10 +147,10 @@ class _Step:
                 argv, cwd=self.module.source, env=self._environment(), stdout=file, stderr=file
             ) as process,
         ):
-            while _still_runs(process):
+            for seconds in while_running(process):
                 done = len(log.read_text().splitlines())
                 share = f", {done} of {self.total} packages" if self.total else ""
-                self.progress(f"  {self.title}{share}, {duration(time.monotonic() - began)}")
+                self.progress(f"  {self.title}{share}, {duration(seconds)}")
         lines = log.read_text().splitlines()
         if process.returncode:
             end = "\n".join(lines[-12:])
@@ -172,14 +170,6 @@ class _Step:
             "GOFLAGS": "-modcacherw -mod=readonly",
             "CGO_ENABLED": "0",
         }
-
-
-def _still_runs(process: subprocess.Popen[bytes]) -> bool:
-    try:
-        process.wait(_REPORT_SECONDS)
-    except subprocess.TimeoutExpired:
-        return True
-    return False
 
 
 def _default_name(package: str) -> str:
