@@ -1,7 +1,7 @@
 """From `kubectl apply` to the first pod, on an idle cluster; what the operator writes at rest.
 
-Latency runs from the start of the client's create call to the pod's ADDED bytes on the same client's
-watch. The floor, in the same run, is a pod that the client creates itself.
+Latency runs from the start of the client's create call to the pod's ADDED bytes on the same
+client's watch. The floor, in the same run, is a pod that the client creates itself.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A cluster with the chart installed, for as long as a benchmark runs; and what the operator used."""
+"""A cluster with the chart installed while a benchmark runs; and what the operator used."""
 
 from __future__ import annotations
 
