@@ -1,0 +1,118 @@
+"""What must survive: a node that dies, an operator that dies, an upgrade, a wiped status."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from e2e import installation
+from e2e.cluster.target import Target
+from e2e.installation import SYSTEM
+from e2e.jobs import attempts, model, service
+from e2e.kubectl import Kubectl
+from e2e.models import upload_digits
+from e2e.test_serving import serves
+from e2e.test_training import WAIT_IN_FIRST_ATTEMPT, completes, gang, job_of
+from e2e.waiting import has_reason, wait_until
+
+
+def pods_by_uid(kubectl: Kubectl) -> dict[str, str]:
+    return {pod["metadata"]["uid"]: pod["metadata"]["name"] for pod in kubectl.list("pods")}
+
+
+@pytest.fixture
+def dying_node(installed: Target) -> Any:
+    """The second node; it is alive again after the test."""
+    cluster = installed.embedded
+    if cluster is None or len(cluster.nodes) < 2:
+        pytest.skip("no node of this cluster may be killed: it is not the embedded one")
+    node = cluster.nodes[1]
+    yield cluster, node
+    cluster.start_node(node)
+
+
+def test_a_node_that_dies_restarts_the_gang_elsewhere(
+    bare_namespace: Kubectl, dying_node: Any
+) -> None:
+    cluster, node = dying_node
+    spread = {"nodeSelector": {"node.lepton.ai/e2e": "true"}}
+    bare_namespace.apply(gang("stranded", then=WAIT_IN_FIRST_ATTEMPT, **spread))
+    job = wait_until(
+        lambda: job_of(bare_namespace, "stranded"),
+        lambda each: has_reason(each, "Running"),
+        "a pod runs",
+    )
+    on_it = [pod for pod in bare_namespace.list("pods") if pod["spec"].get("nodeName") == node]
+    assert on_it, f"the gang does not reach {node}: {job}"
+    cluster.kill_node(node)
+    wait_until(
+        lambda: attempts(job_of(bare_namespace, "stranded")),
+        lambda found: found[0]["outcome"] == "Failed",
+        "an attempt is closed",
+    )
+    first, second = attempts(completes(bare_namespace, "stranded"))
+    assert (first["budget"], first["node"]) == ("Infrastructure", node)
+    assert second["outcome"] == "Succeeded"
+
+
+def test_a_killed_operator_makes_nothing_twice(namespace: Kubectl) -> None:
+    namespace.apply(gang("twice", then=WAIT_IN_FIRST_ATTEMPT))
+    wait_until(
+        lambda: job_of(namespace, "twice"), lambda each: has_reason(each, "Running"), "a pod runs"
+    )
+    before = pods_by_uid(namespace)
+    system = namespace.within(SYSTEM)
+    operators = "app.kubernetes.io/component=operator"
+    for pod in system.list("pods", operators):
+        system.delete("pod", pod["metadata"]["name"], "--grace-period=0", "--force")
+    namespace.delete("pod", "twice-train-1-1")
+    job = completes(namespace, "twice")
+    assert [each["outcome"] for each in attempts(job)] == ["Failed", "Succeeded"]
+    assert job["status"]["restarts"] == {"user": 0, "infrastructure": 1}
+    assert not set(before) & set(pods_by_uid(namespace))
+
+
+def test_an_upgrade_with_other_images_deletes_no_pod(namespace: Kubectl, installed: Target) -> None:
+    namespace.apply(
+        model("digits", source=upload_digits(namespace)),
+        service("digits"),
+        gang("running", then=WAIT_IN_FIRST_ATTEMPT),
+    )
+    serves(namespace, "digits", version=1)
+    wait_until(
+        lambda: job_of(namespace, "running"), lambda each: has_reason(each, "Running"), "a pod runs"
+    )
+    chosen = "lepton.ai/role in (train,serve)"
+    before = {pod["metadata"]["uid"] for pod in namespace.list("pods", chosen)}
+    other = {"images": {"trainer": "localhost/other:1", "triton": "localhost/other:1"}}
+    try:
+        installation.install(installed, values=other)
+        # Each kind has been through a pass of the new operator once these are seen.
+        namespace.run("label", "tj,lisvc", "--all", "seen=by-the-new-one")
+        namespace.run("scale", "lisvc", "digits", "--replicas=2")
+        wait_until(
+            lambda: {pod["metadata"]["uid"] for pod in namespace.list("pods", chosen)},
+            lambda uids: len(uids) == len(before) + 1,
+            "a pod runs",
+        )
+        serves(namespace, "digits", version=1)
+        after = {pod["metadata"]["uid"] for pod in namespace.list("pods", chosen)}
+        assert before < after
+    finally:
+        installation.install(installed)
+
+
+def test_deleting_works_while_the_operator_is_down(namespace: Kubectl) -> None:
+    namespace.apply(gang("orphan", then=WAIT_IN_FIRST_ATTEMPT))
+    wait_until(
+        lambda: job_of(namespace, "orphan"), lambda each: has_reason(each, "Running"), "a pod runs"
+    )
+    system = namespace.within(SYSTEM)
+    system.run("scale", "deployment", installation.RELEASE, "--replicas=0")
+    try:
+        namespace.delete("trainingjob", "orphan")
+        wait_until(lambda: namespace.list("pods"), lambda pods: not pods, "a pod is gone")
+    finally:
+        system.run("scale", "deployment", installation.RELEASE, "--replicas=2")
+        system.run("rollout", "status", "deployment", installation.RELEASE, "--timeout=60s")
