@@ -1,0 +1,146 @@
+"""Objects that must be refused, and the sentence that a person gets: by kubectl and by pydantic."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+ENTRYPOINT = {"entrypoint": ["train.py"]}
+DIGEST = f"sha256:{'a' * 64}"
+
+
+@dataclass(frozen=True, slots=True)
+class Bad:
+    """A spec, and a part of the sentence that refuses it.
+
+    A `rule` is said by both; what is the schema's own business (a bound, a type, an unknown field)
+    has other words in pydantic, which must refuse it all the same.
+    """
+
+    case: str
+    kind: str
+    spec: Mapping[str, Any]
+    sentence: str
+    rule: bool = True
+
+
+def job(case: str, sentence: str, *, rule: bool = True, **spec: Any) -> Bad:
+    return Bad(case, "TrainingJob", ENTRYPOINT | spec, sentence, rule)
+
+
+def model(case: str, sentence: str, *, rule: bool = True, **spec: Any) -> Bad:
+    return Bad(case, "LeptonModel", spec, sentence, rule)
+
+
+def service(case: str, sentence: str, *, rule: bool = True, **spec: Any) -> Bad:
+    return Bad(case, "InferenceService", {"model": {"name": "m"}} | spec, sentence, rule)
+
+
+BAD = (
+    job("a flag of torchrun", "torchrun's own flags", entrypoint=["--nnodes=2", "train.py"]),
+    job("a module without its name", "'-m' and a module", entrypoint=["-m"]),
+    job("an empty entrypoint", "at least 1 items", entrypoint=[], rule=False),
+    job("a variable of the operator's", "LEPTON_", env=[{"name": "LEPTON_X", "value": "1"}]),
+    job("a label of the operator's", "podLabels: keys under", podLabels={"lepton.ai/rank": "0"}),
+    job(
+        "an annotation that unconfines",
+        "can change what a pod may do",
+        podAnnotations={"container.apparmor.security.beta.kubernetes.io/train": "unconfined"},
+    ),
+    job("a label key with a space", "must match", podLabels={"a b": "c"}, rule=False),
+    job(
+        "a volume over the launcher",
+        "mountPath must not be",
+        volumes=[{"name": "a", "claimName": "a", "mountPath": "/lepton/exchange"}],
+    ),
+    job(
+        "a volume that climbs",
+        "nor contain '..'",
+        volumes=[{"name": "a", "claimName": "a", "mountPath": "/data/../lepton"}],
+    ),
+    job(
+        "one path for two volumes",
+        "may be used once",
+        volumes=[
+            {"name": "a", "claimName": "a", "mountPath": "/data"},
+            {"name": "b", "claimName": "b", "mountPath": "/data"},
+        ],
+    ),
+    job("no processes", "from 1 to 64, or auto", numProcPerNode=0),
+    job(
+        "a word for a number of processes",
+        "from 1 to 64, or auto",
+        rule=False,
+        numProcPerNode="many",
+    ),
+    job("no nodes", "greater than or equal to 1", numNodes=0, rule=False),
+    job("too many nodes", "less than or equal to 4096", numNodes=5000, rule=False),
+    job("root", "greater than or equal to 1", runAsUser=0, rule=False),
+    job(
+        "fewer than no GPUs",
+        "not negative",
+        resourcesPerNode={"limits": {"nvidia.com/gpu": -1}},
+    ),
+    job(
+        "a unit that is none",
+        "should match",
+        resourcesPerNode={"limits": {"memory": "1Q"}},
+        rule=False,
+    ),
+    job("an unknown field", 'unknown field "spec.nodes"', nodes=2, rule=False),
+    job("a pod's own fields", 'unknown field "spec.template"', template={}, rule=False),
+    job("an image with a line break", "should match", image="a\nb", rule=False),
+    job("a model's name in capitals", "should match", output={"model": "BAD"}, rule=False),
+    job(
+        "a negative budget",
+        "greater than or equal to 0",
+        failurePolicy={"maxRestarts": -1},
+        rule=False,
+    ),
+    model(
+        "a scheme that is not read",
+        "should match",
+        source={"uri": "ftp://a/b", "digest": DIGEST},
+        rule=False,
+    ),
+    model("a source without a digest", "Required", source={"uri": "s3://a/b"}, rule=False),
+    model(
+        "a digest that is none",
+        "should match",
+        source={"uri": "s3://a/b", "digest": "abc"},
+        rule=False,
+    ),
+    model(
+        "a path that climbs",
+        "must not contain '..'",
+        source={"uri": "pvc://a/../b", "digest": DIGEST},
+    ),
+    model(
+        "two sources at once",
+        'unknown field "spec.source.pvc"',
+        source={"uri": "s3://a/b", "digest": DIGEST, "pvc": "a"},
+        rule=False,
+    ),
+    model(
+        "a threshold without a bound",
+        "give a minimum, a maximum, or both",
+        evaluation={"thresholds": [{"metric": "accuracy"}]},
+    ),
+    model(
+        "bounds that exclude everything",
+        "minimum must not be above maximum",
+        evaluation={"thresholds": [{"metric": "accuracy", "minimum": "0.9", "maximum": "0.5"}]},
+    ),
+    model(
+        "a number instead of a decimal in quotes",
+        "must be of type string",
+        evaluation={"thresholds": [{"metric": "accuracy", "minimum": 0.9}]},
+        rule=False,
+    ),
+    service("fewer than no replicas", "greater than or equal to 0", replicas=-1, rule=False),
+    service(
+        "version zero", "greater than or equal to 1", model={"name": "m", "version": 0}, rule=False
+    ),
+    service("a service without a model", "Required", model={}, rule=False),
+)
