@@ -64,7 +64,7 @@ LOCK = $(UV) pip compile --quiet --universal --generate-hashes --no-emit-index-u
 
 venv: $(VENV)/.ready  ## the project's virtual environment, from locks/dev.txt
 
-$(VENV)/.ready: locks/dev.txt pyproject.toml
+$(VENV)/.ready: locks/dev.txt
 	@echo "Setting up $(VENV) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(VENV)/bin/pip install --quiet "$$(grep -o '^uv==[0-9.]*' locks/dev.txt)"
