@@ -101,6 +101,10 @@ def parse_resolved(text: str | None) -> Resolved | None:
         return None
 
 
+def pod_name(job: TrainingJob, attempt: int, rank: int) -> str:
+    return names.training_pod(job.metadata.name, attempt, rank)
+
+
 def resources(spec: TrainingJobSpec, resolved: Resolved) -> Resources:
     return spec.resources_per_node or resolved.resources or Resources()
 
@@ -136,7 +140,7 @@ def pod(job: TrainingJob, resolved: Resolved, attempt: int, rank: int) -> dict[s
     """Return the pod of one rank in one attempt."""
     spec, recorded = job.spec, resolved.text()
     parts = pods.PodParts(
-        name=names.training_pod(job.metadata.name, attempt, rank),
+        name=pod_name(job, attempt, rank),
         role=ROLE,
         hostname=names.training_hostname(job.metadata.name, rank),
         containers=[_train(spec, resolved, attempt, rank)],

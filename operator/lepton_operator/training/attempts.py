@@ -1,0 +1,132 @@
+"""Attempts: one start of the whole gang each. How they are opened, placed and recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, Literal
+
+from lepton_operator import names
+from lepton_operator.api.training import Attempt
+from lepton_operator.build import training as build
+from lepton_operator.conditions import MAX_MESSAGE, cut
+from lepton_operator.plan import Create, Event, Patch, Plan
+from lepton_operator.training import waiting
+from lepton_operator.training.failure import Budget, Cause, Failure
+from lepton_operator.training.situation import Gang, Situation, has_ended
+from lepton_operator.training.status import refused, written
+
+
+def closed(
+    gang: Gang,
+    outcome: Literal["Succeeded", "Failed", "Suspended"],
+    end_time: datetime,
+    failure: Failure | None = None,
+    *,
+    budget: Budget | None = None,
+) -> Attempt:
+    """Return the open attempt as it is recorded when it ends."""
+    ended: dict[str, Any] = {
+        "outcome": outcome,
+        "end_time": end_time,
+        "resolved": gang.resolved.text(),
+    }
+    if failure is not None:
+        line = failure.last_error_line
+        ended |= {
+            "budget": budget,
+            "reason": failure.cause.value,
+            "message": cut(failure.message),
+            "exit_code": failure.exit_code,
+            "signal": failure.signal,
+            "node": failure.node,
+            "rank": failure.rank,
+            "last_error_line": cut(line, MAX_MESSAGE) if line else None,
+        }
+    return gang.attempt.model_copy(update=ended)
+
+
+def recorded(situation: Situation, attempt: Attempt) -> list[Attempt]:
+    """Return the attempts with this one as the last."""
+    others = [each for each in situation.status.attempts if each.number != attempt.number]
+    return [*(_superseded(each, situation.now) for each in others), attempt]
+
+
+def _superseded(attempt: Attempt, now: datetime) -> Attempt:
+    """Close an attempt that still counts as open though a later one has pods: it lost its end."""
+    if attempt.outcome != "Running":
+        return attempt
+    message = "A later attempt was found; how this one ended is not known."
+    lost = {"outcome": "Failed", "end_time": now, "reason": Cause.POD_LOST, "message": message}
+    return attempt.model_copy(update=lost)
+
+
+def open_next(situation: Situation) -> Plan | None:
+    """Make all pods of the next attempt, with the defaults of today."""
+    if situation.gang is not None:
+        return None
+    previous = situation.previous
+    number = previous.number + 1 if previous else 1
+    resolved = build.resolve(situation.spec, situation.view.defaults)
+    attempt = Attempt(number=number, start_time=situation.now)
+    gang = Gang(attempt, recorded=False, pods={}, resolved=resolved)
+    # Pods of the attempt before must be gone in truth, not only in what was seen.
+    return _opening(situation, gang, relist=previous is not None)
+
+
+def complete_opening(situation: Situation) -> Plan | None:
+    """Make the pods of an attempt that are still missing, and record it."""
+    gang = situation.gang
+    if gang is None or gang.recorded:
+        return None
+    return _opening(situation, gang, relist=False)
+
+
+def _opening(situation: Situation, gang: Gang, *, relist: bool) -> Plan:
+    """Make pods first; the status tells of an attempt only when all its pods were made."""
+    because = f"start attempt {gang.number} on {waiting.pods_of(situation.spec.num_nodes)}"
+    create = tuple(
+        Create(build.pod(situation.job, gang.resolved, gang.number, rank))
+        for rank in situation.ranks
+        if rank not in gang.pods
+    )
+    if situation.view.refusals:
+        status = written(situation, refused(situation))
+        return Plan(because=because, create=create, status=status, relist=relist)
+    attempt = gang.attempt.model_copy(update={"resolved": gang.resolved.text()})
+    return Plan(
+        because=because + _after(situation.previous),
+        create=create,
+        status=written(
+            situation, waiting.verdict(situation), attempts=recorded(situation, attempt)
+        ),
+        events=(_started(situation, gang),),
+        relist=relist,
+    )
+
+
+def _after(previous: Attempt | None) -> str:
+    if previous is None:
+        return ""
+    if previous.outcome == "Failed":
+        return f": attempt {previous.number} failed. {previous.message}"
+    return ": the job was resumed"
+
+
+def _started(situation: Situation, gang: Gang) -> Event:
+    previous = situation.previous
+    again = previous is not None and previous.outcome == "Failed"
+    pods = waiting.pods_of(situation.spec.num_nodes)
+    message = f"Attempt {gang.number} starts on {pods}{_after(previous)}"
+    return Event("Normal", "Restarted" if again else "AttemptStarted", message)
+
+
+def placements(situation: Situation, gang: Gang) -> Iterator[Patch]:
+    """Tell every pod of a gang where rank 0 is, once it has an address."""
+    nodes, first = situation.spec.num_nodes, gang.pods.get(0)
+    if nodes == 1 or first is None or first.ip is None:
+        return
+    for rank, pod in gang.pods.items():
+        told = build.placement(nodes, gang.number, rank, first.ip)
+        if not has_ended(pod) and pod.annotations.get(names.ATTEMPT) != told:
+            yield Patch(pod.reference, {"metadata": {"annotations": {names.ATTEMPT: told}}})

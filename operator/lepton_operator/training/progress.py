@@ -1,0 +1,53 @@
+"""The open attempt goes on: its pods learn where rank 0 is, and the status says how far it is."""
+
+from __future__ import annotations
+
+from lepton_operator.build import training as build
+from lepton_operator.conditions import Verdict
+from lepton_operator.diagnosis import TRANSIENT, Diagnosis, diagnose
+from lepton_operator.plan import Plan
+from lepton_operator.training import attempts, failure, waiting
+from lepton_operator.training.situation import Gang, Situation, ended_well, runs
+from lepton_operator.training.status import Reason, reconciling, settled, written
+from lepton_operator.views import PodView
+
+
+def follow(situation: Situation) -> Plan | None:
+    """Place the ranks of the open attempt, and say whether they run or what they wait for."""
+    gang = situation.gang
+    if gang is None:
+        return None
+    patches = tuple(attempts.placements(situation, gang))
+    verdict = _verdict(situation, gang)
+    status = written(situation, verdict)
+    told = [f"tell {waiting.pods_of(len(patches))} where rank 0 is"] if patches else []
+    said = [f"say {verdict.reason}"] if status else []
+    return Plan(
+        because=", ".join([*told, *said]),
+        patch=patches,
+        status=status,
+        due=failure.silence_due(situation),
+    )
+
+
+def _verdict(situation: Situation, gang: Gang) -> Verdict:
+    pods = [gang.pods[rank] for rank in situation.ranks if rank in gang.pods]
+    idle = [pod for pod in pods if not runs(pod) and not ended_well(pod)]
+    if not idle:
+        return settled(Reason.RUNNING, _running(situation, gang))
+    asked = situation.asked(gang.resolved)
+    found = ((pod, diagnose(pod, asked)) for pod in idle)
+    held_up = next(((pod, each) for pod, each in found if each.reason not in TRANSIENT), None)
+    # Stages of an ordinary start are not told: each would be a write, and a write for each pod.
+    return _held_up(*held_up) if held_up else waiting.verdict(situation)
+
+
+def _held_up(pod: PodView, found: Diagnosis) -> Verdict:
+    return reconciling(Reason(found.reason), f"Pod {pod.name}: {found.message}")
+
+
+def _running(situation: Situation, gang: Gang) -> str:
+    ranks = build.ranks_per_pod(situation.spec, gang.resolved)
+    each = "1 rank" if ranks == 1 else f"{ranks} ranks"
+    pods = waiting.pods_of(situation.spec.num_nodes)
+    return f"Attempt {gang.number} trains on {pods} with {each} in each."

@@ -1,0 +1,172 @@
+"""What a TrainingJob's status says: the closed list of reasons, verdicts, and the whole of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from lepton_operator.api.training import (
+    KEPT_ATTEMPTS,
+    Attempt,
+    OutputStatus,
+    Restarts,
+    TrainingJobStatus,
+)
+from lepton_operator.conditions import (
+    Extra,
+    Standing,
+    Verdict,
+    cut,
+    find,
+    is_true,
+    summarise,
+)
+from lepton_operator.plan import Manifest
+from lepton_operator.training.situation import Situation
+
+COMPLETE = "Complete"
+FAILED = "Failed"
+SUSPENDED = "Suspended"
+
+MAX_CAUSE = 600  # characters of a cause in a message, so that the advice after it is never cut
+
+
+class Reason(StrEnum):
+    """Every reason of the condition Ready."""
+
+    STARTING = "Starting"
+    RESTARTING = "Restarting"
+    RUNNING = "Running"
+    SUSPENDED = "Suspended"
+    COMPLETE = "Complete"
+    NO_CAPACITY = "NoCapacity"
+    IMAGE_ERROR = "ImageError"
+    CONTAINER_ERROR = "ContainerError"
+    CRASH_LOOP = "CrashLoop"
+    OUT_OF_MEMORY = "OutOfMemory"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    NAME_TAKEN = "NameTaken"
+    REFUSED = "Refused"
+    NO_STORE = "NoStore"
+    STORE_UNAVAILABLE = "StoreUnavailable"
+    OUTPUT_REFUSED = "OutputRefused"
+    MAX_RESTARTS_EXCEEDED = "MaxRestartsExceeded"
+    MAX_INFRASTRUCTURE_RESTARTS_EXCEEDED = "MaxInfrastructureRestartsExceeded"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    NO_MODEL = "NoModel"
+    INVALID_MODEL = "InvalidModel"
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a job ended: `type` is Complete or Failed."""
+
+    type: str
+    reason: str
+    message: str
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.type == COMPLETE:
+            return Verdict(Standing.SETTLED, True, self.reason, self.message)
+        return Verdict(Standing.STALLED, False, self.reason, self.message)
+
+
+def settled(reason: Reason, message: str) -> Verdict:
+    return Verdict(Standing.SETTLED, True, reason, message)
+
+
+def reconciling(reason: Reason, message: str) -> Verdict:
+    return Verdict(Standing.RECONCILING, False, reason, message)
+
+
+def refused(situation: Situation) -> Verdict:
+    """Return the verdict about the first thing that the API server did not let us create."""
+    first = situation.view.refusals[0]
+    return reconciling(
+        Reason(first.reason),
+        f"{first.name} cannot be created, which is tried again: {cut(first.message, MAX_CAUSE)}",
+    )
+
+
+def failed(reason: Reason, cause: str, advice: str) -> End:
+    """Return the end of a job that nothing but a new one can mend; the advice is never cut."""
+    again = "then start the job anew: kubectl replace --force -f MANIFEST"
+    return End(FAILED, reason, f"{cut(cause, MAX_CAUSE)} {advice}, {again}")
+
+
+def end(situation: Situation) -> End | None:
+    """Return how the job ended, if it did: no later change revives it."""
+    status = situation.status
+    for kind in (COMPLETE, FAILED):
+        condition = find(status.conditions, kind)
+        if condition is not None and condition.status == "True":
+            return End(kind, condition.reason, condition.message)
+    if status.output is not None or (situation.last and situation.last.outcome == "Succeeded"):
+        return complete(status.output)
+    return None
+
+
+def complete(output: OutputStatus | None) -> End:
+    result = (
+        f"The result is version {output.version} of LeptonModel {output.model}."
+        if output
+        else "No result was kept: the job has no output.model."
+    )
+    return End(COMPLETE, Reason.COMPLETE, f"All ranks ended well. {result}")
+
+
+def active_since(situation: Situation) -> datetime | None:
+    """Return when the job became active; a resume begins anew."""
+    status = situation.status
+    if situation.spec.suspend:
+        return status.start_time
+    if status.start_time is None or is_true(status.conditions, SUSPENDED):
+        return situation.now
+    return status.start_time
+
+
+def written(
+    situation: Situation,
+    verdict: Verdict,
+    *,
+    attempts: Sequence[Attempt] | None = None,
+    restarts: Restarts | None = None,
+    output: OutputStatus | None = None,
+    completion_time: datetime | None = None,
+    ended: End | None = None,
+) -> Manifest | None:
+    """Return the whole wanted status, or None if it is the one that stands."""
+    old, generation = situation.status, situation.job.metadata.generation
+    kept = tuple(old.attempts if attempts is None else attempts)[-KEPT_ATTEMPTS:]
+    wanted = TrainingJobStatus(
+        observed_generation=generation,
+        conditions=summarise(
+            old.conditions,
+            verdict,
+            _extras(situation, ended or end(situation)),
+            generation=generation,
+            now=situation.now,
+        ),
+        attempt=kept[-1].number if kept else None,
+        attempts=kept,
+        restarts=restarts or old.restarts or Restarts(),
+        start_time=active_since(situation),
+        completion_time=completion_time or old.completion_time,
+        output=output or old.output,
+    ).wire()
+    return wanted if wanted != old.wire() else None
+
+
+def _extras(situation: Situation, ended: End | None) -> list[Extra]:
+    extras = [Extra(ended.type, "True", ended.reason, ended.message)] if ended else []
+    before = find(situation.status.conditions, SUSPENDED)
+    if ended and before:
+        return [*extras, Extra(SUSPENDED, before.status, before.reason, before.message)]
+    if situation.spec.suspend and not ended:
+        return [Extra(SUSPENDED, "True", Reason.SUSPENDED, "The job is suspended.")]
+    if before:
+        return [Extra(SUSPENDED, "False", "Resumed", "The job was resumed.")]
+    return extras

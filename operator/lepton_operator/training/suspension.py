@@ -1,0 +1,34 @@
+"""Suspending: recorded first, then the pods go; a resume opens a new attempt."""
+
+from __future__ import annotations
+
+from lepton_operator.conditions import is_true
+from lepton_operator.plan import Event, Plan
+from lepton_operator.training import attempts, waiting
+from lepton_operator.training.situation import Situation
+from lepton_operator.training.status import SUSPENDED, Reason, settled, written
+
+MESSAGE = "The job is suspended and holds nothing: set suspend to false to go on."
+
+
+def suspend(situation: Situation) -> Plan | None:
+    """End the open attempt without counting it, and start none."""
+    if not situation.spec.suspend:
+        return None
+    gang = situation.gang
+    ended = attempts.closed(gang, "Suspended", situation.now) if gang else None
+    status = written(
+        situation,
+        settled(Reason.SUSPENDED, MESSAGE),
+        attempts=attempts.recorded(situation, ended) if ended else None,
+    )
+    left = [] if gang else [each for each in situation.others if not each.pod.deleting]
+    new = not is_true(situation.status.conditions, SUSPENDED)
+    told = [f"delete {waiting.describe(left)}"] if left else []
+    said = ["say that the job is suspended"] if status else []
+    return Plan(
+        because=", ".join([*told, *said]),
+        delete=waiting.deletes(left),
+        status=status,
+        events=(Event("Normal", SUSPENDED, MESSAGE),) if new else (),
+    )

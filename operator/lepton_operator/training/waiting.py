@@ -1,0 +1,132 @@
+"""The time between two attempts: old pods are deleted and gone, and a delay has passed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from lepton_operator.api.training import Attempt
+from lepton_operator.build import training as build
+from lepton_operator.conditions import Verdict, cut
+from lepton_operator.plan import Delete, Plan
+from lepton_operator.training.failure import STORE
+from lepton_operator.training.situation import Member, Situation
+from lepton_operator.training.status import MAX_CAUSE, Reason, reconciling, written
+from lepton_operator.views import PodView
+
+FIRST_DELAY_SECONDS = 1
+MAX_DELAY_SECONDS = 60
+
+
+def verdict(situation: Situation) -> Verdict:
+    """Return the verdict while no attempt is open, or the pods of one are on their way."""
+    return verdict_after(situation, situation.previous)
+
+
+def verdict_after(situation: Situation, previous: Attempt | None) -> Verdict:
+    """Return that verdict after this attempt. It holds until all pods of the next one run."""
+    pods = pods_of(situation.spec.num_nodes)
+    if previous is None or previous.outcome != "Failed":
+        number = previous.number + 1 if previous else 1
+        return reconciling(
+            Reason.STARTING, f"Attempt {number} starts: the job is Ready as soon as {pods} run."
+        )
+    said = cut(previous.message or "It left no message.", MAX_CAUSE)
+    if previous.reason in STORE:
+        return reconciling(Reason(previous.reason), f"{said} It is tried again.")
+    return reconciling(
+        Reason.RESTARTING,
+        f"Attempt {previous.number + 1} takes the place of attempt {previous.number}, which "
+        f"failed. {said}",
+    )
+
+
+def delay_seconds(failures_in_a_row: int) -> int:
+    """Return the time between the end of an attempt and the start of the next: 1 s, doubling."""
+    if not failures_in_a_row:
+        return 0
+    doublings = min(failures_in_a_row - 1, MAX_DELAY_SECONDS.bit_length())
+    return min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS << doublings)
+
+
+def opens_at(attempts: Iterable[Attempt]) -> datetime | None:
+    """Return when the attempt after these may open; None if there is nothing to wait for."""
+    failures = _failures_in_a_row(attempts)
+    if not failures or failures[-1].end_time is None:
+        return None
+    # The status holds whole seconds, and what is decided now must hold when it is read.
+    ended = failures[-1].end_time.replace(microsecond=0)
+    return ended + timedelta(seconds=delay_seconds(len(failures)))
+
+
+def _failures_in_a_row(attempts: Iterable[Attempt]) -> list[Attempt]:
+    found: list[Attempt] = []
+    for attempt in attempts:
+        found = [*found, attempt] if attempt.outcome == "Failed" else []
+    return found
+
+
+def clear(situation: Situation) -> Plan | None:
+    """Delete what is left of attempts that are closed in the status."""
+    left = [each for each in situation.others if not each.pod.deleting]
+    if not left:
+        return None
+    return Plan(
+        because=f"delete {describe(left)}",
+        delete=deletes(left),
+        status=written(situation, verdict(situation)),
+    )
+
+
+def deletes(members: Iterable[Member]) -> tuple[Delete, ...]:
+    return tuple(Delete(each.pod.reference) for each in members)
+
+
+def wait(situation: Situation) -> Plan | None:
+    """Wait until the pods of closed attempts are gone, and until the delay has passed."""
+    if situation.gang is not None:
+        return None
+    due = opens_at(situation.status.attempts)
+    leaving = [each for each in situation.others if not _is_given_up(situation, each.pod)]
+    if not leaving and (due is None or due <= situation.now):
+        return None
+    status = written(situation, verdict(situation))
+    return Plan(
+        because="wait until the next attempt may start" if status else "",
+        status=status,
+        due=_given_up_at(situation) if leaving else due,
+    )
+
+
+def _is_given_up(situation: Situation, pod: PodView) -> bool:
+    """Tell whether a pod stays Terminating for ever, because no kubelet is there to end it."""
+    node = situation.node(pod)
+    if node is not None:
+        return not node.ready
+    at = _given_up_at(situation)
+    return at is not None and at <= situation.now
+
+
+def _given_up_at(situation: Situation) -> datetime | None:
+    """Return when a pod that still exists must be on a silent node, where nodes are not watched.
+
+    A kubelet that answers ends a pod within its grace period.
+    """
+    last = situation.last
+    if situation.view.nodes is not None or last is None or last.end_time is None:
+        return None
+    resolved = build.parse_resolved(last.resolved)
+    grace = build.grace_seconds(situation.spec, resolved) if resolved else None
+    patience = (grace or 0) + situation.view.defaults.node_not_ready_seconds
+    return last.end_time + timedelta(seconds=patience)
+
+
+def pods_of(count: int) -> str:
+    return "1 pod" if count == 1 else f"{count} pods"
+
+
+def describe(members: Iterable[Member]) -> str:
+    """Return e.g. `2 pods of attempt 1`."""
+    pods = list(members)
+    numbers = ", ".join(str(each) for each in sorted({member.attempt for member in pods}))
+    return f"{pods_of(len(pods))} of attempt {numbers}"
