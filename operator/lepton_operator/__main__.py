@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import os
+import secrets
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lepton_operator import crds
+from lepton_operator import crds, settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,11 +23,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lepton-operator", description=__doc__)
     commands = parser.add_subparsers(required=True)
+    operate = commands.add_parser("run", help="run the operator")
+    operate.add_argument("--settings", type=Path, default=settings.DEFAULT_PATH)
+    operate.add_argument(
+        "--kubeconfig",
+        type=Path,
+        default=os.environ.get("KUBECONFIG") or None,
+        help="default: $KUBECONFIG, or the service account of the pod that this runs in",
+    )
+    operate.set_defaults(command=_run)
     crd = commands.add_parser("crds", help="write the CustomResourceDefinitions")
     crd.add_argument("folders", nargs="+", type=Path)
     crd.add_argument("--check", action="store_true", help="only say which files are not current")
     crd.set_defaults(command=_crds)
     return parser
+
+
+def _run(parsed: argparse.Namespace) -> int:
+    # `crds` needs neither Kopf nor a client, and these take a second to import.
+    from lepton_operator import logs, run  # noqa: PLC0415
+    from lepton_operator.leader import Candidate  # noqa: PLC0415
+    from lepton_operator.plans import PLANS  # noqa: PLC0415
+
+    try:
+        chosen = settings.load(parsed.settings)
+    except (OSError, ValueError) as error:
+        print(f"{parsed.settings} cannot be used as settings: {error}", file=sys.stderr)
+        return 2
+    logs.configure(chosen.log_level)
+    namespace = os.environ.get("POD_NAMESPACE", "default")
+    candidate = Candidate(namespace, os.environ.get("POD_UID") or _process_identity())
+    return asyncio.run(run.run(chosen, PLANS, candidate, parsed.kubeconfig))
+
+
+def _process_identity() -> str:
+    """Return who we are outside of a pod; a pod's UID lets a restarted container go on at once."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _crds(parsed: argparse.Namespace) -> int:

@@ -1,0 +1,313 @@
+"""What is known of the cluster: the newest seen state of every object that plans read.
+
+It is fed by watches, by lists, and by the answers to our own writes. Whichever comes late loses:
+a resourceVersion is never replaced by an older one, and a UID that was deleted never comes back.
+A deleted pod stays as a tombstone, because the kubelet removes a drained pod right after its last
+status, and a plan may not have seen it yet.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from lepton_operator import bodies
+from lepton_operator.api.common import StatusModel
+from lepton_operator.bodies import Body
+from lepton_operator.plan import Reference
+from lepton_operator.views import NodeView, PodView, ServiceView
+
+MAX_TOMBSTONES = 20_000
+MAX_TOMBSTONE_SECONDS = 3600.0
+MAX_DELETED_UIDS = 50_000
+
+
+class Key(NamedTuple):
+    """One of our own objects; what the queue holds."""
+
+    kind: str
+    namespace: str
+    name: str
+
+
+@dataclass(slots=True, eq=False)
+class OwnObject:
+    """An object of one of our kinds. `parsed` is kept with the version it was parsed from."""
+
+    key: Key
+    uid: str
+    generation: int
+    resource_version: str
+    model: str | None
+    body: Body
+    parsed: StatusModel | Exception | None = None
+
+    @property
+    def reference(self) -> Reference:
+        return Reference(self.key.kind, self.key.namespace, self.key.name, self.uid)
+
+
+Value = OwnObject | PodView | ServiceView | NodeView
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What an event changed; None stands for an object that is not there."""
+
+    before: Value | None
+    after: Value | None
+
+
+@dataclass(slots=True)
+class _Entry:
+    kind: str
+    namespace: str
+    version: str
+    order: int  # how many entries had been put before this one
+    value: Value
+
+
+@dataclass(slots=True)
+class Listing:
+    """A list in progress: what was there before it began and is not in it has been deleted."""
+
+    kind: str
+    covers: Callable[[Value], bool]
+    began: int
+    seen: set[str] = field(default_factory=set)
+
+
+class Cache:
+    def __init__(self, gpu_resource: str, clock: Callable[[], float] = time.monotonic) -> None:
+        self._gpu_resource = gpu_resource
+        self._clock = clock
+        self._order = 0
+        self._entries: dict[str, _Entry] = {}  # by UID
+        self._own: dict[Key, OwnObject] = {}
+        self._keys: dict[str, Key] = {}  # of our own objects, by UID
+        self._children: dict[str, dict[str, PodView | ServiceView]] = {}  # by owner's UID, by UID
+        self._users: dict[tuple[str, str], set[Key]] = {}  # by namespace and model
+        self._tombstones: OrderedDict[str, tuple[float, PodView]] = OrderedDict()
+        self._deleted: OrderedDict[str, None] = OrderedDict()
+
+    def own(self, key: Key) -> OwnObject | None:
+        return self._own.get(key)
+
+    def own_keys(self) -> list[Key]:
+        """Return the keys of all our own objects."""
+        return list(self._own)
+
+    def pods(self, owner: str) -> tuple[PodView, ...]:
+        """Return the pods of an owner's UID, tombstones included, by name."""
+        children = self._children.get(owner, {}).values()
+        pods = (each for each in children if isinstance(each, PodView))
+        return tuple(sorted(pods, key=lambda pod: (pod.name, pod.created)))
+
+    def service(self, owner: str) -> ServiceView | None:
+        """Return the Service of an owner's UID."""
+        children = self._children.get(owner, {}).values()
+        return next((each for each in children if isinstance(each, ServiceView)), None)
+
+    def users(self, namespace: str, model: str) -> list[Key]:
+        """Return the jobs and services that name this model."""
+        return sorted(self._users.get((namespace, model), ()))
+
+    def nodes(self) -> tuple[NodeView, ...]:
+        found = [e.value for e in self._entries.values() if isinstance(e.value, NodeView)]
+        return tuple(sorted(found, key=lambda node: node.name))
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of objects of each kind, tombstones apart."""
+        found: dict[str, int] = {"tombstones": len(self._tombstones)}
+        for entry in self._entries.values():
+            found[entry.kind] = found.get(entry.kind, 0) + 1
+        return found
+
+    def put(self, kind: str, body: Body) -> Change | None:
+        """Take in an object's state; None if nothing is new about it."""
+        metadata = body["metadata"]
+        uid, version = metadata["uid"], metadata["resourceVersion"]
+        known = self._entries.get(uid)
+        if uid in self._deleted or (known and not _newer(version, known.version)):
+            return None
+        value = self._value(kind, body)
+        before = known.value if known else None
+        if isinstance(value, OwnObject) and not known:
+            self._displace(value.key)
+        self._order += 1
+        namespace = metadata.get("namespace", "")
+        self._entries[uid] = _Entry(kind, namespace, version, self._order, value)
+        self._index(uid, before, value)
+        return Change(before, value) if before != value else None
+
+    def remove(self, kind: str, body: Body) -> Change | None:
+        """Take in that an object was deleted, with its last state; None if it was not known."""
+        uid = body["metadata"]["uid"]
+        if uid in self._deleted and uid not in self._tombstones:
+            return None
+        return self._removed(uid, self._value(kind, body))
+
+    def vanish(self, uid: str) -> Change | None:
+        """Take in that an object is not there any more, whose last state nobody saw."""
+        entry = self._entries.get(uid)
+        return self._removed(uid, entry.value) if entry else None
+
+    def begin_listing(self, kind: str, covers: Callable[[Value], bool] | None = None) -> Listing:
+        """Mark the moment before a list is asked for; `covers` says which objects it would hold."""
+        return Listing(kind, covers or (lambda _: True), self._order)
+
+    def take(self, listing: Listing, page: Iterable[Body]) -> list[Change]:
+        """Take in a page of a list."""
+        found = list(page)
+        listing.seen.update(each["metadata"]["uid"] for each in found)
+        changes = (self.put(listing.kind, each) for each in found)
+        return [change for change in changes if change is not None]
+
+    def end_listing(self, listing: Listing) -> list[Change]:
+        """Remove what the whole list did not hold although it should have."""
+        vanished = [
+            (uid, entry.value)
+            for uid, entry in self._entries.items()
+            if entry.kind == listing.kind
+            and entry.order <= listing.began
+            and uid not in listing.seen
+            and listing.covers(entry.value)
+        ]
+        return [self._removed(uid, value) for uid, value in vanished]
+
+    def forget(self, tombstones: Iterable[PodView]) -> None:
+        """Drop tombstones that a plan saw and whose meaning is in the status."""
+        for pod in tombstones:
+            if self._tombstones.pop(pod.uid, None):
+                self._drop_child(pod)
+
+    def affected(self, change: Change) -> set[Key]:
+        """Return the keys whose plans read what this change is about."""
+        value = change.after or change.before
+        if isinstance(value, OwnObject):
+            return self._affected_by_own(value, change)
+        if isinstance(value, NodeView):
+            return self._affected_by_node(value.name)
+        owner = self._keys.get((value.owner_uid if value else None) or "")
+        return {owner} if owner else set()
+
+    def _value(self, kind: str, body: Body) -> Value:
+        if kind == "Pod":
+            return bodies.pod_view(body)
+        if kind == "Service":
+            return bodies.service_view(body)
+        if kind == "Node":
+            return bodies.node_view(body, self._gpu_resource)
+        return _own_object(kind, body)
+
+    def _displace(self, key: Key) -> None:
+        """Remove the object that had this key before, whose deletion was not seen yet."""
+        old = self._own.get(key)
+        if old:
+            self._removed(old.uid, old)
+
+    def _index(self, uid: str, before: Value | None, value: Value) -> None:
+        if isinstance(value, OwnObject):
+            self._unindex_model(before)
+            self._own[value.key] = value
+            self._keys[uid] = value.key
+            if value.model:
+                self._users.setdefault((value.key.namespace, value.model), set()).add(value.key)
+        elif isinstance(value, PodView | ServiceView) and value.owner_uid:
+            self._children.setdefault(value.owner_uid, {})[uid] = value
+
+    def _removed(self, uid: str, last: Value) -> Change:
+        entry = self._entries.pop(uid, None)
+        self._deleted[uid] = None
+        if len(self._deleted) > MAX_DELETED_UIDS:
+            self._deleted.popitem(last=False)
+        if isinstance(last, OwnObject):
+            self._remove_own(last)
+        elif isinstance(last, PodView):
+            self._bury(last)
+        elif isinstance(last, ServiceView):
+            self._drop_child(last)
+        return Change(entry.value if entry else last, None)
+
+    def _remove_own(self, last: OwnObject) -> None:
+        self._unindex_model(self._own.get(last.key))
+        if (current := self._own.get(last.key)) and current.uid == last.uid:
+            del self._own[last.key]
+        self._keys.pop(last.uid, None)
+        children = self._children.get(last.uid, {})
+        self.forget([each for each in children.values() if isinstance(each, PodView)])
+
+    def _bury(self, last: PodView) -> None:
+        """Keep a pod's last state, unless nobody is left who would read it."""
+        owner = last.owner_uid
+        if not owner or owner in self._deleted:
+            self._drop_child(last)
+            return
+        gone = replace(last, gone=True)
+        self._children.setdefault(owner, {})[last.uid] = gone
+        self._tombstones[last.uid] = (self._clock(), gone)
+        self.forget(list(self._worn_tombstones()))
+
+    def _worn_tombstones(self) -> Iterator[PodView]:
+        oldest_kept = self._clock() - MAX_TOMBSTONE_SECONDS
+        surplus = len(self._tombstones) - MAX_TOMBSTONES
+        for index, (buried, pod) in enumerate(self._tombstones.values()):
+            if index >= surplus and buried >= oldest_kept:
+                return
+            yield pod
+
+    def _drop_child(self, child: PodView | ServiceView) -> None:
+        children = self._children.get(child.owner_uid or "", {})
+        children.pop(child.uid, None)
+        if not children:
+            self._children.pop(child.owner_uid or "", None)
+
+    def _unindex_model(self, value: Value | None) -> None:
+        if isinstance(value, OwnObject) and value.model:
+            place = (value.key.namespace, value.model)
+            users = self._users.get(place, set())
+            users.discard(value.key)
+            if not users:
+                self._users.pop(place, None)
+
+    def _affected_by_own(self, value: OwnObject, change: Change) -> set[Key]:
+        key = value.key
+        found = {key}
+        if key.kind == "LeptonModel":
+            found.update(self._users.get((key.namespace, key.name), ()))
+        for each in (change.before, change.after):
+            if isinstance(each, OwnObject) and each.model:
+                found.add(Key("LeptonModel", key.namespace, each.model))
+        return found
+
+    def _affected_by_node(self, name: str) -> set[Key]:
+        """Return the owners of the node's pods, and of pods that wait for any node."""
+        pods = (e.value for e in self._entries.values() if isinstance(e.value, PodView))
+        owners = {
+            pod.owner_uid
+            for pod in pods
+            if not pod.finished and (pod.node == name or pod.node is None)
+        }
+        return {self._keys[uid] for uid in owners if uid in self._keys}
+
+
+def _own_object(kind: str, body: Body) -> OwnObject:
+    metadata = body["metadata"]
+    return OwnObject(
+        key=Key(kind, metadata["namespace"], metadata["name"]),
+        uid=metadata["uid"],
+        generation=int(metadata.get("generation", 0)),
+        resource_version=metadata["resourceVersion"],
+        model=bodies.model_name(kind, body),
+        body=bodies.trimmed(body),
+    )
+
+
+def _newer(version: str, known: str) -> bool:
+    """Compare resourceVersions: numbers, as Kubernetes 1.35 promises, or else by arrival."""
+    if version.isdigit() and known.isdigit():
+        return int(version) > int(known)
+    return version != known

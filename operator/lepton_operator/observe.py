@@ -1,0 +1,203 @@
+"""All the reading: lists, and the views that plans read."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from lepton_operator import errors, names
+from lepton_operator.api.common import StatusModel
+from lepton_operator.api.inference import InferenceService
+from lepton_operator.api.model import LeptonModel
+from lepton_operator.api.training import TrainingJob
+from lepton_operator.cache import Cache, Change, Key, OwnObject, Value
+from lepton_operator.cluster import Cluster
+from lepton_operator.settings import Settings
+from lepton_operator.views import (
+    InferenceView,
+    ModelView,
+    NodeView,
+    PodView,
+    Refusal,
+    ServiceView,
+    TrainingView,
+)
+
+KINDS: Mapping[str, type[StatusModel]] = {
+    "TrainingJob": TrainingJob,
+    "LeptonModel": LeptonModel,
+    "InferenceService": InferenceService,
+}
+_CHILD_KINDS: Mapping[str, tuple[str, ...]] = {
+    "TrainingJob": ("Pod",),
+    "LeptonModel": ("Pod",),
+    "InferenceService": ("Pod", "Service"),
+}
+
+View = TrainingView | ModelView | InferenceView
+Refusals = tuple[Refusal, ...]
+Own = TypeVar("Own", TrainingJob, LeptonModel, InferenceService)
+
+
+@dataclass(frozen=True, slots=True)
+class Observer:
+    cluster: Cluster
+    cache: Cache
+    settings: Settings
+
+    @property
+    def namespaces(self) -> tuple[str | None, ...]:
+        """The namespaces that are watched; None stands for all."""
+        return self.settings.watch_namespaces or (None,)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds that are watched: ours, their children, and nodes if we may see them."""
+        children = ("Pod", "Service")
+        return (
+            (*KINDS, *children) if self.settings.watch_namespaces else (*KINDS, *children, "Node")
+        )
+
+    def parse(self, own: OwnObject, kind: type[Own]) -> Own:
+        """Return the object by its pydantic model; raises ValidationError. Work is done once."""
+        if own.parsed is None:
+            own.parsed = _parsed(kind, own.body)
+        if isinstance(own.parsed, kind):
+            return own.parsed
+        raise own.parsed if isinstance(own.parsed, Exception) else TypeError(own.key.kind)
+
+    def view(self, own: OwnObject, refusals: Refusals) -> View:
+        """Return what the plan of this object reads; raises ValidationError for its own spec."""
+        return _VIEWS[own.key.kind](self, own, refusals)
+
+    async def relist(self, own: OwnObject) -> list[Change]:
+        """Read the object and its children live."""
+        key = own.key
+        selector = names.selector(names.owner_labels(key.kind, key.name))
+        lists = [
+            self._list(kind, key.namespace, selector, _owned_by(own.uid))
+            for kind in _CHILD_KINDS[key.kind]
+        ]
+        changes = await asyncio.gather(self.refresh(own), *lists)
+        return [each for some in changes for each in some]
+
+    async def refresh(self, own: OwnObject) -> list[Change]:
+        """Read the object itself live."""
+        key = own.key
+        try:
+            body = await self.cluster.get(key.kind, key.namespace, key.name)
+        except errors.NotFound:
+            change = self.cache.remove(key.kind, own.body)
+        else:
+            change = self.cache.put(key.kind, body)
+        return [change] if change else []
+
+    async def relist_kind(self, kind: str) -> list[Change]:
+        """List all objects of a kind live; what vanished since the last look is removed."""
+        changes: list[Change] = []
+        for namespace in self.namespaces:
+            within = namespace if kind != "Node" else None
+            changes += await self._list(kind, within, None, _within(within))
+        return changes
+
+    async def _list(
+        self,
+        kind: str,
+        namespace: str | None,
+        selector: str | None,
+        covers: Callable[[Value], bool],
+    ) -> list[Change]:
+        changes: list[Change] = []
+        listing = self.cache.begin_listing(kind, covers)
+        async for page in self.cluster.list_pages(kind, namespace, selector):
+            changes += self.cache.take(listing, page)
+        return changes + self.cache.end_listing(listing)
+
+    def _training(self, own: OwnObject, refusals: Refusals) -> TrainingView:
+        return TrainingView(
+            job=self.parse(own, TrainingJob),
+            defaults=self.settings.defaults,
+            pods=self.cache.pods(own.uid),
+            model=self._model(own),
+            nodes=self._nodes(),
+            refusals=refusals,
+        )
+
+    def _modelled(self, own: OwnObject, refusals: Refusals) -> ModelView:
+        users = self.cache.users(own.key.namespace, own.key.name)
+        return ModelView(
+            model=self.parse(own, LeptonModel),
+            defaults=self.settings.defaults,
+            pods=self.cache.pods(own.uid),
+            jobs=self._others(TrainingJob, users),
+            services=self._others(InferenceService, users),
+            nodes=self._nodes(),
+            refusals=refusals,
+        )
+
+    def _inference(self, own: OwnObject, refusals: Refusals) -> InferenceView:
+        return InferenceView(
+            service=self.parse(own, InferenceService),
+            defaults=self.settings.defaults,
+            pods=self.cache.pods(own.uid),
+            kubernetes_service=self.cache.service(own.uid),
+            model=self._model(own),
+            nodes=self._nodes(),
+            refusals=refusals,
+        )
+
+    def _nodes(self) -> tuple[NodeView, ...] | None:
+        return None if self.settings.watch_namespaces else self.cache.nodes()
+
+    def _model(self, own: OwnObject) -> LeptonModel | None:
+        if own.model is None:
+            return None
+        keys = [Key("LeptonModel", own.key.namespace, own.model)]
+        return next(iter(self._others(LeptonModel, keys)), None)
+
+    def _others(self, kind: type[Own], keys: Iterable[Key]) -> tuple[Own, ...]:
+        """Return other objects that a plan reads; one that is not valid is as if it were absent."""
+        owns = (self.cache.own(key) for key in keys if KINDS[key.kind] is kind)
+        found = (self._valid(own, kind) for own in owns if own)
+        return tuple(each for each in found if each)
+
+    def _valid(self, own: OwnObject, kind: type[Own]) -> Own | None:
+        try:
+            return self.parse(own, kind)
+        except ValidationError:
+            return None
+
+
+_VIEWS: Mapping[str, Callable[[Observer, OwnObject, Refusals], View]] = {
+    "TrainingJob": Observer._training,  # noqa: SLF001 - of the class above
+    "LeptonModel": Observer._modelled,  # noqa: SLF001
+    "InferenceService": Observer._inference,  # noqa: SLF001
+}
+
+
+def _parsed(kind: type[Own], body: Mapping[str, Any]) -> Own | ValidationError:
+    """Parse; a status that nobody can read counts as lost, and is made again."""
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        if all(each["loc"][:1] == ("status",) for each in error.errors()):
+            return kind.model_validate({**body, "status": {}})
+        return error
+
+
+def _owned_by(uid: str) -> Callable[[Value], bool]:
+    return lambda value: isinstance(value, PodView | ServiceView) and value.owner_uid == uid
+
+
+def _within(namespace: str | None) -> Callable[[Value], bool]:
+    return lambda value: namespace is None or _namespace(value) == namespace
+
+
+def _namespace(value: Value) -> str:
+    if isinstance(value, OwnObject):
+        return value.key.namespace
+    return "" if isinstance(value, NodeView) else value.namespace

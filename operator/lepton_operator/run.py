@@ -1,0 +1,273 @@
+"""The operator as a process: stand by, lead, end."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import time
+from collections.abc import Coroutine, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lepton_operator import cluster as clusters
+from lepton_operator import errors, handlers, health, logs
+from lepton_operator.cache import Cache, Key
+from lepton_operator.cluster import OWN_KINDS, Cluster
+from lepton_operator.execute import Executor
+from lepton_operator.health import Health, LoopLag
+from lepton_operator.inbox import Inbox
+from lepton_operator.leader import Candidate, Leader
+from lepton_operator.metrics import Metrics
+from lepton_operator.observe import Observer
+from lepton_operator.queue import WorkQueue
+from lepton_operator.reconcile import Planner, Reconciler
+from lepton_operator.settings import Settings
+from lepton_operator.watches import Watches
+
+_DRAIN_SECONDS = 10.0
+_END_OF_WATCHES_SECONDS = 3.0
+_RETRY_SECONDS = 1.0
+_RESYNC_SPREAD = 0.1
+
+_log = logs.logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What a leader works with."""
+
+    settings: Settings
+    leader: Leader
+    watches: Watches
+    observer: Observer
+    queue: WorkQueue[Key]
+    inbox: Inbox
+    listed: asyncio.Event
+    stop: asyncio.Event
+    random: random.Random
+
+
+async def run(
+    settings: Settings,
+    plans: Mapping[str, Planner],
+    candidate: Candidate,
+    kubeconfig: Path | None = None,
+) -> int:
+    """Run until SIGTERM (0), or until something ends that must not (1)."""
+    metrics = Metrics()
+    async with AsyncExitStack() as stack:
+        # The Lease has connections of its own: a burst of writes must not delay its renewal.
+        lease_cluster = await clusters.connect(kubeconfig, metrics)
+        stack.push_async_callback(lease_cluster.close)
+        cluster = await clusters.connect(kubeconfig, metrics)
+        stack.push_async_callback(cluster.close)
+        leader = Leader(lease_cluster, settings.leader_election, candidate, metrics)
+        cluster.may_write = leader.held
+        parts = _assemble(settings, plans, cluster, leader, metrics)
+        lag = LoopLag()
+        ticking = asyncio.create_task(lag.measure(), name="loop lag")
+        stack.callback(ticking.cancel)
+        state = Health(leader, parts.watches, lag, parts.listed.is_set)
+        server = await health.serve(state, metrics, settings.http_port)
+        stack.push_async_callback(server.cleanup)
+        return await _stand_by_and_lead(parts)
+
+
+def _assemble(
+    settings: Settings,
+    plans: Mapping[str, Planner],
+    cluster: Cluster,
+    leader: Leader,
+    metrics: Metrics,
+) -> Parts:
+    cache = Cache(settings.defaults.gpu_resource)
+    observer = Observer(cluster, cache, settings)
+    randomness = random.Random()  # noqa: S311 - spreads retries, keeps no secret
+    for kind in OWN_KINDS:
+        metrics.max_workers.labels(kind.lower()).set(settings.workers)
+
+    async def process(key: Key) -> Any:
+        return await reconciler(key)
+
+    queue = WorkQueue[Key](
+        process,
+        workers=settings.workers,
+        patience_seconds=settings.pods_first_seconds,
+        metrics=metrics,
+        randomness=randomness,
+    )
+    inbox = Inbox(cache, queue)
+    reconciler = Reconciler(
+        observer,
+        Executor(cluster, cache),
+        plans,
+        wake=inbox.wake,
+        should_put_off=queue.should_put_off,
+        metrics=metrics,
+    )
+    return Parts(
+        settings=settings,
+        leader=leader,
+        watches=Watches(observer.kinds, observer.namespaces, metrics),
+        observer=observer,
+        queue=queue,
+        inbox=inbox,
+        listed=asyncio.Event(),
+        stop=asyncio.Event(),
+        random=randomness,
+    )
+
+
+async def _stand_by_and_lead(parts: Parts) -> int:
+    _stop_on_signals(parts.stop)
+    if not await _unless_stopped(parts.leader.acquire(), parts.stop):
+        return 0
+    leading = asyncio.create_task(_lead(parts), name="lead")
+    stopping = asyncio.create_task(parts.stop.wait(), name="stop")
+    try:
+        await asyncio.wait({leading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return _exit_code(leading)
+    finally:
+        # First what a standby waits for: no more writes from here, then the Lease.
+        await parts.queue.stop(_DRAIN_SECONDS if parts.leader.held() else 0.0)
+        await parts.leader.release()
+        await _cancelled(leading, stopping)
+
+
+def _exit_code(leading: asyncio.Task[None]) -> int:
+    error = leading.exception() if leading.done() else None
+    if error is None:
+        _log.info("The operator ends: it was asked to")
+        return 0
+    _log.error("The operator ends", error=str(error), exception=type(error).__name__)
+    return 1
+
+
+async def _lead(parts: Parts) -> None:
+    """Keep the Lease and work; ends with the error of whichever ends first."""
+    await _first_of(parts.leader.keep(), _control(parts))
+
+
+async def _control(parts: Parts) -> None:
+    await _wait_for_kinds(parts)
+    others = asyncio.all_tasks()
+    end = asyncio.Event()
+    tasks = await handlers.spawn(parts.observer, parts.watches, parts.inbox, end)
+    _stop_on_signals(parts.stop)  # Kopf has put handlers of its own in their place
+    watching = asyncio.create_task(handlers.attend(tasks, others), name="watches")
+    try:
+        await _first_of(_joined(watching), _work(parts))
+    finally:
+        end.set()
+        await asyncio.wait([watching], timeout=_END_OF_WATCHES_SECONDS)
+        watching.cancel()
+
+
+async def _work(parts: Parts) -> None:
+    """List everything once the watches miss nothing any more, then reconcile for ever."""
+    await parts.watches.established()
+    began = time.monotonic()
+    relisted: asyncio.Queue[str] = asyncio.Queue()
+    for kind in parts.observer.kinds:
+        await _relist(parts, kind)
+    parts.watches.relisted = relisted.put_nowait
+    for key in parts.observer.cache.own_keys():
+        parts.queue.add(key)
+    parts.listed.set()
+    seconds = round(time.monotonic() - began, 3)
+    _log.info("Everything is listed", seconds=seconds, **parts.observer.cache.counts())
+    parts.queue.start()
+    await _resync(parts, relisted)
+
+
+async def _resync(parts: Parts, relisted: asyncio.Queue[str]) -> None:
+    """List again what a watch had to list again, and everything on a slow timer."""
+    spread = parts.settings.resync_seconds * _RESYNC_SPREAD
+    while True:
+        wait = parts.settings.resync_seconds + parts.random.uniform(-spread, spread)
+        kinds = parts.observer.kinds
+        try:
+            kinds = (await asyncio.wait_for(relisted.get(), wait),)
+        except TimeoutError:
+            _log.debug("Listing everything anew")
+        for kind in kinds:
+            await _relist(parts, kind)
+
+
+async def _relist(parts: Parts, kind: str) -> None:
+    while True:
+        try:
+            parts.inbox.wake(await parts.observer.relist_kind(kind))
+        except errors.ApiError as error:
+            _log.warning("Listing failed, it is tried again", kind=kind, error=error.message)
+            await asyncio.sleep(_RETRY_SECONDS)
+        else:
+            return
+
+
+async def _wait_for_kinds(parts: Parts) -> None:
+    """Kopf never watches a kind that was not there when it started, so wait for the CRDs."""
+    said = False
+    while True:
+        try:
+            missing = [kind for kind in OWN_KINDS if not await _served(parts, kind)]
+        except errors.ApiError as error:
+            _log.warning("The API server does not answer yet", error=error.message)
+            missing = list(OWN_KINDS)
+        else:
+            if missing and not said:
+                _log.warning("CRDs are missing; apply crds/", kinds=",".join(missing))
+                said = True
+        if not missing:
+            return
+        await asyncio.sleep(_RETRY_SECONDS)
+
+
+async def _served(parts: Parts, kind: str) -> bool:
+    return await parts.observer.cluster.serves(kind, parts.observer.namespaces[0])
+
+
+async def _joined(task: asyncio.Task[None]) -> None:
+    """Wait for a task, which outlives the cancellation of the one who waits."""
+    await asyncio.shield(task)
+    raise RuntimeError("The watches ended without being asked to.")
+
+
+async def _unless_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> bool:
+    """Do some work; False if it was stopped before it was done."""
+    working = asyncio.create_task(work)
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+            return True
+        return False
+    finally:
+        await _cancelled(working, stopping)
+
+
+async def _first_of(*works: Coroutine[Any, Any, None]) -> None:
+    """Run all until one ends, and end like that one."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        await _cancelled(*tasks)
+
+
+async def _cancelled(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _stop_on_signals(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for each in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(each, stop.set)
