@@ -27,7 +27,11 @@ class Images(ApiModel):
 class Triton(ApiModel):
     """The Triton server that the image above holds."""
 
-    version: str = Field(default="2.51.0", description="Triton server version, e.g. 2.51.0")
+    version: str = Field(
+        default="2.51.0",
+        pattern="^[0-9]+[.][0-9]+([.][0-9]+)?$",
+        description="Triton server version, e.g. 2.51.0",
+    )
     max_opset: int = Field(default=21, description="newest ONNX opset that it loads")
     max_ir: int = Field(default=10, description="newest ONNX IR version that it loads")
     max_batch_size: int = 32

@@ -1,0 +1,1 @@
+"""The decisions about an InferenceService: the version, its pods, and their replacement."""

@@ -1,0 +1,40 @@
+"""The closed list of reasons in an InferenceService's status and Events."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class ServingReason(StrEnum):
+    """Why an InferenceService, or one of its pods, is as it is."""
+
+    SERVING = "Serving"
+    SCALED_TO_ZERO = "ScaledToZero"
+    ROLLING_OUT = "RollingOut"
+    SCALING_DOWN = "ScalingDown"
+    STARTING = "Starting"
+    DRAINING = "Draining"
+
+    # What it depends on is not there yet.
+    MODEL_NOT_FOUND = "ModelNotFound"
+    VERSION_NOT_FOUND = "VersionNotFound"
+    NO_ACCEPTED_VERSION = "NoAcceptedVersion"
+
+    # What keeps a pod from being ready.
+    NO_CAPACITY = "NoCapacity"
+    NODE_LOST = "NodeLost"
+    IMAGE_ERROR = "ImageError"
+    CONTAINER_ERROR = "ContainerError"
+    NO_STORE = "NoStore"
+    STORE_UNAVAILABLE = "StoreUnavailable"
+    FETCH_FAILED = "FetchFailed"
+    MODEL_LOAD_FAILED = "ModelLoadFailed"
+    OUT_OF_MEMORY = "OutOfMemory"
+    CRASH_LOOP = "CrashLoop"
+    EVICTED = "Evicted"
+    POD_FAILED = "PodFailed"
+
+    # What keeps it from being made.
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    NAME_TAKEN = "NameTaken"
+    REFUSED = "Refused"

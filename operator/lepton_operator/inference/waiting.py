@@ -1,0 +1,133 @@
+"""Why a replica is not ready, and what failed last: for the status, in words of serving."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from datetime import datetime
+
+from lepton_operator.api.inference import KEPT_WAITING, LastFailure, Waiting
+from lepton_operator.build.serving import FETCH, TRITON
+from lepton_operator.conditions import cut
+from lepton_operator.diagnosis import (
+    TRANSIENT,
+    Asked,
+    Diagnosis,
+    PodReason,
+    diagnose,
+    ending,
+    failing,
+    last_line,
+    last_message,
+)
+from lepton_operator.inference.fleet import Fleet
+from lepton_operator.inference.reasons import ServingReason
+from lepton_operator.records import STORE_REASONS, parse
+from lepton_operator.views import ContainerView, PodView, Refusal
+
+# Triton's log: E1122 04:26:23.3 1 model_lifecycle.cc:642] "failed to load 'digits' version 1: why"
+_LOAD_FAILURE = re.compile(r"failed to load '[^'\n]*' version \d+: (?P<why>[^\n]*)")
+_NO_MODEL_LOADED = "failed to load all models"
+
+MAX_WAITING_MESSAGE = 400
+
+
+def explain(pod: PodView, asked: Asked) -> Diagnosis:
+    """Return why this serving pod is not ready."""
+    found = diagnose(pod, asked)
+    if pod.phase == "Failed" and found.reason not in (PodReason.EVICTED, PodReason.DRAINING):
+        return Diagnosis(ServingReason.POD_FAILED, f"the pod failed: {found.message}")
+    if found.reason != PodReason.CRASH_LOOP:
+        return found
+    container = next(iter(failing(pod)))
+    if container.name == FETCH:
+        return _fetch_failure(container)
+    return _load_failure(container) or found if container.name == TRITON else found
+
+
+def _fetch_failure(container: ContainerView) -> Diagnosis:
+    said = last_message(container)
+    record = parse(said)
+    if record is None or record.reason is None:
+        words = last_line(said) or "(none)"
+        message = f"the model could not be fetched (ended {ending(container)}); last words: {words}"
+        return Diagnosis(ServingReason.FETCH_FAILED, message)
+    message = f"{(record.message or record.reason).rstrip('. ')}. It is tried again."
+    if record.reason in STORE_REASONS:
+        return Diagnosis(record.reason, message)
+    return Diagnosis(ServingReason.FETCH_FAILED, message)
+
+
+def _load_failure(container: ContainerView) -> Diagnosis | None:
+    said = last_message(container)
+    found = _LOAD_FAILURE.search(said)
+    if found is None and _NO_MODEL_LOADED not in said:
+        return None
+    why = found["why"].rstrip('" ') if found else last_line(said)
+    return Diagnosis(
+        ServingReason.MODEL_LOAD_FAILED,
+        f"Triton cannot load the model: {why}. Serve another version (spec.model.version), or "
+        "hand over a model that this Triton loads.",
+    )
+
+
+def waiting(fleet: Fleet, refusals: Iterable[Refusal], asked: Asked) -> tuple[Waiting, ...]:
+    """Return a reason for each replica that is not ready: the new revision's first."""
+    entries = (*_of_pods(fleet, asked), *_of_refusals(refusals))
+    return tuple(entries)[:KEPT_WAITING]
+
+
+def _of_pods(fleet: Fleet, asked: Asked) -> Iterator[Waiting]:
+    for pod in fleet.alive:
+        if not pod.ready:
+            yield _entry(pod.name, explain(pod, asked))
+    for pod in fleet.lost:
+        message = f"node {pod.node} does not answer; another pod takes this one's place."
+        yield _entry(pod.name, Diagnosis(ServingReason.NODE_LOST, message))
+    for pod in (*fleet.leaving, *fleet.ended):
+        yield _entry(pod.name, explain(pod, asked))
+
+
+def _of_refusals(refusals: Iterable[Refusal]) -> Iterator[Waiting]:
+    for each in refusals:
+        yield _entry(each.name, Diagnosis(each.reason, each.message))
+
+
+def _entry(pod: str, found: Diagnosis) -> Waiting:
+    message = cut(found.message, MAX_WAITING_MESSAGE)
+    return Waiting(pod=pod, reason=str(found.reason), message=message)
+
+
+def trouble(fleet: Fleet, asked: Asked) -> Diagnosis | None:
+    """Return what is wrong with the wanted revision, beyond that it still starts."""
+    found = (explain(pod, asked) for pod in fleet.current if not pod.ready)
+    return next((each for each in found if each.reason not in TRANSIENT), None)
+
+
+def last_failure(fleet: Fleet, recorded: LastFailure | None, asked: Asked) -> LastFailure | None:
+    """Return the last failure: of a pod that ended, or of a container that is started again."""
+    candidates = [each for pod in (*fleet.alive, *fleet.ended) for each in _failures(pod, asked)]
+    if recorded is not None:
+        candidates.append(recorded)
+    return max(candidates, key=lambda each: (each.time, each.pod), default=None)
+
+
+def _failures(pod: PodView, asked: Asked) -> Iterator[LastFailure]:
+    crashed = [container for container in failing(pod) if _ended_at(container) is not None]
+    if pod.phase != "Failed" and not crashed:
+        return
+    found = explain(pod, asked)
+    if found.reason in TRANSIENT:
+        return
+    times = [at for each in crashed if (at := _ended_at(each)) is not None]
+    yield LastFailure(
+        pod=pod.name,
+        reason=str(found.reason),
+        message=cut(found.message),
+        # A pod that its node never took has no container that ended.
+        time=max(times, default=pod.created),
+    )
+
+
+def _ended_at(container: ContainerView) -> datetime | None:
+    return container.finished if container.state == "terminated" else container.last_finished
