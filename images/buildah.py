@@ -43,8 +43,14 @@ class Build:
         options += [f"--build-arg={name}={value}" for name, value in self.arguments.items()]
         options += [f"--volume={folder}:{inside}" for folder, inside in self.mounts.items()]
         return [
-            "buildah", "bud", *options, "--tag", self.reference,
-            "--file", str(self.dockerfile), str(self.context),
+            "buildah",
+            "bud",
+            *options,
+            "--tag",
+            self.reference,
+            "--file",
+            str(self.dockerfile),
+            str(self.context),
         ]
 
 
@@ -91,7 +97,8 @@ def remove(references: Iterable[str]) -> list[str]:
         for reference in references
         if subprocess.run(
             ["buildah", "rmi", reference], capture_output=True, check=False
-        ).returncode == 0
+        ).returncode
+        == 0
     ]
 
 
@@ -111,7 +118,10 @@ def push(reference: str, destination: str) -> None:
     """Push to a registry (`host/path:tag`), with the credentials of `buildah login`."""
     ended = subprocess.run(
         ["buildah", "push", reference, f"docker://{destination}"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
     )
     if ended.returncode != 0:
         raise ImageError(

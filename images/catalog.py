@@ -14,6 +14,7 @@ from images.errors import ImageError
 ROOT = Path(__file__).parent.parent
 PREFIX = "localhost/lepton"
 
+
 @dataclass(frozen=True)
 class Artefact:
     """Something that an image holds and this machine makes, and what decides its content."""
@@ -136,9 +137,7 @@ def lineage(name: str) -> list[str]:
     try:
         image = IMAGES[name]
     except KeyError:
-        raise ImageError(
-            f"There is no image {name!r}; there are {', '.join(IMAGES)}."
-        ) from None
+        raise ImageError(f"There is no image {name!r}; there are {', '.join(IMAGES)}.") from None
     return [*(lineage(image.parent) if image.parent else []), name]
 
 

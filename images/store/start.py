@@ -1,8 +1,8 @@
 """The embedded object store's start: an account and a bucket for each namespace, then the server.
 
-`serve` makes them with a server that only this pod reaches, and then becomes the server that
+`serve` makes them with a server that nobody else reaches, and then becomes the server that
 everybody reaches, so that a store that is ready has them all. `ensure` adds namespaces to a
-running store, from inside its pod: the administration's port is open there only.
+running store, from inside its pod: the port of the administration is open there only.
 
 Nothing is random: a namespace's keys follow from the root secret, and whoever knows it (the chart)
 can write the same keys into the namespace's Secret:
@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import subprocess
 import sys
+import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,8 +29,6 @@ from hashlib import sha256
 from pathlib import Path
 
 PROGRAM = "versitygw"
-PORT = 7070
-ADMINISTRATION = "127.0.0.1:7071"
 HEALTH_PATH = "/healthz"
 _LONGEST_NAMESPACE = 56
 """A bucket's name has at most 63 characters, `lepton-` included."""
@@ -69,17 +67,18 @@ def bucket(namespace: str) -> str:
 
 @dataclass(frozen=True)
 class Administration:
-    """The admin API of a running server."""
+    """The admin API of a running server, on this host."""
 
     root_secret: str
-    address: str = ADMINISTRATION
+    port: int
 
     def ensure(self, namespace: str) -> None:
         """Have the namespace's account and its bucket; harmless when they are there."""
         name, keys = bucket(namespace), Keys.of(self.root_secret, namespace)
         if keys.access not in self._table("list-users"):
-            self._call("create-user", "--access", keys.access, "--secret", keys.secret,
-                       "--role", "user")
+            self._call(
+                "create-user", "--access", keys.access, "--secret", keys.secret, "--role", "user"
+            )
         owners = self._table("list-buckets")
         if name not in owners:
             self._call("create-bucket", "--bucket", name, "--owner", keys.access)
@@ -103,11 +102,14 @@ class Administration:
             **os.environ,
             "ADMIN_ACCESS_KEY_ID": keys.access,
             "ADMIN_SECRET_ACCESS_KEY": keys.secret,
-            "ADMIN_ENDPOINT_URL": f"http://{self.address}",
+            "ADMIN_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
         }
         ended = subprocess.run(
             [PROGRAM, "admin", *command],
-            env=environment, capture_output=True, text=True, check=False,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if ended.returncode != 0:
             raise StoreError(f"The store refused {command[0]}: {ended.stderr.strip()}")
@@ -119,36 +121,44 @@ class Server:
     """versitygw over a folder: buckets and accounts both lie there."""
 
     folder: Path
-    root_secret: str
+    administration: Administration
 
-    def argv(self, host: str) -> list[str]:
+    def argv(self, listen: str) -> list[str]:
         return [
-            PROGRAM, "--quiet",
-            "--port", f"{host}:{PORT}",
-            "--admin-port", ADMINISTRATION,
-            "--health", HEALTH_PATH,
-            "--iam-dir", str(self._subfolder("accounts")),
-            "posix", str(self._subfolder("buckets")),
+            PROGRAM,
+            "--quiet",
+            "--port",
+            listen,
+            "--admin-port",
+            f"127.0.0.1:{self.administration.port}",
+            "--health",
+            HEALTH_PATH,
+            "--iam-dir",
+            str(self._subfolder("accounts")),
+            "posix",
+            str(self._subfolder("buckets")),
         ]
 
     def environment(self) -> dict[str, str]:
         """The keys are not among the arguments, which every process of the machine can read."""
-        keys = Keys.of(self.root_secret, "")
+        keys = Keys.of(self.administration.root_secret, "")
         return {**os.environ, "ROOT_ACCESS_KEY": keys.access, "ROOT_SECRET_KEY": keys.secret}
 
-    def become(self) -> None:
-        os.execvpe(PROGRAM, self.argv(host=""), self.environment())  # noqa: S606
+    def become(self, port: int) -> None:
+        """Replace this process, so that signals reach the server itself."""
+        os.execvpe(PROGRAM, self.argv(f":{port}"), self.environment())  # noqa: S606
 
     @contextmanager
-    def private(self) -> Iterator[Administration]:
-        """A server for this pod alone."""
-        process = subprocess.Popen(self.argv(host="127.0.0.1"), env=self.environment())
-        try:
-            _wait(process)
-            yield Administration(self.root_secret)
-        finally:
-            process.terminate()
-            process.wait()
+    def private(self) -> Iterator[None]:
+        """Run with the administration's port alone; objects are behind a socket nobody knows."""
+        with tempfile.TemporaryDirectory() as folder:
+            process = subprocess.Popen(self.argv(f"{folder}/s3"), env=self.environment())
+            try:
+                _wait(process, self.administration.port)
+                yield
+            finally:
+                process.terminate()
+                process.wait()
 
     def _subfolder(self, name: str) -> Path:
         folder = self.folder.absolute() / name
@@ -156,13 +166,12 @@ class Server:
         return folder
 
 
-def _wait(process: subprocess.Popen[bytes]) -> None:
-    address = f"http://127.0.0.1:{PORT}{HEALTH_PATH}"
+def _wait(process: subprocess.Popen[bytes], port: int) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while process.poll() is None and time.monotonic() < deadline:
         try:
-            urllib.request.urlopen(address, timeout=1).close()
-        except (urllib.error.URLError, TimeoutError):
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
             time.sleep(0.02)
         else:
             return
@@ -203,14 +212,15 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         secret = root_secret(arguments.root_secret)
+        administration = Administration(secret, arguments.admin_port)
         if arguments.command == "ensure":
             for namespace in arguments.namespace:
-                Administration(secret).ensure(namespace)
+                administration.ensure(namespace)
             return 0
-        server = Server(arguments.folder, secret)
-        with server.private() as administration:
+        server = Server(arguments.folder, administration)
+        with server.private():
             ensure_all(administration, namespaces_of(arguments.namespaces))
-        server.become()
+        server.become(arguments.port)
     except (StoreError, OSError) as error:
         print(error, file=sys.stderr)
     return 1
@@ -219,8 +229,10 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--root-secret", type=Path, default=Path("/etc/lepton-store/root-secret"))
+    parser.add_argument("--admin-port", type=int, default=7071)
     commands = parser.add_subparsers(dest="command", required=True)
     serve = commands.add_parser("serve", help="make accounts and buckets, then serve")
+    serve.add_argument("--port", type=int, default=7070)
     serve.add_argument("--folder", type=Path, default=Path("/data"))
     serve.add_argument("--namespaces", type=Path, default=Path("/etc/lepton-store/namespaces"))
     ensure = commands.add_parser("ensure", help="add namespaces to the running store of this pod")
