@@ -21,6 +21,9 @@ from lepton_launcher.stderr import RankStderr, blames_a_peer
 
 # An attempt that did not succeed has nothing to lose by going on without its sidecar's answer.
 _ANSWER_SECONDS = 10.0
+# Ranks whose peer is gone fail moments after it. Their pod ends last, so that whoever looks at the
+# pods of the gang (their statuses count in whole seconds) meets the cause first.
+_VICTIM_SECONDS = 2.0
 # What is left of the grace period, once the ranks are gone, for the record and its answer.
 _RESERVE_SECONDS = 3.0
 
@@ -48,7 +51,11 @@ class Supervisor:
         if not self._children.wait_for(self._exchange.started, self._end_of_waiting):
             return self._end(records.terminated("Asked to leave before the sidecar had started."))
         found = self._exchange.found()
-        return self._end(found or self._answered(self._outcome()))
+        if found:
+            return self._end(found)
+        record = self._outcome()
+        self._let_the_cause_end_first(record)
+        return self._end(self._answered(record))
 
     # Before the ranks
 
@@ -186,6 +193,13 @@ class Supervisor:
 
     # After the ranks
 
+    def _let_the_cause_end_first(self, record: records.Record) -> None:
+        """Hold back a failure that blames another pod, until we are asked to leave or in time."""
+        if self._options.num_nodes == 1 or not blames_a_peer(record.get("message", "")):
+            return
+        latest = time.monotonic() + _VICTIM_SECONDS
+        self._children.wait_for(lambda: self._signals.asked_to_leave_at, lambda: latest)
+
     def _answered(self, record: records.Record) -> records.Record:
         """The record that the sidecar makes of ours; without an answer in time, our own."""
         precious = record["outcome"] == "Succeeded" and self._has_output()
@@ -283,5 +297,4 @@ def _failed_rank(failure: Failure, pipes: list[RankStderr]) -> records.Record:
         message = f"{cause} Its last line on stderr: {said}" if said else cause
         return records.user_error(message, rank=failure.rank, signal=-failure.status)
     message = said or f"Exit code {failure.status}, without an error on stderr."
-    record = records.user_error(message, rank=failure.rank, exitCode=failure.status)
-    return {**record, "peerLost": True} if blames_a_peer(said) else record
+    return records.user_error(message, rank=failure.rank, exitCode=failure.status)
