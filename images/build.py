@@ -7,7 +7,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 from e2e.cluster.layout import cache_folder, lock
 from e2e.cluster.progress import Progress, duration, say
 from images import buildah, catalog, pip_configuration
-from images.catalog import IMAGES, PREFIX, ROOT, Image
+from images.catalog import IMAGES, PREFIX, File, Image
 
 _SUPERSEDED = timedelta(hours=1)
 """An image that is no longer asked for stays this long: somebody may just be pushing it."""
@@ -40,13 +40,14 @@ def build(
     wanted = list(names) or list(IMAGES)
     needed = {below for name in wanted for below in catalog.lineage(name)}
     buildah.check()
-    found = references(base)
+    inputs = {image.name: catalog.read(image) for image in IMAGES.values()}
+    found = catalog.named(inputs, base)
     if not {found[name] for name in wanted} <= _stored() | {base}:
         with _locked():
             _remove_leftovers()
             for image in IMAGES.values():
                 if image.name in needed and found[image.name] not in _stored() | {base}:
-                    _build(image, found, progress)
+                    _build(image, inputs[image.name], found, progress)
             _remove_superseded(set(found.values()), progress)
     return {name: found[name] for name in wanted}
 
@@ -68,7 +69,9 @@ def push(
     return pushed
 
 
-def _build(image: Image, found: dict[str, str], progress: Progress) -> None:
+def _build(
+    image: Image, inputs: Iterable[File], found: Mapping[str, str], progress: Progress
+) -> None:
     def report(line: str) -> None:
         progress(f"{image.name}: {line}")
 
@@ -78,7 +81,7 @@ def _build(image: Image, found: dict[str, str], progress: Progress) -> None:
         context, mounted = Path(temporary, "context"), Path(temporary, "mounted")
         mounted.mkdir()
         pip_configuration.write(mounted)
-        assemble(image, context, report)
+        _assemble(image, inputs, context, report)
         dockerfile = context / image.folder / "Dockerfile"
         offered = {
             "BASE": found.get(image.parent or "", ""),
@@ -99,13 +102,13 @@ def _build(image: Image, found: dict[str, str], progress: Progress) -> None:
     report(f"built in {duration(time.monotonic() - began)}: {found[image.name]}")
 
 
-def assemble(image: Image, context: Path, progress: Progress) -> None:
-    """Copy and make everything that the image's Dockerfile may read."""
-    for path in catalog.files((image.folder, *image.sources)):
-        target = context / path
+def _assemble(image: Image, inputs: Iterable[File], context: Path, progress: Progress) -> None:
+    """Write and make everything that the image's Dockerfile may read."""
+    for file in inputs:
+        target = context / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / path, target)
-        target.chmod(0o755 if catalog.is_program(ROOT / path) else 0o644)
+        target.write_bytes(file.content)
+        target.chmod(0o755 if file.is_program else 0o644)
     for artefact in image.artefacts:
         (context / artefact.folder).mkdir()
         artefact.make(context / artefact.folder, progress)
@@ -115,7 +118,7 @@ def assemble(image: Image, context: Path, progress: Progress) -> None:
 
 def _remove_leftovers() -> None:
     """Of builds that were killed."""
-    buildah.remove_leftovers(f"{PREFIX}/")
+    buildah.remove_leftovers(image.parent for image in IMAGES.values() if image.parent)
     for folder in _home().glob("build-*"):
         shutil.rmtree(folder)
 

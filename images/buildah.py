@@ -102,15 +102,15 @@ def remove(references: Iterable[str]) -> list[str]:
     ]
 
 
-def remove_leftovers(prefix: str) -> None:
+def remove_leftovers(parents: Iterable[str]) -> None:
     """Remove the working containers of builds that were killed; to be called with none running.
 
-    Containers that somebody named are somebody's.
+    A build's container is named after the image it stands on. Those that somebody named are
+    somebody's.
     """
+    names = re.compile(rf"({'|'.join(parents)})-working-container(-\d+)?")
     for container in _listed("containers"):
-        ours = str(container.get("imagename", "")).startswith(prefix)
-        unnamed = re.search(r"-working-container(-\d+)?$", str(container["containername"]))
-        if ours and unnamed:
+        if names.fullmatch(str(container["containername"])):
             subprocess.run(["buildah", "rm", container["id"]], capture_output=True, check=False)
 
 

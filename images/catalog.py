@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,47 +89,43 @@ IMAGES = {
 """Parents before children."""
 
 
+@dataclass(frozen=True)
+class File:
+    """An input as it was when it was read: what is named by it is also made of it."""
+
+    path: str
+    """In the repository and in the build context."""
+    content: bytes
+    is_program: bool
+
+
 def references(base: str | None = None, root: Path = ROOT) -> dict[str, str]:
     """The reference of every image, by name, whether it is built or not.
 
     With `base`, images stand on that one instead of on our own Debian.
     """
+    return named({image.name: read(image, root) for image in IMAGES.values()}, base)
+
+
+def named(inputs: Mapping[str, Sequence[File]], base: str | None = None) -> dict[str, str]:
+    """The references that follow from these inputs, by the image's name."""
     found: dict[str, str] = {}
     for image in IMAGES.values():
         if base is not None and image.parent is None:
             found[image.name] = base
         else:
             parent = found[image.parent] if image.parent else "scratch"
-            found[image.name] = f"{PREFIX}/{image.name}:{content_hash(image, parent, root)[:16]}"
+            tag = _content_hash(image, inputs[image.name], parent)[:16]
+            found[image.name] = f"{PREFIX}/{image.name}:{tag}"
     return found
 
 
-def content_hash(image: Image, parent: str, root: Path = ROOT) -> str:
-    """The sha256 over all that decides the image: its files, its artefacts, its parent."""
-    digest = hashlib.sha256()
-    _add(digest.update, "parent", parent.encode())
-    for artefact in image.artefacts:
-        _add(digest.update, f"artefact {artefact.folder}", artefact.sha256.encode())
-    for path in files(decided_by(image), root):
-        _add(digest.update, f"{path} {is_program(root / path)}", (root / path).read_bytes())
-    return digest.hexdigest()
-
-
-def files(paths: Iterable[str], root: Path = ROOT) -> Iterator[str]:
-    """The files at and below these paths, in order; without what Python and editors leave."""
-    for path in paths:
-        whole = root / path
-        below = sorted(whole.rglob("*")) if whole.is_dir() else [whole]
-        if not below or not whole.exists():
-            raise ImageError(f"{path} is an input of an image, but there is no such file.")
-        for file in below:
-            inner = file.relative_to(whole).parts
-            if not file.is_dir() and not any(_is_leftover(part) for part in inner):
-                yield str(file.relative_to(root))
-
-
-def is_program(file: Path) -> bool:
-    return bool(file.stat().st_mode & 0o100)
+def read(image: Image, root: Path = ROOT) -> list[File]:
+    """Every file that decides the image, without what Python and editors leave beside them."""
+    return [
+        File(path, (root / path).read_bytes(), bool((root / path).stat().st_mode & 0o100))
+        for path in _paths(image, root)
+    ]
 
 
 def lineage(name: str) -> list[str]:
@@ -141,11 +137,26 @@ def lineage(name: str) -> list[str]:
     return [*(lineage(image.parent) if image.parent else []), name]
 
 
-def decided_by(image: Image) -> Iterator[str]:
-    yield image.folder
-    yield from image.sources
+def _paths(image: Image, root: Path) -> Iterator[str]:
+    made_from = (path for artefact in image.artefacts for path in artefact.decided_by)
+    for path in (image.folder, *image.sources, *made_from):
+        whole = root / path
+        if not whole.exists():
+            raise ImageError(f"{path} is an input of an image, but there is no such file.")
+        for file in sorted(whole.rglob("*")) if whole.is_dir() else [whole]:
+            inner = file.relative_to(whole).parts
+            if file.is_file() and not any(_is_leftover(part) for part in inner):
+                yield str(file.relative_to(root))
+
+
+def _content_hash(image: Image, inputs: Iterable[File], parent: str) -> str:
+    digest = hashlib.sha256()
+    _add(digest.update, "parent", parent.encode())
     for artefact in image.artefacts:
-        yield from artefact.decided_by
+        _add(digest.update, f"artefact {artefact.folder}", artefact.sha256.encode())
+    for file in inputs:
+        _add(digest.update, f"{file.path} {file.is_program}", file.content)
+    return digest.hexdigest()
 
 
 def _is_leftover(part: str) -> bool:
