@@ -75,6 +75,10 @@ class Supervisor:
     def _attempt(self) -> Attempt | None:
         if self._options.alone:
             return attempt_alone(self._options)
+        attempt = self._told_attempt()
+        if attempt is not None:
+            return attempt
+        say("waiting for the operator to tell where node 0 is")
         return self._children.wait_for(self._told_attempt, self._end_of_waiting)
 
     def _told_attempt(self) -> Attempt | None:

@@ -127,12 +127,14 @@ def test_several_ranks_without_torch_say_what_is_missing(pod: Pod) -> None:
 
 def test_no_rank_starts_before_the_sidecar_and_the_attempt(pod: Pod) -> None:
     pod.run(pod.script("print('started')"))
-    pod.attempt_file.write_text(json.dumps(ATTEMPT))
     with pytest.raises(Exception, match="timed out"):
         pod.process.wait(0.3)
+    pod.put("start.json", {"found": None})
+    wait_until(lambda: b"waiting for the operator" in pod.stderr, "what it waits for")
     assert pod.stdout == b""
     pod.begin().agree()
     assert pod.wait() == 0
+    assert pod.stdout == b"started\n"
 
 
 @pytest.mark.parametrize(
