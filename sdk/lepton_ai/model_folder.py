@@ -95,13 +95,14 @@ def source_digest(path: Path) -> str:
 
 def read_manifest(folder: Path, limits: onnx_model.Limits) -> Manifest:
     """Check a model and describe it; raise InvalidModelError with a sentence."""
+    parts = files(folder)  # before anything is read: this refuses links that lead out
     model = onnx_model.inspect(folder / MODEL_FILE, limits)
     said = _read_signature(folder / SIGNATURE_FILE)
     _check_labels(said, model.signature)
     signature = model.signature.model_copy(
         update={"labels": said.labels, "preprocessing": said.preprocessing}
     )
-    return Manifest(files=files(folder), signature=signature, opset=model.opset, ir=model.ir)
+    return Manifest(files=parts, signature=signature, opset=model.opset, ir=model.ir)
 
 
 def _read_signature(file: Path) -> SignatureFile:

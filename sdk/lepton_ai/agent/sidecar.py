@@ -25,7 +25,7 @@ from lepton_ai.versions import MODEL_FILE, Manifest, ModelVersions, Version
 
 POLL_SECONDS = 0.05
 IDLE_SECONDS = 3600.0
-START_PATIENCE_SECONDS = 5.0
+START_PATIENCE_SECONDS = 2.0
 START_PATIENCE_WITH_MODEL_SECONDS = 30.0
 FAILURE_PATIENCE_SECONDS = 4.0  # the launcher waits 10 s, and a request may outlive its retries
 SUCCESS_PATIENCE_SECONDS = 15.0

@@ -1,0 +1,85 @@
+"""A training pod as its sidecar sees it; the test plays the launcher."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.agent.stores import COMMAND_SECONDS, StoreUnderTest, agent_command
+
+UID = "5b1f0f4e-6a53-4c1a-9d53-1f3f6f6a2b10"
+SUCCEEDED = {"outcome": "Succeeded", "reason": "Succeeded"}
+KILL_SECONDS = 10
+
+AnyFound = Any
+
+
+def wait_until(condition: Callable[[], AnyFound], what: str) -> AnyFound:
+    deadline = time.monotonic() + COMMAND_SECONDS
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited {COMMAND_SECONDS} s for {what}"
+        time.sleep(0.01)
+    return found
+
+
+@dataclass
+class SidecarPod:
+    folder: Path
+    process: subprocess.Popen[bytes]
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "output"
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def read(self, name: str) -> Any:
+        file = self.folder / "exchange" / name
+        return json.loads(file.read_bytes()) if file.exists() else None
+
+    def start(self) -> Any:
+        """Return the finished record that the sidecar found."""
+        return self._wait_for("start.json")["found"]
+
+    def end(self, record: dict[str, Any]) -> None:
+        """Hand over a record, as the launcher does."""
+        unfinished = self.folder / "exchange" / ".record.json"
+        unfinished.write_text(json.dumps(record))
+        unfinished.rename(self.folder / "exchange" / "record.json")
+
+    def answer(self) -> Any:
+        return self._wait_for("answer.json")
+
+    def _wait_for(self, name: str) -> Any:
+        def written() -> Any:
+            assert self.process.poll() is None, self.log
+            return self.read(name)
+
+        return wait_until(written, name)
+
+
+@contextmanager
+def sidecar(
+    store: StoreUnderTest, folder: Path, *, attempt: int = 1, rank: int = 0, model: str | None
+) -> Iterator[SidecarPod]:
+    (folder / "output").mkdir(parents=True, exist_ok=True)
+    who = ["--namespace", "team", "--job", "digits", "--uid", UID]
+    where = ["--attempt", attempt, "--rank", rank, "--shared", folder]
+    given = ["--image", "trainer:1", "--entrypoint", '["-m","recipe"]']
+    handed = ["--model", model, "--max-opset", 21, "--max-ir", 10, *given] if model else []
+    command = agent_command("sidecar", *who, *where, *handed)
+    with (folder / "log").open("ab") as log:
+        process = subprocess.Popen(command, env=store.environment, stdout=log, stderr=log)
+    try:
+        yield SidecarPod(folder, process)
+    finally:
+        process.kill()
+        process.wait(KILL_SECONDS)
