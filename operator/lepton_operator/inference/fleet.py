@@ -48,12 +48,15 @@ def fleet(view: InferenceView, revision: str | None, now: datetime) -> Fleet:
         leaving=tuple(leaving),
         ended=tuple(ended),
         lost=tuple(pod for pod in there if pod.uid in lost),
-        due=min((silent[pod.node] for pod in alive if pod.node in silent), default=None),
+        due=min(
+            (silent[pod.node] for pod in alive if pod.node and pod.node in silent), default=None
+        ),
     )
 
 
 def _is_lost(pod: PodView, silent: Mapping[str, datetime], now: datetime) -> bool:
-    return pod.node in silent and silent[pod.node] <= now
+    lost_from = silent.get(pod.node or "")
+    return lost_from is not None and lost_from <= now
 
 
 def _silent_nodes(view: InferenceView) -> dict[str, datetime]:

@@ -52,20 +52,16 @@ def moves(fleet: Fleet, replicas: int, now: datetime, *, starved: bool) -> Moves
 
 def _replaced(fleet: Fleet, replicas: int, now: datetime, *, starved: bool) -> list[Doomed]:
     """Return pods of old revisions that the service can do without."""
-    new = [pod for pod in fleet.current if serves(pod, now)]
-    unneeded = len(fleet.alive) - replicas - (len(fleet.current) - len(new))
-    broken = [pod for pod in _first_to_go(fleet, fleet.old, now) if not pod.ready][
-        : max(unneeded, 0)
-    ]
-    if not broken and starved and not fleet.leaving:
-        # It serves nothing, and the room it holds is what the new pod waits for.
-        broken = [pod for pod in _first_to_go(fleet, fleet.old, now) if not pod.ready][:1]
-    spare = sum(serves(pod, now) for pod in fleet.alive) - replicas
-    serving = [pod for pod in _first_to_go(fleet, fleet.old, now) if serves(pod, now)][
-        : max(spare, 0)
-    ]
+    candidates = _first_to_go(fleet, fleet.old, now)
+    starting = sum(not serves(pod, now) for pod in fleet.current)
+    unneeded = max(len(fleet.alive) - replicas - starting, 0)
+    # A pod that serves nothing may hold the room that a new one waits for.
+    room = int(starved and not fleet.leaving)
+    idle = [pod for pod in candidates if not pod.ready][: max(unneeded, room)]
+    spare = max(sum(serves(pod, now) for pod in fleet.alive) - replicas, 0)
+    serving = [pod for pod in candidates if serves(pod, now)][:spare]
     return [
-        *(Doomed(pod, "it is of an old revision and not ready") for pod in broken),
+        *(Doomed(pod, "it is of an old revision and not ready") for pod in idle),
         *(Doomed(pod, "it is of an old revision, and enough others serve") for pod in serving),
     ]
 
@@ -78,7 +74,6 @@ def _surplus(fleet: Fleet, count: int, now: datetime) -> list[Doomed]:
 
 def _first_to_go(fleet: Fleet, pods: Iterable[PodView], now: datetime) -> list[PodView]:
     """Return the pods: first those that serve nothing, then the old revision, then the youngest."""
-
     current = {pod.uid for pod in fleet.current}
 
     def worth(pod: PodView) -> tuple[bool, bool, bool, float]:

@@ -102,7 +102,7 @@ def _with_outcome(view: ModelView, status: LeptonModelStatus, ended: _Ended) -> 
 def _indexed(
     view: ModelView, status: LeptonModelStatus, ended: _Ended, record: Record
 ) -> LeptonModelStatus:
-    asked_at = ended.pod.created
+    asked_at = ended.pod.created.replace(microsecond=0)  # as the status keeps it
     if status.indexed_time is not None and asked_at <= status.indexed_time:
         return status
     before = {each.version for each in status.versions}
