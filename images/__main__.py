@@ -1,13 +1,15 @@
-"""python -m images: build, list and push the container images."""
+"""python -m images: build, list and push the container images; fetch the data sets they carry."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
+from pathlib import Path
 
 from e2e.cluster.layout import ClusterError
 from e2e.cluster.progress import say
+from images import mnist
 from images.build import build, push, references
 from images.catalog import IMAGES
 from images.errors import ImageError
@@ -32,6 +34,9 @@ def _run(arguments: argparse.Namespace) -> None:
             _show(build(arguments.names, say, arguments.base), as_json=False)
         case "list":
             _show(references(arguments.base), as_json=arguments.json)
+        case "datasets":
+            arguments.folder.mkdir(parents=True, exist_ok=True)
+            mnist.make(arguments.folder, say)
         case "push":
             _show(
                 push(
@@ -66,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     pushing = commands.add_parser("push", parents=[common, named], help="build, then push")
     pushing.add_argument("--registry", required=True, metavar="R", help="such as ghcr.io/you")
     pushing.add_argument("--tag-suffix", default="", metavar="S", help="added to each tag")
+    datasets = commands.add_parser("datasets", help="put the images' data sets into a folder")
+    datasets.add_argument("folder", type=Path, help="what LEPTON_DATASETS is to name")
     return parser
 
 

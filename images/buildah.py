@@ -39,10 +39,13 @@ class Build:
     """Folders of this machine, and where the build sees them. None stays in the image."""
 
     def argv(self) -> list[str]:
+        """With a parent's death signal: a build whose caller was killed must not go on unseen."""
         options = ["--layers", "--isolation=chroot", "--network=host", "--pull=missing"]
         options += [f"--build-arg={name}={value}" for name, value in self.arguments.items()]
         options += [f"--volume={folder}:{inside}" for folder, inside in self.mounts.items()]
         return [
+            "setpriv",
+            "--pdeathsig=TERM",
             "buildah",
             "bud",
             *options,
