@@ -26,7 +26,7 @@ help:  ## this list
 
 .PHONY: demo test
 demo: venv  ## from data to a prediction on a real cluster; leaves the cluster up
-	$(RUN) -m e2e.demo
+	$(RUN) -m e2e.demo --name $(NAME)
 
 test: venv  ## everything that CI runs
 	$(RUN) -m tests.suites test

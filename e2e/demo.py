@@ -5,9 +5,10 @@ The cluster stays up: the last lines say how to look at it and how to stop it.
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from e2e import installation
@@ -23,11 +24,14 @@ KINDS = ("trainingjob", "leptonmodel", "inferenceservice")
 CLIENT = "read-digit"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; return its exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--name", default="dev", help="which embedded cluster")
+    options = parser.parse_args(arguments)
     began = time.monotonic()
     try:
-        at = installation.target()
+        at = installation.target(options.name)
         installation.install(at, [NAMESPACE])
         kubectl = installation.kubectl(at, NAMESPACE)
         run(kubectl)
@@ -120,7 +124,10 @@ def farewell(at: Target, seconds: float) -> str:
     lines = [f"Done in {seconds:.0f} s. The model is still being served."]
     kubectl = f"kubectl --kubeconfig {at.kubeconfig} --context {at.context} -n {NAMESPACE}"
     lines.append(f"Look at it:  {kubectl} get tj,lm,lisvc,pods")
-    stop = "make cluster-down" if at.embedded else f"{kubectl} delete -f examples/digits.yaml"
+    name = f" NAME={at.embedded.name}" if at.embedded and at.embedded.name != "dev" else ""
+    stop = (
+        f"make cluster-down{name}" if at.embedded else f"{kubectl} delete -f examples/digits.yaml"
+    )
     lines.append(f"Stop it:     {stop}")
     return "\n".join(lines)
 

@@ -102,7 +102,9 @@ def give_store(namespace: Kubectl) -> None:
 
 def _references(at: Target) -> Mapping[str, str]:
     if at.embedded is not None:
-        return build(IMAGES)
+        found = build(IMAGES)
+        at.embedded.load(sorted(found.values()))
+        return found
     registry = os.environ.get("LEPTON_REGISTRY", "")
     if not registry:
         raise ClusterError(
