@@ -20,6 +20,7 @@ from e2e.cluster.cgroup import hierarchies
 from e2e.cluster.cluster import MAX_NODES
 from e2e.cluster.layout import CLUSTERS, SOCKETS, Layout
 from e2e.cluster.process import started_ticks
+from e2e.cluster.services import STORE_CLASS
 from e2e.cluster.target import CONTEXT, KUBECONFIG, own
 from images.build import build
 
@@ -29,7 +30,7 @@ DEADLINE_SECONDS = {
     "pod ready": 30.0,
     "pod answers": 15.0,
     "node not ready": 40.0,
-    "processes gone": 5.0,
+    "claim bound": 15.0,
 }
 
 pytestmark = pytest.mark.skipif(
@@ -117,8 +118,10 @@ def traces(name: str) -> list[str]:
     ]
 
 
-def devices() -> set[str]:
-    return {device.name for device in Path("/sys/class/net").iterdir()}
+def shared_folders() -> dict[str, set[str]]:
+    """What all clusters and the machine itself have in common, and any could litter."""
+    folders = ("/sys/class/net", "/run/containerd/s", "/var/lib/cni/results", "/run/netns")
+    return {folder: {file.name for file in Path(folder).glob("*")} for folder in folders}
 
 
 def firewall() -> str:
@@ -225,14 +228,16 @@ def test_writes_are_recorded_with_their_user(cluster: Cluster) -> None:
 
 
 def test_another_cluster_stands_beside_it_and_leaves_nothing(cluster: Cluster, base: str) -> None:
-    before = devices(), firewall()
+    run_pod(cluster, "there", ["sleep", "600"], base)
+    before = shared_folders(), firewall()
     neighbour = up(NEIGHBOUR, images=[base])
     run_pod(neighbour, "here", ["sleep", "600"], base)
-    run_pod(cluster, "there", ["sleep", "600"], base)
+    neighbour.kill_node("node-1")
+    neighbour.start_node("node-1")
     down(NEIGHBOUR)
     down(NEIGHBOUR)
     assert traces(NEIGHBOUR) == []
-    assert (devices(), firewall()) == before
+    assert (shared_folders(), firewall()) == before
     assert pod_is_ready(cluster, "there")
     assert None not in pids(cluster).values()
 
@@ -327,3 +332,23 @@ def test_looking_for_a_cluster_that_is_not_there_says_how_to_start_it() -> None:
         find("nowhere")
     assert not (CLUSTERS / "nowhere").exists()
     assert not (SOCKETS / "nowhere").exists()
+
+
+def test_the_volume_of_the_store_is_offered_again_once_its_claim_is_gone(cluster: Cluster) -> None:
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "store"},
+        "spec": {
+            "accessModes": ["ReadWriteOnce"],
+            "storageClassName": STORE_CLASS,
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }
+    for _ in range(2):
+        kubectl(cluster, "apply", "--filename=-", standard_input=json.dumps(claim))
+        wait_until("claim bound", cluster.services.volume_is_bound)
+        (cluster.layout.store / "left").touch()
+        kubectl(cluster, "delete", "pvc", "store")
+        cluster.release_store()
+        assert list(cluster.layout.store.iterdir()) == []

@@ -18,10 +18,16 @@ _KILL_SECONDS = 20.0
 
 @cache
 def hierarchies() -> tuple[Path, ...]:
-    """The mounted hierarchies: one on cgroup v2, one per controller on v1."""
+    """The mounted hierarchies: one on v2, one per controller on v1 and often a v2 one beside."""
     mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    v1 = tuple(Path(mount[1]) for mount in mounts if mount[2] == "cgroup")
-    return v1 or tuple(Path(mount[1]) for mount in mounts if mount[2] == "cgroup2")
+    return tuple(Path(mount[1]) for mount in mounts if mount[2] in {"cgroup", "cgroup2"})
+
+
+@cache
+def _with_controllers() -> tuple[Path, ...]:
+    """Without those of v2 that stand beside v1: runc makes groups there, nobody else does."""
+    v1 = tuple(root for root in hierarchies() if not _is_v2(root))
+    return v1 or hierarchies()
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Cgroup:
         return [root / self.path for root in hierarchies()]
 
     def create(self) -> None:
-        for root in hierarchies():
+        for root in _with_controllers():
             folder = root
             for part in self.path.split("/"):
                 _pass_controllers_down(folder)
@@ -47,7 +53,7 @@ class Cgroup:
 
     def member_files(self) -> list[str]:
         """Writing a pid to each of these makes it a member."""
-        return [str(folder / "cgroup.procs") for folder in self.folders()]
+        return [str(root / self.path / "cgroup.procs") for root in _with_controllers()]
 
     def processes(self) -> set[int]:
         """Every process of this group and of those below."""

@@ -26,9 +26,10 @@ from e2e.cluster.services import FakeNodes, Services
 
 DEFAULT_NAME = "dev"
 MAX_NODES = 8
+_STARTS = 3
 _BYTES_PER_NODE = 1 << 30
 _FAKE_NODES_SECONDS = 60.0
-_REMOVED_SECONDS = 30.0
+_RELEASED_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,13 @@ class Cluster:
                     node_images.load(node.store, reference, progress)
 
     def release_store(self) -> None:
-        """Let the next claim have the store's volume after the last one was deleted."""
+        """Empty the store's volume for the next claim, once the last one is deleted."""
+        wait_for(
+            "The release of the store's volume (delete the claim that holds it)",
+            lambda: not self.services.volume_is_bound(),
+            _RELEASED_SECONDS,
+            interval_seconds=0.2,
+        )
         self.services.make_volume()
 
     def daemons(self) -> list[Daemon]:
@@ -149,9 +156,26 @@ class Cluster:
         return [*nodes, services.dns, services.proxy, *fake, *self.plane.daemons()]
 
     def start(self, references: Sequence[str], progress: Progress) -> None:
-        """Start what does not run; every step looks first whether it is needed."""
-        began = datetime.now(UTC)
+        """Start what does not run, and import the images that nodes have not got."""
         progress(f"Starting Kubernetes {tools.KUBERNETES_VERSION} for cluster {self.name!r} ...")
+        for _ in range(_STARTS):
+            self._start_parts(progress)
+            ended = [daemon for daemon in self.daemons() if not daemon.running()]
+            if not ended:
+                break
+        else:
+            raise ClusterError(
+                f"{ended[0].name} does not stay up; its log ({ended[0].log}) ends with:\n"
+                f"{ended[0].last_lines()}"
+            )
+        self.load(references, progress)
+
+    def _start_parts(self, progress: Progress) -> None:
+        """Every step looks first whether it is needed.
+
+        A part that is just being killed may still look alive, so the caller looks again after it.
+        """
+        began = datetime.now(UTC)
         self._make_network()
         self.plane.start()
         for node in self._nodes():
@@ -169,7 +193,6 @@ class Cluster:
         self._wait_for_fake_nodes()
         self.plane.wait_for_controllers()
         progress(f"  {self._count()} ready after {_seconds(began)}")
-        self.load(references, progress)
 
     def stop(self) -> None:
         """Leave nothing of it on the machine."""
@@ -188,6 +211,8 @@ class Cluster:
         """What still runs in a network that is gone cannot be reached any more."""
         pids = [pid for daemon in self.daemons() if (pid := daemon.pid) is not None]
         if not all(self.network.holds(pid) for pid in pids):
+            for node in self._nodes():
+                node.kill()
             self.cgroup.kill()
         self.network.create(self.spec.nodes)
 
@@ -294,7 +319,7 @@ def find(name: str = DEFAULT_NAME) -> Cluster:
 
 def _record(layout: Layout, wanted: Spec) -> Spec:
     """Write down what is wanted, with addresses that nobody else has."""
-    with lock(layouts.CLUSTERS / ".addresses.lock"):
+    with lock(layouts.LOCKS / ".addresses"):
         if wanted.index < 0:
             taken = {
                 spec.index

@@ -210,6 +210,7 @@ class ControlPlane:
                 "use-service-account-credentials": "true",
                 "leader-elect": "false",
                 "node-monitor-grace-period": "20s",
+                "flex-volume-plugin-dir": self.layout.config / "volume-plugins",
             },
         )
 

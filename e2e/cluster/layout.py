@@ -13,6 +13,7 @@ from pathlib import Path
 CLUSTERS = Path("/var/lib/lepton-operator/clusters")
 SOCKETS = Path("/run/lepton")
 """Paths of Unix sockets end at 107 bytes, so they start here and not in the state folder."""
+LOCKS = SOCKETS / ".locks"
 
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,18}[a-z0-9])?")
 
@@ -87,7 +88,7 @@ class Layout:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """One `up` or `down` of a cluster at a time."""
-        with lock(CLUSTERS / f".{self.name}.lock"):
+        with lock(LOCKS / f"{self.name}.lock"):
             yield
 
 

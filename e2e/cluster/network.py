@@ -90,7 +90,10 @@ class Network:
 
     def holds(self, pid: int) -> bool:
         """Whether a process is in this very namespace, not in one that had its name before."""
-        inside = Path(f"/proc/{pid}/ns/net").stat()
+        try:
+            inside = Path(f"/proc/{pid}/ns/net").stat()
+        except FileNotFoundError:
+            return True  # it is ending, and its namespace with it
         return self.exists() and inside.st_ino == self.namespace_file.stat().st_ino
 
     def create(self, nodes: int) -> None:

@@ -129,7 +129,7 @@ class Node:
         """Until it has been Ready since then, with its GPUs."""
         wait_for(
             f"Node {self.name} becoming Ready",
-            lambda: self._ready(since) and self._advertise_gpus(),
+            lambda: self._stays_up() and self._ready(since) and self._advertise_gpus(),
             _READY_SECONDS,
             lambda: f"Its kubelet's log ends with:\n{self.kubelet.last_lines()}",
         )
@@ -142,14 +142,15 @@ class Node:
         self.cgroup.kill()
         for daemon in (self.kubelet, self.containerd):
             daemon.kill()
+        for socket in self._shim_sockets():
+            socket.unlink(missing_ok=True)
 
     def remove(self) -> None:
         """Leave nothing of it on the machine."""
         self.kill()
-        sockets = self._shim_sockets()
         for folder in (self.run, self.folder):
             mounts.remove_below(folder)
-        for leftover in [*sockets, *self._cni_results(), *self._log_links()]:
+        for leftover in [*self._cni_results(), *self._log_links()]:
             leftover.unlink(missing_ok=True)
         self.cgroup.remove()
         for folder in (self.run, self.folder):
@@ -162,6 +163,10 @@ class Node:
                 beat = datetime.fromisoformat(condition["lastHeartbeatTime"])
                 return beat >= since.replace(microsecond=0)
         return False
+
+    def _stays_up(self) -> bool:
+        """A kubelet ends if the runtime answers before its part for Kubernetes does."""
+        return not self.kubelet.ensure()
 
     def _advertise_gpus(self) -> bool:
         """A kubelet that starts sets unknown resources to zero; it does so once."""
@@ -283,7 +288,13 @@ class Node:
         return [Path(address.removeprefix("unix://")) for address in addresses]
 
     def _cni_results(self) -> list[Path]:
-        return list(_CNI_RESULTS.glob(f"{self._cni_name}-*"))
+        """What CNI remembers of pods that never left: a file for our network and for loopback."""
+        ours = f"{self._cni_name}-"
+        sandboxes = {
+            file.name.removeprefix(ours).partition("-")[0] for file in _CNI_RESULTS.glob(f"{ours}*")
+        }
+        every = list(_CNI_RESULTS.glob("*"))
+        return [file for file in every if any(f"-{it}-" in file.name for it in sandboxes)]
 
     def _log_links(self) -> list[Path]:
         """The kubelet links every container's log into a folder that the whole machine shares."""

@@ -6,6 +6,7 @@ import json
 import os
 import select
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any
 from e2e.cluster.cgroup import Cgroup
 from e2e.cluster.layout import write
 
+_END_SECONDS = 10.0
 _ENTER_GROUPS = 'while [ "$1" != -- ]; do echo $$ > "$1"; shift; done; shift; exec "$@"'
 
 
@@ -41,7 +43,7 @@ class Daemon:
             if recorded.get("argv") == [*self.prefix, *self.argv]:
                 return False
             self.stop()
-        self._kill_unrecorded()
+        self._kill_leftovers()
         self._start()
         return True
 
@@ -57,7 +59,7 @@ class Daemon:
     def pid(self) -> int | None:
         return int(self._recorded()["pid"]) if self.running() else None
 
-    def stop(self, grace_seconds: float = 10.0) -> None:
+    def stop(self, grace_seconds: float = _END_SECONDS) -> None:
         """SIGTERM, then SIGKILL for what has not ended after the grace."""
         with self._held() as handle:
             if handle is not None:
@@ -71,7 +73,7 @@ class Daemon:
         with self._held() as handle:
             if handle is not None:
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
-                _ended(handle, 10.0)
+                _ended(handle, _END_SECONDS)
         self._forget()
 
     def last_lines(self, count: int = 8) -> str:
@@ -106,12 +108,24 @@ class Daemon:
             return dict(json.loads(self.record.read_text()))
         return {}
 
-    def _kill_unrecorded(self) -> None:
-        """A caller that was killed between start and record left a process without a record."""
-        for pid in self.cgroup.processes() if self.cgroup else ():
-            with suppress(OSError):
-                if Path(f"/proc/{pid}/exe").readlink() == Path(self.argv[0]).resolve():
+    def _kill_leftovers(self) -> None:
+        """End what would hold its ports and locks against a new one.
+
+        A caller that was killed between start and record left a process without a record, and one
+        that was just killed takes a moment to end.
+        """
+        deadline = time.monotonic() + _END_SECONDS
+        while (leftovers := self._leftovers()) and time.monotonic() < deadline:
+            for pid in leftovers:
+                with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+            time.sleep(0.01)
+
+    def _leftovers(self) -> list[int]:
+        """Of its group those that run its program, or run none any more because they are ending."""
+        program = Path(self.argv[0]).resolve()
+        members = self.cgroup.processes() if self.cgroup else set()
+        return [pid for pid in members if _program(pid) in {program, None}]
 
     @contextmanager
     def _held(self) -> Iterator[int | None]:
@@ -133,6 +147,13 @@ class Daemon:
             with suppress(ChildProcessError):
                 os.waitpid(recorded["pid"], os.WNOHANG)
         self.record.unlink(missing_ok=True)
+
+
+def _program(pid: int) -> Path | None:
+    try:
+        return Path(f"/proc/{pid}/exe").readlink()
+    except OSError:
+        return None
 
 
 def boot_id() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,12 +50,22 @@ class Services:
         self.dns.ensure()
 
     def make_volume(self) -> None:
-        """The store's volume, on node 1; one that was released is emptied of its claim."""
-        volume = self.plane.api.get(_VOLUME_PATH)
-        if volume and volume["status"].get("phase") == "Released":
+        """The store's volume, on node 1; one that a claim has left is emptied and offered again."""
+        store = self.plane.layout.store
+        phase = self._volume_phase()
+        if phase is None:
+            self.plane.api.apply(_VOLUME_PATH, _store_volume(store))
+        elif phase == "Released":
+            shutil.rmtree(store)
+            store.mkdir()
             self.plane.api.patch(_VOLUME_PATH, {"spec": {"claimRef": None}})
-        elif not volume:
-            self.plane.api.apply(_VOLUME_PATH, _store_volume(self.plane.layout.store))
+
+    def volume_is_bound(self) -> bool:
+        return self._volume_phase() == "Bound"
+
+    def _volume_phase(self) -> str | None:
+        volume = self.plane.api.get(_VOLUME_PATH)
+        return str(volume["status"].get("phase", "Pending")) if volume else None
 
     def _proxy_configuration(self) -> dict[str, Any]:
         return {
