@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from e2e.cluster import ClusterError, tool, up
+from e2e.cluster import ClusterError, packages, tool, up
 from e2e.cluster import target as target_of
 from e2e.cluster.progress import Progress, say
 from e2e.cluster.target import Target
@@ -35,6 +35,8 @@ def target(name: str = "dev", *, nodes: int = 2, fake_nodes: int = 0) -> Target:
     own = target_of.own()
     if own is not None:
         return own
+    packages.need_root()
+    packages.install(say)
     references = build((*IMAGES, "torch"))
     return target_of.of(up(name, nodes, fake_nodes, images=sorted(references.values())))
 

@@ -242,7 +242,15 @@ def test_another_cluster_stands_beside_it_and_leaves_nothing(cluster: Cluster, b
     assert None not in pids(cluster).values()
 
 
-@pytest.mark.parametrize("after_seconds", [0.3, 0.9, 1.5, 2.5])
+@pytest.mark.parametrize(
+    "after_seconds",
+    [
+        pytest.param(0.3, marks=pytest.mark.long),
+        0.9,
+        1.5,
+        pytest.param(2.5, marks=pytest.mark.long),
+    ],
+)
 def test_a_start_that_was_killed_is_removed_or_finished(after_seconds: float) -> None:
     starting = subprocess.Popen(
         [sys.executable, "-c", f"from e2e.cluster import up; up({NEIGHBOUR!r})"]

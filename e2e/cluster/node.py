@@ -154,7 +154,8 @@ class Node:
             leftover.unlink(missing_ok=True)
         self.cgroup.remove()
         for folder in (self.run, self.folder):
-            shutil.rmtree(folder, ignore_errors=False) if folder.exists() else None
+            if folder.exists():
+                shutil.rmtree(folder)
 
     def _ready(self, since: datetime) -> bool:
         node = self.plane.api.get(self.path) or {}

@@ -1,4 +1,4 @@
-"""The Debian packages that nodes are made of."""
+"""The Debian packages that nodes and their images are made of."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ _PACKAGE_OF = {
     "/usr/lib/cni/ptp": "containernetworking-plugins",
     "buildah": "buildah",
     "skopeo": "skopeo",
+    "debootstrap": "debootstrap",
     "iptables": "iptables",
     "conntrack": "conntrack",
     "ip": "iproute2",
