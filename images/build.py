@@ -19,8 +19,6 @@ from images.catalog import IMAGES, PREFIX, File, Image
 
 _SUPERSEDED = timedelta(hours=1)
 """An image that is no longer asked for stays this long: somebody may just be pushing it."""
-PIP_CACHE = "/root/.cache/pip"
-"""Wheels are fetched once for all builds; the image has none of them."""
 _FIXED_TIME = 946684800
 """All files of a context are from 2000-01-01: buildah's layer cache compares times too."""
 
@@ -48,7 +46,7 @@ def build(
             for image in IMAGES.values():
                 if image.name in needed and found[image.name] not in _stored() | {base}:
                     _build(image, inputs[image.name], found, progress)
-            _remove_superseded(set(found.values()), progress)
+            _remove_superseded({*found.values(), *catalog.named(inputs).values()}, progress)
     return {name: found[name] for name in wanted}
 
 
@@ -94,7 +92,7 @@ def _build(
                 context=context,
                 dockerfile=dockerfile,
                 arguments={name: offered[name] for name in declared},
-                mounts={mounted: f"{pip_configuration.MOUNTED_AT}:ro", _pip_cache(): PIP_CACHE},
+                mounts={mounted: f"{pip_configuration.MOUNTED_AT}:ro"},
             ),
             _home() / f"{image.name}.log",
             report,
@@ -146,12 +144,6 @@ def _home() -> Path:
     home = cache_folder() / "images"
     home.mkdir(parents=True, exist_ok=True)
     return home
-
-
-def _pip_cache() -> Path:
-    cache = cache_folder() / "pip"
-    cache.mkdir(parents=True, exist_ok=True)
-    return cache
 
 
 def _locked() -> AbstractContextManager[None]:

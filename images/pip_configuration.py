@@ -36,6 +36,9 @@ def write(folder: Path) -> None:
     if certificates and Path(certificates).is_file():
         shutil.copyfile(certificates, folder / "ca.crt")
         configuration["cert"] = f"{MOUNTED_AT}/ca.crt"
+    configuration["no-cache-dir"] = (
+        "true"  # wheels would lie in the image; its layers are the cache
+    )
     parser = configparser.RawConfigParser()
     parser["global"] = configuration
     with (folder / "pip.conf").open("w") as file:
