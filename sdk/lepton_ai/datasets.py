@@ -7,7 +7,7 @@ import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -90,18 +90,21 @@ def read_npz(file: Path, name: str, digest: str | None = None) -> Dataset:
         raise DatasetNotFoundError(
             f"There is no file {file} to read the data set from. Check the address."
         )
+    x, y = _checked(name, *_arrays(file, name))
+    with file.open("rb") as source:
+        of_bytes = "sha256:" + hashlib.file_digest(source, "sha256").hexdigest()
+    return Dataset(name, x, y, digest or of_bytes)
+
+
+def _arrays(file: Path, name: str) -> tuple[Array | None, Array | None]:
     try:
-        with np.load(file, allow_pickle=False) as arrays:
-            x, y = (cast("Array | None", arrays.get(key)) for key in ("x", "y"))
+        with zipfile.ZipFile(file), np.load(file, allow_pickle=False) as arrays:
+            return arrays.get("x"), arrays.get("y")
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise InvalidDatasetError(
             f"The data set {name} cannot be read ({_reason(error)}). "
             "Write it with numpy.savez(file, x=..., y=...)."
         ) from None
-    x, y = _checked(name, x, y)
-    with file.open("rb") as source:
-        of_bytes = "sha256:" + hashlib.file_digest(source, "sha256").hexdigest()
-    return Dataset(name, x, y, digest or of_bytes)
 
 
 def _reason(error: Exception) -> str:

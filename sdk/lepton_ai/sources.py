@@ -66,7 +66,7 @@ def _bucket(uri: str) -> Store:
 
 def _copy_objects(uri: str, folder: Path) -> None:
     store, prefix = _bucket(uri), unquote(urlsplit(uri).path).strip("/")
-    for path in store.list(prefix):
+    for path in store.paths_below(prefix):
         name = path.removeprefix(prefix).lstrip("/")
         if model_folder.belongs_to_version(name):
             _check_inside(folder / name, folder, uri)

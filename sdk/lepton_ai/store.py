@@ -117,10 +117,13 @@ def open_store(address: StoreAddress | None = None, patience_seconds: float = 60
     if parts.scheme == "s3":
         return Store(address.url, _s3(address, parts.netloc, prefix, options))
     if parts.scheme == "az":
-        account = {"account_name": address.access_key, "account_key": address.secret_key}
+        account: dict[str, Any] = {
+            "account_name": address.access_key,
+            "account_key": address.secret_key,
+        }
         given = {name: value for name, value in account.items() if value}
         return Store(address.url, AzureStore(parts.netloc, prefix=prefix, **given, **options))
-    key = {"service_account_key": address.secret_key} if address.secret_key else {}
+    key: dict[str, Any] = {"service_account_key": address.secret_key} if address.secret_key else {}
     return Store(address.url, GCSStore(parts.netloc, prefix=prefix, **key, **options))
 
 
@@ -144,12 +147,12 @@ def _client_options(address: StoreAddress, patience_seconds: float) -> dict[str,
 
 
 def _s3(address: StoreAddress, bucket: str, prefix: str | None, options: dict[str, Any]) -> S3Store:
-    given = {
+    known: dict[str, Any] = {
         "endpoint": address.endpoint,
         "access_key_id": address.access_key,
         "secret_access_key": address.secret_key,
     }
-    given = {name: value for name, value in given.items() if value}
+    given = {name: value for name, value in known.items() if value}
     region = address.region or "us-east-1"
     return S3Store(bucket, prefix=prefix, region=region, **given, **options)
 
@@ -199,14 +202,14 @@ class Store:
             except FileNotFoundError:
                 return None
 
-    def list(self, prefix: str) -> list[str]:
+    def paths_below(self, prefix: str) -> list[str]:
         """Return the paths below a folder, at any depth."""
         with self._failures_as_sentences():
             return [
                 str(found["path"]) for page in obstore.list(self.objects, prefix) for found in page
             ]
 
-    def list_folder(self, prefix: str) -> list[str]:
+    def paths_in(self, prefix: str) -> list[str]:
         """Return the paths of the objects that lie directly in a folder."""
         with self._failures_as_sentences():
             listing = obstore.list_with_delimiter(self.objects, prefix)

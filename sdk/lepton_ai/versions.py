@@ -210,7 +210,7 @@ class ModelVersions:
 
     def numbers(self) -> list[int]:
         """Return the numbers of all versions, newest first."""
-        names = (path.rpartition("/")[2] for path in self.store.list_folder(self._versions))
+        names = (path.rpartition("/")[2] for path in self.store.paths_in(self._versions))
         found = (re.fullmatch(r"([1-9][0-9]*)\.json", name) for name in names)
         return sorted((int(match[1]) for match in found if match), reverse=True)
 
@@ -243,7 +243,7 @@ class ModelVersions:
 
     def newest_evaluation(self, number: int, dataset: str) -> EvaluationRecord | None:
         """Return the newest evaluation of a version on the data set of this name."""
-        paths = self.store.list_folder(f"{self._versions}/{number}")
+        paths = self.store.paths_in(f"{self._versions}/{number}")
         read = (self._parse(path, EvaluationRecord) for path in paths)
         matching = [record for record in read if record is not None and record.dataset == dataset]
         return max(matching, key=lambda record: record.created, default=None)

@@ -84,7 +84,7 @@ def test_another_rank_that_succeeds_makes_no_version(
         pod.start()
         pod.end(SUCCEEDED)
         assert pod.answer() == SUCCEEDED
-    assert folder_store.open().list("models") == []
+    assert folder_store.open().paths_below("models") == []
     assert folder_store.json(f"runs/{UID}/success.json") is None
 
 
@@ -130,7 +130,7 @@ def test_a_result_that_is_no_model_is_the_users_failure(
     assert (answer["outcome"], answer["reason"]) == ("Failed", reason)
     assert sentence in answer["message"]
     assert folder_store.json(f"runs/{UID}/1-0.json") == answer
-    assert folder_store.open().list("models") == []
+    assert folder_store.open().paths_below("models") == []
 
 
 def test_the_first_success_of_a_run_stays(
@@ -145,7 +145,7 @@ def test_the_first_success_of_a_run_stays(
                 pod.end(SUCCEEDED)
             answers = [one.answer(), two.answer()]
     assert answers[0] == answers[1]
-    assert folder_store.open().list_folder("models/team/reader/versions") == [
+    assert folder_store.open().paths_in("models/team/reader/versions") == [
         "models/team/reader/versions/1.json"
     ]
 
@@ -225,12 +225,12 @@ def test_a_sidecar_killed_in_the_middle_of_an_upload_goes_on_when_it_is_started_
         pod.process.kill()
         pod.process.wait()
         assert pod.read("answer.json") is None
-        assert s3_store.open().list("models/team/reader/versions") == []
+        assert s3_store.open().paths_below("models/team/reader/versions") == []
     with sidecar(s3_store, folder, model="reader") as again:
         answer = again.answer()
     assert answer["model"]["version"] == 1
     assert answer["model"]["sizeBytes"] > LARGE_BYTES
-    assert s3_store.open().list_folder("models/team/reader/versions") == [
+    assert s3_store.open().paths_in("models/team/reader/versions") == [
         "models/team/reader/versions/1.json"
     ]
     assert s3_store.json(f"runs/{UID}/success.json") == answer

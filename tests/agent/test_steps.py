@@ -158,9 +158,7 @@ def _write_nothing(tmp_path: Path) -> tuple[Path, str]:
 @pytest.mark.parametrize(
     ("write", "ends", "sentence"),
     [
-        pytest.param(
-            _write_wrong, (2, "DigestMismatch"), "source.digest says sha", id="digest"
-        ),
+        pytest.param(_write_wrong, (2, "DigestMismatch"), "source.digest says sha", id="digest"),
         pytest.param(_write_broken, (2, "InvalidModel"), "is not an ONNX file", id="not ONNX"),
         pytest.param(_write_too_new, (2, "InvalidModel"), "at most opset 21", id="too new"),
         pytest.param(_write_nothing, (1, "SourceNotFound"), "There is no file at", id="not there"),
@@ -174,7 +172,7 @@ def test_a_source_that_cannot_be_used_makes_no_version(
     assert (ended.code, ended.record["reason"]) == ends
     assert sentence in ended.record["message"]
     assert sentence in ended.log
-    assert folder_store.open().list("models") == []
+    assert folder_store.open().paths_below("models") == []
 
 
 def _save(tmp_path: Path, **arrays: Any) -> str:

@@ -32,8 +32,8 @@ def test_what_does_not_exist_is_none_and_an_empty_list(any_store: StoreUnderTest
     store = any_store.open()
     assert store.get("runs/nobody/success.json") is None
     assert store.size_bytes("runs/nobody/success.json") is None
-    assert store.list("runs/nobody") == []
-    assert store.list_folder("runs/nobody") == []
+    assert store.paths_below("runs/nobody") == []
+    assert store.paths_in("runs/nobody") == []
     store.check()
 
 
@@ -41,8 +41,8 @@ def test_a_listing_of_a_folder_leaves_out_what_is_below_it(any_store: StoreUnder
     store = any_store.open()
     for path in ("versions/1.json", "versions/2.json", "versions/1/evaluation-ab.json"):
         store.put_new(path, b"{}")
-    assert sorted(store.list_folder("versions")) == ["versions/1.json", "versions/2.json"]
-    assert len(store.list("versions")) == 3
+    assert sorted(store.paths_in("versions")) == ["versions/1.json", "versions/2.json"]
+    assert len(store.paths_below("versions")) == 3
 
 
 def test_a_large_file_comes_back_as_it_went(any_store: StoreUnderTest, tmp_path: Path) -> None:

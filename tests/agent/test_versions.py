@@ -55,7 +55,7 @@ def test_equal_bytes_of_two_runs_have_one_digest_and_one_set_of_blobs(
     first, second = (publish(versions, run, manifest, digits) for run in ("a", "b"))
     assert first.digest == second.digest == manifest.digest
     assert first.lineage != second.lineage
-    assert len(any_store.open().list("models/team/digits/blobs")) == len(manifest.files)
+    assert len(any_store.open().paths_below("models/team/digits/blobs")) == len(manifest.files)
 
 
 def test_writers_at_the_same_time_get_a_version_each(
