@@ -38,6 +38,7 @@ class Triton(ApiModel):
     exit_timeout_seconds: int = 15
     drain_sleep_seconds: int = Field(
         default=5,
+        ge=1,
         description="preStop sleep: endpoints must have left every kube-proxy before Triton stops",
     )
     start_timeout_seconds: int = Field(

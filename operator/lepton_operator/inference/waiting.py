@@ -125,7 +125,7 @@ def _failures(pod: PodView, asked: Asked) -> Iterator[LastFailure]:
         reason=str(found.reason),
         message=cut(found.message),
         # A pod that its node never took has no container that ended.
-        time=max(times, default=pod.created),
+        time=max(times, default=pod.created).replace(microsecond=0),
     )
 
 

@@ -1,0 +1,143 @@
+"""Test values about serving: a service, its pods in a revision, the model that it serves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from lepton_operator import names
+from lepton_operator.api.inference import InferenceService
+from lepton_operator.api.model import LeptonModel
+from lepton_operator.build import serving
+from lepton_operator.build.serving import Target
+from lepton_operator.inference.revisions import revision_name
+from lepton_operator.plan import Plan
+from lepton_operator.views import ContainerView, InferenceView, PodView, ServiceView
+from tests.builders import NAMESPACE, a_model, ago, defaults, metadata
+
+LONG_AGO_SECONDS = 600
+
+
+def digest(version: int) -> str:
+    return f"sha256:{version:064x}"
+
+
+def a_service(
+    replicas: int = 1,
+    *,
+    version: int | None = None,
+    status: Mapping[str, Any] | None = None,
+    meta: Mapping[str, Any] | None = None,
+    **spec: Any,
+) -> InferenceService:
+    """A service of the model `digits`; further fields of the spec as in the manifest."""
+    reference = {"name": "digits", **({"version": version} if version else {})}
+    return InferenceService.model_validate(
+        {
+            "metadata": metadata("digits", **(meta or {})),
+            "spec": {"model": reference, "replicas": replicas, **spec},
+            "status": status or {"observedGeneration": -1},
+        }
+    )
+
+
+def a_served_model(version: int = 1, *others: int) -> LeptonModel:
+    """The model `digits` that serves this version, and lists others too."""
+    listed = [{"version": each, "digest": digest(each)} for each in (version, *others)]
+    served = {"version": version, "digest": digest(version)}
+    return a_model(status={"versions": listed, "served": served})
+
+
+def revision(version: int = 1, service: InferenceService | None = None) -> str:
+    return revision_name(service or a_service(), Target("digits", version, digest(version)))
+
+
+def a_pod(
+    index: int = 0,
+    *,
+    version: int = 1,
+    ready: bool = False,
+    ready_seconds: float = LONG_AGO_SECONDS,
+    service: InferenceService | None = None,
+    **more: Any,
+) -> PodView:
+    """A serving pod of a version: on a node and starting, unless something else is said."""
+    owner = service or a_service()
+    name = names.serving_pod("digits", index)
+    resolved = serving.resolve(owner, defaults())
+    pod = PodView(
+        name=name,
+        namespace=NAMESPACE,
+        uid=f"uid-of-{name}-{version}",
+        phase="Running",
+        created=ago(LONG_AGO_SECONDS),
+        labels={
+            **serving.selector(owner),
+            names.REVISION: revision(version, owner),
+        },
+        annotations={names.RESOLVED: resolved.written()},
+        owner_uid="uid-of-digits",
+        node="node-1",
+        scheduled=True,
+        ready=ready,
+        ready_since=ago(ready_seconds) if ready else None,
+        init_containers=(ContainerView("fetch", "terminated", ready=True, exit_code=0),),
+        containers=(ContainerView("triton", "running", ready=ready),),
+    )
+    return replace(pod, **more)
+
+
+def crashed(name: str, said: str, *, at: datetime | None = None, **more: Any) -> ContainerView:
+    """A container that the kubelet will start again, after what it said when it ended."""
+    return ContainerView(
+        name,
+        "waiting",
+        restarts=3,
+        reason="CrashLoopBackOff",
+        message="back-off 40s restarting failed container",
+        **{
+            "last_exit_code": 1,
+            "last_reason": "Error",
+            "last_message": said,
+            "last_finished": at or ago(5),
+            **more,
+        },
+    )
+
+
+def a_kubernetes_service(service: InferenceService | None = None, **more: Any) -> ServiceView:
+    found = ServiceView(
+        name="digits",
+        namespace=NAMESPACE,
+        uid="uid-of-service",
+        owner_uid="uid-of-digits",
+        selector=serving.selector(service or a_service()),
+        ports=serving.SERVICE_PORTS,
+    )
+    return replace(found, **more)
+
+
+def a_view(service: InferenceService | None = None, *pods: PodView, **more: Any) -> InferenceView:
+    """What the plan reads: version 1 is served, and the Service is there."""
+    return InferenceView(
+        service=service or a_service(),
+        pods=pods,
+        **{
+            "defaults": defaults(),
+            "model": a_served_model(),
+            "kubernetes_service": a_kubernetes_service(),
+            **more,
+        },
+    )
+
+
+def after(view: InferenceView, plan: Plan) -> InferenceView:
+    """The view once the plan's status was written."""
+    if plan.status is None:
+        return view
+    status = json.loads(json.dumps(plan.status))
+    body = {**view.service.model_dump(mode="json", by_alias=True), "status": status}
+    return replace(view, service=InferenceService.model_validate(body))

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from lepton_operator.api.common import Resources
+from lepton_operator.diagnosis import Asked, diagnose, gpus_asked, no_capacity
+from lepton_operator.views import ContainerView, PodView
+from tests.builders import a_container, a_node, a_pod, a_waiting_container
+
+GPU = "nvidia.com/gpu"
+SCHEDULER = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+
+
+def pending(**more: Any) -> PodView:
+    return a_pod(node=None, **more)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        pytest.param(
+            Asked(8, GPU, (a_node(gpus=4), a_node("node-2", gpus=2))),
+            "it asks for 8 nvidia.com/gpu, the largest node has 4; ask for at most 4",
+            id="more than any node has",
+        ),
+        pytest.param(
+            Asked(4, GPU, (a_node(gpus=4),)),
+            "the largest node has 4; wait for a free one, or add a node",
+            id="as many as a node has, but none is free",
+        ),
+        pytest.param(
+            Asked(1, GPU, ()),
+            "the largest node has 0",
+            id="there is no node",
+        ),
+        pytest.param(Asked(2, GPU, None), "add a node that has 2", id="nodes are not watched"),
+        pytest.param(Asked(0, GPU, ()), "add a node, or ask for less", id="no GPU is asked for"),
+    ],
+)
+def test_the_sentence_about_capacity(asked: Asked, words: str) -> None:
+    sentence = no_capacity(asked, SCHEDULER)
+    assert words in sentence
+    assert sentence.endswith(f"The scheduler says: {SCHEDULER}")
+
+
+@pytest.mark.parametrize(
+    ("pod", "reason", "words"),
+    [
+        pytest.param(
+            a_pod(running=True, deleting=True), "Draining", "is being deleted", id="deleted"
+        ),
+        pytest.param(
+            replace(a_pod(failed=True), reason="Evicted", message="disk pressure"),
+            "Evicted",
+            "disk pressure",
+            id="evicted",
+        ),
+        pytest.param(
+            pending(unschedulable_message=SCHEDULER), "NoCapacity", SCHEDULER, id="no node fits"
+        ),
+        pytest.param(
+            a_pod(containers=(a_waiting_container("train", "InvalidImageName", "bad name"),)),
+            "ImageError",
+            "container train cannot be pulled: bad name",
+            id="a name that is no image",
+        ),
+        pytest.param(
+            a_pod(
+                containers=(
+                    a_waiting_container("train", "CreateContainerConfigError", "no secret 'x'"),
+                )
+            ),
+            "ContainerError",
+            "container train cannot be started: no secret 'x'",
+            id="a Secret that is not there",
+        ),
+        pytest.param(
+            a_pod(
+                containers=(a_container(exit_code=137, reason="OOMKilled"),),
+            ),
+            "OutOfMemory",
+            "container train was killed",
+            id="too much memory",
+        ),
+        pytest.param(
+            a_pod(containers=(a_container(exit_code=3, message="a\nTypeError: b\n"),)),
+            "CrashLoop",
+            "with exit code 3 and is started again; its last words: TypeError: b",
+            id="a crash",
+        ),
+        pytest.param(
+            a_pod(containers=(a_container(exit_code=139, signal=11),)),
+            "CrashLoop",
+            "by signal 11",
+            id="a crash by a signal",
+        ),
+        pytest.param(pending(), "Starting", "waits for the scheduler", id="not scheduled yet"),
+        pytest.param(a_pod(), "Starting", "are being made", id="just scheduled"),
+        pytest.param(
+            a_pod(init_containers=(ContainerView("fetch", "running"),)),
+            "Starting",
+            "runs its init container fetch",
+            id="in an init container",
+        ),
+        pytest.param(
+            a_pod(
+                init_containers=(ContainerView("sidecar", "running", ready=True),),
+                containers=(ContainerView("train", "running"),),
+            ),
+            "Starting",
+            "the pod runs and is not ready yet",
+            id="beside its sidecar",
+        ),
+    ],
+)
+def test_why_a_pod_is_not_ready(pod: PodView, reason: str, words: str) -> None:
+    found = diagnose(pod, Asked(1, GPU, ()))
+    assert found.reason == reason
+    assert words in found.message
+
+
+def test_an_image_that_is_tried_again_is_told_in_the_same_words() -> None:
+    error = "rpc error: code = NotFound desc = failed to pull nope:1"
+    tried = a_waiting_container("train", "ErrImagePull", error)
+    waits = a_waiting_container(
+        "train", "ImagePullBackOff", f'Back-off pulling image "nope:1": ErrImagePull: {error}'
+    )
+    first, second = (diagnose(a_pod(containers=(each,)), Asked(1, GPU)) for each in (tried, waits))
+    assert first == second
+
+
+def test_a_container_that_recovered_is_no_trouble() -> None:
+    recovered = ContainerView("train", "running", ready=True, restarts=2, last_exit_code=1)
+    found = diagnose(a_pod(containers=(recovered,)), Asked(1, GPU))
+    assert found.reason == "Starting"
+
+
+@pytest.mark.parametrize(
+    ("resources", "gpus"),
+    [({"limits": {GPU: 2}}, 2), ({"requests": {GPU: "4"}}, 4), ({"limits": {"cpu": 1}}, 0)],
+    ids=["in the limits", "in the requests", "none"],
+)
+def test_gpus_are_counted(resources: dict[str, Any], gpus: int) -> None:
+    assert gpus_asked(Resources.model_validate(resources), GPU) == gpus
