@@ -46,7 +46,9 @@ class Step:
 
     @property
     def claim(self) -> str | None:
-        """Return the PersistentVolumeClaim that the step reads from."""
+        """Return the PersistentVolumeClaim that the step reads from; an index names data, only."""
+        if self.kind == "index":
+            return None
         where = urlsplit(self.uri or self.dataset or "")
         return where.netloc if where.scheme == CLAIM_SCHEME else None
 
