@@ -46,7 +46,7 @@ class Step:
 
     @property
     def claim(self) -> str | None:
-        """Return the PersistentVolumeClaim that the step reads from; an index names data, only."""
+        """Return the PersistentVolumeClaim that the step reads from; an index only names its data."""
         if self.kind == "index":
             return None
         where = urlsplit(self.uri or self.dataset or "")
