@@ -30,6 +30,7 @@ class ContainerView:
     last_exit_code: int | None = None  # of the run before this one
     last_reason: str = ""
     last_message: str = ""
+    last_finished: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from lepton_operator.api.common import (
+    MAX_NAME_LENGTH,
     ApiModel,
     Digest,
     Metadata,
@@ -78,6 +79,7 @@ class Revision(StatusModel):
     """a set of pods that were made alike"""
 
     name: Annotated[str, StringConstraints(max_length=16)]
+    model: Annotated[str, StringConstraints(max_length=MAX_NAME_LENGTH)] | None = None
     version: int
     digest: Digest
     replicas: int = 0
@@ -111,7 +113,7 @@ class InferenceServiceStatus(Status):
         default=(), description="waiting: a reason for each replica that is not ready."
     )
     revisions: Annotated[tuple[Revision, ...], Field(max_length=10)] = Field(
-        default=(), description="revisions that have pods, newest first."
+        default=(), description="revisions: the wanted one, then others that still have pods."
     )
     last_failure: LastFailure | None = None
 
