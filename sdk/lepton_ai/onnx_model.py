@@ -140,6 +140,11 @@ def _tensor(value: Any) -> Tensor:
             f"'{value.name}' is a {value.type}, and Triton serves tensors only. Export the model "
             "without it (scikit-learn: options={'zipmap': False})."
         )
+    if not value.shape:
+        raise InvalidModelError(
+            f"'{value.name}' is a scalar, or the file does not say its shape. Triton serves tensors "
+            "of at least one dimension: export the model with the batch as the first one."
+        )
     shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in value.shape)
     return Tensor(name=value.name, dtype=_dtype(value), shape=shape)
 

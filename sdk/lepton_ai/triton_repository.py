@@ -92,7 +92,7 @@ def _tensor(tensor: Tensor, *, batches: bool) -> dict[str, Any]:
         "data_type": Enum(TRITON_TYPES[tensor.dtype]),
         "dims": list(dims) or [1],
     }
-    # Triton allows no empty dims: what has none in the model is declared [1] and reshaped.
+    # Triton allows no empty dims: one value a sample is declared [1] and reshaped.
     return described if dims else {**described, "reshape": {"shape": []}}
 
 

@@ -85,6 +85,12 @@ def _write_sequence(file: Path) -> None:
     onnx.save(model(nodes, inputs=inputs, outputs=[sequence]), file)
 
 
+def _write_scalar(file: Path) -> None:
+    nodes = [helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0)]
+    inputs = [tensor("x", TensorProto.FLOAT, ["n", 3])]
+    onnx.save(model(nodes, inputs=inputs, outputs=[tensor("total", TensorProto.FLOAT, [])]), file)
+
+
 def _write_new_file_format(file: Path) -> None:
     write_digits_model(file)
     proto = onnx.load(file)
@@ -114,6 +120,7 @@ def _write_new_file_format(file: Path) -> None:
             id="external",
         ),
         pytest.param(_write_unknown_operator, "cannot load .*Telepathy", id="an unknown operator"),
+        pytest.param(_write_scalar, "'total' is a scalar", id="a scalar"),
         pytest.param(_write_sequence, "'parts' is a seq.*tensors only", id="a sequence"),
     ],
 )

@@ -45,13 +45,14 @@ def test_a_model_with_a_free_batch_is_batched_and_warmed_up() -> None:
 def test_a_model_with_a_fixed_batch_gets_its_whole_shapes() -> None:
     fixed = Signature(
         inputs=(Tensor(name="image", dtype="uint8", shape=(1, 28, 28)),),
-        outputs=(Tensor(name="label", dtype="int64", shape=()),),
+        outputs=(Tensor(name="label", dtype="int64", shape=(1,)),),
     )
     config = parsed(fixed)
     assert config.max_batch_size == 0
     assert not config.HasField("dynamic_batching")
     assert list(config.input[0].dims) == [1, 28, 28]
-    assert (list(config.output[0].dims), list(config.output[0].reshape.shape)) == ([1], [])
+    assert list(config.output[0].dims) == [1]
+    assert not config.output[0].HasField("reshape")
     assert [sample.batch_size for sample in config.model_warmup] == [1]
 
 

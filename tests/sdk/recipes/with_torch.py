@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -50,6 +51,12 @@ class Infinite(nn.Module):  # type: ignore[misc]
 class SumAndDifference(nn.Module):  # type: ignore[misc]
     def forward(self, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
         return left + right, left - right
+
+
+def rendezvous() -> tuple[str, str]:
+    """Meet on the loopback address: torchrun's --standalone needs a host name that resolves."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return "--master-addr=127.0.0.1", f"--master-port={server.getsockname()[1]}"
 
 
 class FolderTest(unittest.TestCase):
@@ -156,7 +163,7 @@ class TestTrainable(FolderTest):
 class TestDigits(FolderTest):
     def train(self, name: str, ranks: int) -> Path:
         """Train one epoch, alone or under torchrun; return the folder that it left."""
-        torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+        torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), *rendezvous()]
         completed = subprocess.run(
             [
                 sys.executable,
@@ -166,7 +173,7 @@ class TestDigits(FolderTest):
             env={**os.environ, "LEPTON_OUTPUT_DIR": str(self.folder / name)},
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=120,
             check=False,
         )
         self.assertEqual(completed.returncode, 0, completed.stderr)
