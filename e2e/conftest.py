@@ -19,15 +19,20 @@ from e2e.kubectl import Kubectl, KubectlError
 DUMPED = ("trainingjobs,leptonmodels,inferenceservices", "pods", "events")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--cluster", help="work on the embedded cluster of this name, and keep it")
+
+
 @pytest.fixture(scope="session")
-def target() -> Iterator[Target]:
+def target(request: pytest.FixtureRequest) -> Iterator[Target]:
     """A cluster of this session's own; or the user's, if it was named on purpose."""
-    name = f"test-{os.getpid()}"
+    kept = request.config.getoption("--cluster")
+    name = kept or f"test-{os.getpid()}"
     at = installation.target(name)
     try:
         yield at
     finally:
-        if at.embedded is not None:
+        if at.embedded is not None and not kept:
             down(name)
 
 
