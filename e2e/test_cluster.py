@@ -118,10 +118,15 @@ def traces(name: str) -> list[str]:
     ]
 
 
-def shared_folders() -> dict[str, set[str]]:
-    """What all clusters and the machine itself have in common, and any could litter."""
-    folders = ("/sys/class/net", "/run/containerd/s", "/var/lib/cni/results", "/run/netns")
-    return {folder: {file.name for file in Path(folder).glob("*")} for folder in folders}
+def shared_files(cluster: Cluster) -> set[Path]:
+    """What a cluster has in folders that the whole machine shares."""
+    device = Path("/sys/class/net", cluster.network.device)
+    nodes = cluster._nodes()
+    return {device, cluster.network.namespace_file}.union(
+        *(node._shim_sockets() for node in nodes),
+        *(node._cni_results() for node in nodes),
+        *(node._log_links() for node in nodes),
+    )
 
 
 def firewall() -> str:
@@ -229,15 +234,19 @@ def test_writes_are_recorded_with_their_user(cluster: Cluster) -> None:
 
 def test_another_cluster_stands_beside_it_and_leaves_nothing(cluster: Cluster, base: str) -> None:
     run_pod(cluster, "there", ["sleep", "600"], base)
-    before = shared_folders(), firewall()
+    rules = firewall()
     neighbour = up(NEIGHBOUR, images=[base])
     run_pod(neighbour, "here", ["sleep", "600"], base)
+    files = shared_files(neighbour)
+    assert len(files) >= len(("device", "namespace", "shim", "address", "loopback", "log"))
     neighbour.kill_node("node-1")
     neighbour.start_node("node-1")
+    files |= shared_files(neighbour)
     down(NEIGHBOUR)
     down(NEIGHBOUR)
     assert traces(NEIGHBOUR) == []
-    assert (shared_folders(), firewall()) == before
+    assert [file for file in files if file.exists() or file.is_symlink()] == []
+    assert firewall() == rules
     assert pod_is_ready(cluster, "there")
     assert None not in pids(cluster).values()
 
@@ -360,3 +369,10 @@ def test_the_volume_of_the_store_is_offered_again_once_its_claim_is_gone(cluster
         kubectl(cluster, "delete", "pvc", "store")
         cluster.release_store()
         assert list(cluster.layout.store.iterdir()) == []
+
+
+def test_removing_half_a_cluster_leaves_the_others_their_network(cluster: Cluster) -> None:
+    Layout.of(NEIGHBOUR).make_folders()
+    down(NEIGHBOUR)
+    assert traces(NEIGHBOUR) == []
+    assert cluster.network.exists()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from e2e.cluster import tools
 from e2e.cluster.control_plane import ControlPlane, Place
 from e2e.cluster.layout import Layout
 
@@ -24,6 +25,7 @@ def control_plane(
     service accounts, placement. Without them pods need no service account. The folder holds its
     state, logs and `kubeconfig`. Its processes end with the thread that entered this context.
     """
+    tools.build(["kubernetes", "etcd"])
     layout = Layout("bare", folder, folder / "run")
     layout.make_folders()
     ports = _free_ports(5)

@@ -27,6 +27,7 @@ from e2e.cluster.services import FakeNodes, Services
 DEFAULT_NAME = "dev"
 MAX_NODES = 8
 _STARTS = 3
+_NO_INDEX = -1
 _BYTES_PER_NODE = 1 << 30
 _FAKE_NODES_SECONDS = 60.0
 _RELEASED_SECONDS = 30.0
@@ -279,7 +280,7 @@ def up(
         need_space(layouts.CLUSTERS, nodes * _BYTES_PER_NODE, f"A cluster of {nodes} nodes")
         spec = _recorded_spec(layout)
         wanted = Spec(
-            index=spec.index if spec else -1,
+            index=spec.index if spec else _NO_INDEX,
             boot=boot_id(),
             nodes=nodes,
             fake_nodes=fake_nodes,
@@ -320,7 +321,7 @@ def find(name: str = DEFAULT_NAME) -> Cluster:
 def _record(layout: Layout, wanted: Spec) -> Spec:
     """Write down what is wanted, with addresses that nobody else has."""
     with lock(layouts.LOCKS / ".addresses"):
-        if wanted.index < 0:
+        if wanted.index == _NO_INDEX:
             taken = {
                 spec.index
                 for name in layouts.names()
@@ -343,7 +344,8 @@ def _existing(layout: Layout) -> Cluster | None:
     spec = _recorded_spec(layout)
     if spec is None and not layout.state.exists():
         return None
-    return Cluster(layout, spec or Spec(0, boot_id(), 1, 0, 0, audit=False))
+    nobodys = Spec(_NO_INDEX, boot_id(), nodes=1, fake_nodes=0, gpus_per_node=0, audit=False)
+    return Cluster(layout, spec or nobodys)
 
 
 def _remove_after_crash(layout: Layout, progress: Progress) -> None:

@@ -9,13 +9,12 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any
 
-from e2e.cluster import certificates
+from e2e.cluster import certificates, tools
 from e2e.cluster.api import Api, wait_for
 from e2e.cluster.certificates import Pair
 from e2e.cluster.cgroup import Cgroup
 from e2e.cluster.layout import ClusterError, Layout, write
 from e2e.cluster.process import Daemon
-from e2e.cluster.tools import tool
 
 _READY_SECONDS = 60.0
 
@@ -105,7 +104,7 @@ class ControlPlane:
         peer = f"http://127.0.0.1:{self.place.etcd_peer_port}"
         return self.daemon(
             "etcd",
-            tool("etcd"),
+            tools.path("etcd"),
             {
                 "name": "default",
                 "data-dir": self.layout.state / "etcd",
@@ -124,7 +123,7 @@ class ControlPlane:
     def api_server(self) -> Daemon:
         return self.daemon(
             "kube-apiserver",
-            tool("kube-apiserver"),
+            tools.path("kube-apiserver"),
             self._server_flags()
             | self._identity_flags()
             | self._front_proxy_flags()
@@ -196,7 +195,7 @@ class ControlPlane:
         accounts = certificates.signing_key(self.layout.pki, "service-accounts")
         return self.daemon(
             "kube-controller-manager",
-            tool("kube-controller-manager"),
+            tools.path("kube-controller-manager"),
             {
                 "kubeconfig": config,
                 "authentication-kubeconfig": config,
@@ -219,7 +218,7 @@ class ControlPlane:
         config = self.layout.config / "kube-scheduler.kubeconfig"
         return self.daemon(
             "kube-scheduler",
-            tool("kube-scheduler"),
+            tools.path("kube-scheduler"),
             {
                 "kubeconfig": config,
                 "authentication-kubeconfig": config,

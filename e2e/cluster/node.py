@@ -9,14 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from e2e.cluster import certificates, images, mounts
+from e2e.cluster import certificates, images, mounts, tools
 from e2e.cluster.api import wait_for
 from e2e.cluster.cgroup import Cgroup
 from e2e.cluster.control_plane import ControlPlane
 from e2e.cluster.layout import ClusterError, write
 from e2e.cluster.network import Network
 from e2e.cluster.process import Daemon
-from e2e.cluster.tools import tool
 
 GPU = "nvidia.com/gpu"
 _SOCKET_SECONDS = 30.0
@@ -90,7 +89,7 @@ class Node:
             f"--node-ip={self.network.node_address(self.number)}",
             "--node-labels=node.lepton.ai/e2e=true",
         )
-        return self._daemon("kubelet", (str(tool("kubelet")), *flags))
+        return self._daemon("kubelet", (str(tools.path("kubelet")), *flags))
 
     def _daemon(self, program: str, argv: tuple[str, ...]) -> Daemon:
         name = f"{self.name}-{program}"

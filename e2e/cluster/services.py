@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from e2e.cluster import tools
 from e2e.cluster.control_plane import ControlPlane
 from e2e.cluster.layout import write
 from e2e.cluster.network import Network
 from e2e.cluster.node import GPU
 from e2e.cluster.process import Daemon
-from e2e.cluster.tools import tool
 
 STORE_VOLUME = "lepton-store"
 STORE_CLASS = "lepton-local"
@@ -32,12 +32,12 @@ class Services:
     @property
     def proxy(self) -> Daemon:
         configuration = self.plane.layout.config / "kube-proxy.json"
-        return self.plane.daemon("kube-proxy", tool("kube-proxy"), {"config": configuration})
+        return self.plane.daemon("kube-proxy", tools.path("kube-proxy"), {"config": configuration})
 
     @property
     def dns(self) -> Daemon:
         corefile = self.plane.layout.config / "Corefile"
-        return self.plane.daemon("coredns", tool("coredns"), {"conf": corefile})
+        return self.plane.daemon("coredns", tools.path("coredns"), {"conf": corefile})
 
     def start(self) -> None:
         layout = self.plane.layout
@@ -138,7 +138,7 @@ class FakeNodes:
         }
         if self.stages:
             flags["config"] = self.stages
-        return self.plane.daemon("kwok", tool("kwok"), flags)
+        return self.plane.daemon("kwok", tools.path("kwok"), flags)
 
     def start(self) -> None:
         existing = self._existing()

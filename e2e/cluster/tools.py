@@ -83,13 +83,15 @@ _OF_COMMAND = {command: module for module in MODULES for command in module.comma
 
 def tool(command: str, progress: Progress = say) -> Path:
     """The path of a program, such as `kubectl` or `helm`; it is built if it is not there."""
-    if command not in _OF_COMMAND:
-        known = ", ".join(sorted(_OF_COMMAND))
-        raise ClusterError(f"There is no tool {command!r}; there are {known}.")
-    module = _OF_COMMAND[command]
+    module = _module_of(command)
     if not module.built():
         build([module.name], progress)
     return module.folder / command
+
+
+def path(command: str) -> Path:
+    """Where a program is or will be: stopping a cluster must not have to build one."""
+    return _module_of(command).folder / command
 
 
 def build(names: Iterable[str] = (), progress: Progress = say) -> None:
@@ -108,6 +110,13 @@ def build(names: Iterable[str] = (), progress: Progress = say) -> None:
             with tempfile.TemporaryDirectory(prefix=".building-", dir=home) as work:
                 for module in missing:
                     _build(module, Path(work), progress)
+
+
+def _module_of(command: str) -> Module:
+    if command not in _OF_COMMAND:
+        known = ", ".join(sorted(_OF_COMMAND))
+        raise ClusterError(f"There is no tool {command!r}; there are {known}.")
+    return _OF_COMMAND[command]
 
 
 def _build(module: Module, work: Path, progress: Progress) -> None:
