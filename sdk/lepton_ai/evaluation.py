@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from lepton_ai.datasets import Array, Dataset, InvalidDatasetError
 from lepton_ai.onnx_model import first_line, open_session
+from lepton_ai.recipes.ranks import available_cores
 from lepton_ai.record import FailureError, Reason
 from lepton_ai.versions import Signature, Tensor
 
@@ -50,7 +51,7 @@ def evaluate(file: Path, signature: Signature, dataset: Dataset) -> dict[str, fl
 
 def predict(file: Path, signature: Signature, samples: Array) -> Array:
     """Return the model's first output for all samples, batch by batch."""
-    session = open_session(file)
+    session = open_session(file, available_cores())
     fixed = signature.inputs[0].shape[0] if signature.inputs[0].shape else -1
     batch_size = fixed if fixed > 0 else BATCH_SIZE
     outputs = []

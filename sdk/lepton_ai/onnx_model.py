@@ -48,8 +48,8 @@ def inspect(file: Path, limits: Limits | None = None) -> OnnxModel:
     return OnnxModel(_signature(open_session(file)), opset, ir)
 
 
-def open_session(file: Path, threads: int = 0) -> onnxruntime.InferenceSession:
-    """Load a model on the CPU; `threads` 0 is one a core."""
+def open_session(file: Path, threads: int = 1) -> onnxruntime.InferenceSession:
+    """Load a model on the CPU, to be run by so many threads."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -142,8 +142,8 @@ def _tensor(value: Any) -> Tensor:
         )
     if not value.shape:
         raise InvalidModelError(
-            f"'{value.name}' is a scalar, or the file does not say its shape. Triton serves tensors "
-            "of at least one dimension: export the model with the batch as the first one."
+            f"'{value.name}' is a scalar, or the file does not say its shape. Triton serves "
+            "tensors of at least one dimension: export the model with the batch as the first one."
         )
     shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in value.shape)
     return Tensor(name=value.name, dtype=_dtype(value), shape=shape)
