@@ -33,7 +33,8 @@ def unseen_digits(count: int, seed: int) -> tuple[NDArray[np.float32], NDArray[n
     """Return images [count, 1, 28, 28] between 0 and 1 that no training saw, and their labels."""
     _, held_out = datasets.load("mnist").split()
     rows = np.random.default_rng(seed).choice(len(held_out), count, replace=False)
-    return held_out.x[rows, np.newaxis].astype(np.float32) / 255, held_out.y[rows]
+    images = (held_out.x[rows, np.newaxis] / 255).astype(np.float32)
+    return images, held_out.y[rows]
 
 
 def read(
@@ -43,7 +44,9 @@ def read(
     described = client.get_model_metadata(model)
     given = triton.InferInput(described["inputs"][0]["name"], list(images.shape), "FP32")
     given.set_data_from_numpy(images)
-    answer = client.infer(model, [given]).as_numpy(described["outputs"][0]["name"])
+    answer: NDArray[np.float32] | None = client.infer(model, [given]).as_numpy(
+        described["outputs"][0]["name"]
+    )
     if answer is None:
         raise RuntimeError(f"{model} answered without its output {described['outputs'][0]['name']}")
     return answer
