@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
-from urllib.parse import urlsplit
+
+from pydantic import TypeAdapter, ValidationError
 
 from lepton_operator import names
 from lepton_operator.api.model import LeptonModel
@@ -31,7 +31,8 @@ UNDISTURBED = {
 class Step:
     """One piece of work; equal steps do the same. What a step does not need is None.
 
-    `digest` is the source's for an import and the version's for an evaluation.
+    `digest` is the source's for an import and the version's for an evaluation. `known` are the
+    versions that an index need not tell again, as 3,2,1.
     """
 
     kind: StepKind
@@ -39,6 +40,7 @@ class Step:
     digest: str | None = None
     dataset: str | None = None
     uri: str | None = None
+    known: str | None = field(default=None, compare=False)
 
     def written(self) -> str:
         """Return the annotation that says what a pod works on."""
@@ -46,30 +48,31 @@ class Step:
 
     @property
     def claim(self) -> str | None:
-        """Return the PersistentVolumeClaim that the step reads from; an index only names its data."""
+        """Return the PersistentVolumeClaim that the step reads; an index only names its data."""
         if self.kind == "index":
             return None
-        where = urlsplit(self.uri or self.dataset or "")
-        return where.netloc if where.scheme == CLAIM_SCHEME else None
+        scheme, _, path = (self.uri or self.dataset or "").partition("://")
+        return path.partition("/")[0] if scheme == CLAIM_SCHEME else None
+
+
+_STEP = TypeAdapter(Step)
 
 
 def read(annotations: Mapping[str, str]) -> Step | None:
     """Return what a pod works on; None if its annotation does not say so."""
     try:
-        return Step(**json.loads(annotations[names.STEP]))
-    except (KeyError, TypeError, ValueError):
+        return _STEP.validate_json(annotations[names.STEP])
+    except (KeyError, ValidationError):
         return None
 
 
-def step_pod(
-    model: LeptonModel, step: Step, number: int, known: Sequence[int], defaults: Defaults
-) -> dict[str, Any]:
-    """Return the pod of a step; `known` are the versions that an index need not tell again."""
+def step_pod(model: LeptonModel, step: Step, number: int, defaults: Defaults) -> dict[str, Any]:
+    """Return the pod of a step."""
     resolved = _resolved(defaults)
     parts = pods.PodParts(
         name=names.step_pod(model.metadata.name, step.kind, number, step.version),
         role=step.kind,
-        containers=[_container(model, step, known, defaults)],
+        containers=[_container(model, step, defaults)],
         volumes=[pods.store_volume(), *_claim_volumes(step)],
         labels={names.RESOLVED_HASH: names.short_hash(resolved)},
         annotations={
@@ -96,10 +99,8 @@ def _resolved(defaults: Defaults) -> dict[str, Any]:
     )
 
 
-def _container(
-    model: LeptonModel, step: Step, known: Sequence[int], defaults: Defaults
-) -> dict[str, Any]:
-    arguments = _ARGUMENTS[step.kind](step, known, defaults)
+def _container(model: LeptonModel, step: Step, defaults: Defaults) -> dict[str, Any]:
+    arguments = _ARGUMENTS[step.kind](step, defaults)
     who = ["--namespace", model.metadata.namespace, "--name", model.metadata.name]
     mounts = [pods.mount(CLAIM_VOLUME, CLAIM_PATH, read_only=True)] if step.claim else []
     where = ["--mount", CLAIM_PATH] if step.claim else []
@@ -115,17 +116,17 @@ def _container(
     )
 
 
-def _import(step: Step, _: Sequence[int], defaults: Defaults) -> list[str]:
+def _import(step: Step, defaults: Defaults) -> list[str]:
     bounds = ["--max-opset", defaults.triton.max_opset, "--max-ir", defaults.triton.max_ir]
     return ["--uri", str(step.uri), "--digest", str(step.digest), *map(str, bounds)]
 
 
-def _index(step: Step, known: Sequence[int], _: Defaults) -> list[str]:
-    listed = ["--known", ",".join(map(str, known))] if known else []
+def _index(step: Step, _: Defaults) -> list[str]:
+    listed = ["--known", step.known] if step.known else []
     return [*listed, *(["--dataset", step.dataset] if step.dataset else [])]
 
 
-def _evaluate(step: Step, _: Sequence[int], __: Defaults) -> list[str]:
+def _evaluate(step: Step, _: Defaults) -> list[str]:
     which = ["--version", str(step.version), "--digest", str(step.digest)]
     return [*which, "--dataset", str(step.dataset)]
 

@@ -71,12 +71,14 @@ def _index(view: ModelView, status: LeptonModelStatus) -> Iterator[Wanted]:
     because = _why_index(view, status)
     if because is not None:
         asked = view.model.spec.evaluation
-        yield Wanted(Step("index", dataset=asked.dataset if asked else None), because)
+        known = ",".join(str(each.version) for each in status.versions) or None
+        step = Step("index", dataset=asked.dataset if asked else None, known=known)
+        yield Wanted(step, because)
 
 
 def _why_index(view: ModelView, status: LeptonModelStatus) -> str | None:
-    if not status.versions and status.indexed_time is None:
-        return "the status lists no versions and the store was not asked yet"
+    if status.indexed_time is None:
+        return "the store was not asked for versions yet"
     if status.unlisted:
         return "the store has further versions"
     job = unlisted_job(view, status)

@@ -107,6 +107,8 @@ def _indexed(
         return status
     before = {each.version for each in status.versions}
     status = tidied(view, _with_versions(status, record.versions, ended.step))
+    if not _known(ended.step) <= before:
+        return status  # the status was lost since: what the step left out is not listed any more
     news = {each.version for each in status.versions} - before
     status = status.model_copy(
         # Versions too old to be kept would be told again and again.
@@ -115,6 +117,10 @@ def _indexed(
     if status.unlisted or unlisted_job(view, status) is None:
         return _without_failure(status, ended.step)
     return _with_failure(view, status, ended, _missing(view, status))
+
+
+def _known(step: Step) -> set[int]:
+    return {int(each) for each in (step.known or "").split(",") if each.isdecimal()}
 
 
 def _imported(

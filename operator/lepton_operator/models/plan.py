@@ -99,8 +99,7 @@ def _created(view: ModelView, status: LeptonModelStatus, wanted: Wanted) -> dict
     name = view.model.metadata.name
     while names.step_pod(name, wanted.step.kind, number, wanted.step.version) in taken:
         number += 1
-    known = [each.version for each in status.versions]
-    return steps.step_pod(view.model, wanted.step, number, known, view.defaults)
+    return steps.step_pod(view.model, wanted.step, number, view.defaults)
 
 
 def _name(manifest: dict[str, Any]) -> str:

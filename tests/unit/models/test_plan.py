@@ -228,6 +228,15 @@ def test_an_index_lists_what_it_is_told(more: bool) -> None:  # noqa: FBT001
     assert created(plan(replace(start, pods=()), NOW)) == (["digits-index-1"] if more else [])
 
 
+def test_an_index_that_left_out_what_the_status_has_lost_since_proves_nothing() -> None:
+    step = replace(INDEX, known="2,1")
+    start = settled(view(pods=(indexed(a_told_version(3), step=step),)))
+    assert [each.version for each in start.model.status.versions] == [3]
+    (made,) = plan(start, NOW).create
+    command = made.manifest["spec"]["containers"][0]["command"]
+    assert command[-2:] == ["--known", "3"]
+
+
 def test_versions_too_old_to_be_kept_are_not_asked_for_for_ever() -> None:
     many = [a_version(each) for each in range(30, 10, -1)]
     pods = (indexed(a_told_version(10), a_told_version(9), more=True),)
@@ -405,8 +414,11 @@ def test_only_the_last_pod_of_a_step_says_how_it_failed() -> None:
     assert [each.reason for each in status(found).failing] == ["StoreUnavailable"]
 
 
-def test_a_pod_with_an_unreadable_annotation_harms_nobody() -> None:
-    pod = replace(a_step_pod(INDEX), annotations={"lepton.ai/step": "[1, 2"})
+@pytest.mark.parametrize(
+    "written", ["[1, 2", "[]", '{"kind": "index", "known": 7}', '{"kind": "dance"}']
+)
+def test_a_pod_with_an_unreadable_annotation_harms_nobody(written: str) -> None:
+    pod = replace(a_step_pod(INDEX), annotations={"lepton.ai/step": written})
     found = plan(view(pods=(pod,)), NOW)
     assert deleted(found) == ["digits-index-1"]
     assert created(found) == ["digits-index-2"]

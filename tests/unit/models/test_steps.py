@@ -16,19 +16,19 @@ def command(pod: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "step", "known"),
+    ("name", "step"),
     [
-        ("index", Step("index", dataset="heldout"), [3, 2, 1]),
-        ("import", an_import({**SOURCE, "uri": "pvc://models/digits"}), []),
-        ("evaluate", evaluate(3), []),
+        ("index", Step("index", dataset="heldout", known="3,2,1")),
+        ("import", an_import({**SOURCE, "uri": "pvc://models/digits"})),
+        ("evaluate", evaluate(3)),
     ],
 )
-def test_the_pod_of_a_step(golden: Golden, name: str, step: Step, known: list[int]) -> None:
-    golden(f"models/{name}-pod", step_pod(a_model(), step, 1, known, defaults()))
+def test_the_pod_of_a_step(golden: Golden, name: str, step: Step) -> None:
+    golden(f"models/{name}-pod", step_pod(a_model(), step, 1, defaults()))
 
 
 def test_an_index_that_knows_nothing_names_nothing() -> None:
-    assert command(step_pod(a_model(), INDEX, 1, [], defaults())) == [
+    assert command(step_pod(a_model(), INDEX, 1, defaults())) == [
         "lepton-agent",
         "index",
         "--namespace",
@@ -49,7 +49,7 @@ def test_an_index_that_knows_nothing_names_nothing() -> None:
     ids=["an object store", "a claim", "the held-out data", "a dataset in a claim"],
 )
 def test_a_claim_is_mounted_for_reading(step: Step, claim: str | None) -> None:
-    pod = step_pod(a_model(), step, 1, [], defaults())
+    pod = step_pod(a_model(), step, 1, defaults())
     claims = [
         volume["persistentVolumeClaim"]
         for volume in pod["spec"]["volumes"]
@@ -61,5 +61,5 @@ def test_a_claim_is_mounted_for_reading(step: Step, claim: str | None) -> None:
 
 def test_a_pod_says_what_it_works_on() -> None:
     for step in (INDEX, an_import(), evaluate(3)):
-        pod = step_pod(a_model(), step, 1, [], defaults())
+        pod = step_pod(a_model(), step, 1, defaults())
         assert read(pod["metadata"]["annotations"]) == step
