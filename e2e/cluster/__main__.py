@@ -21,6 +21,9 @@ def main() -> int:
     except ClusterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on from here; `make cluster-down` removes it.")
+        return 130
     return 0
 
 
