@@ -129,7 +129,6 @@ def _container(status: Body) -> ContainerView:
         last_reason=last.get("reason", ""),
         last_message=last.get("message", ""),
         last_finished=_optional_time(last.get("finishedAt")),
-        last_finished=_optional_time(last.get("finishedAt")),
     )
 
 
