@@ -1,0 +1,339 @@
+"""In any order of events, with the operator killed anywhere, an InferenceService keeps serving."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from lepton_operator import names
+from lepton_operator.api.inference import InferenceService
+from lepton_operator.api.model import LeptonModel
+from lepton_operator.build import serving
+from lepton_operator.conditions import READY, is_true
+from lepton_operator.inference.fleet import serves
+from lepton_operator.inference.plan import plan
+from lepton_operator.plan import Create, Delete, Patch, Plan
+from lepton_operator.settings import Images
+from lepton_operator.views import ContainerView, InferenceView, PodView, ServiceView
+from tests.builders import a_model, a_node
+from tests.unit.inference.builders import a_served_model, a_service, crashed
+from tests.world import Key, Killed, World, is_empty
+
+NODES = ("node-1", "node-2")
+BROKEN_VERSION = 3
+MOST_PASSES = 300
+
+
+@dataclass
+class ServingWorld(World):
+    """A world that has Services too, and knows which version each pod fetches."""
+
+    services: dict[str, ServiceView] = field(default_factory=dict)
+    versions: dict[str, int] = field(default_factory=dict)  # by the pod's UID
+
+    def _create_pod(self, manifest: Mapping[str, Any]) -> None:
+        super()._create_pod(manifest)
+        uid = self.pods[manifest["metadata"]["name"]].uid
+        command = manifest["spec"]["initContainers"][0]["command"]
+        self.versions.setdefault(uid, int(command[command.index("--version") + 1]))
+
+    def _create(self, create: Create) -> None:
+        if create.manifest["kind"] != "Service":
+            super()._create(create)
+            return
+        metadata, spec = create.manifest["metadata"], create.manifest["spec"]
+        self.services.setdefault(
+            metadata["name"],
+            ServiceView(
+                name=metadata["name"],
+                namespace=metadata["namespace"],
+                uid="uid-of-service",
+                owner_uid=metadata["ownerReferences"][0]["uid"],
+                selector=spec["selector"],
+                ports=tuple((each["name"], each["port"]) for each in spec["ports"]),
+            ),
+        )
+
+    def _patch(self, patch: Patch) -> None:
+        found, spec = self.services[patch.target.name], patch.body["spec"]
+        selector = {**found.selector, **spec["selector"]}
+        self.services[found.name] = replace(
+            found,
+            selector={key: value for key, value in selector.items() if value is not None},
+            ports=tuple((each["name"], each["port"]) for each in spec["ports"]),
+        )
+
+    def _delete(self, delete: Delete) -> None:
+        super()._delete(delete)
+        pod = self.pods.get(delete.target.name)
+        if pod is not None and pod.deleting:
+            # The endpoints controller takes a Terminating pod out of the Service.
+            self._change(pod, ready=False, ready_since=None)
+
+    def become_ready(self, name: str) -> None:
+        pod = self.pods[name]
+        running = ContainerView(serving.TRITON, "running", ready=True)
+        if self._has_kubelet(pod) and pod.phase == "Running" and not pod.ready:
+            since = self.now.replace(microsecond=0)
+            self._change(pod, ready=True, ready_since=since, containers=(running,))
+
+    def begin(self, name: str) -> None:
+        pod = self.pods[name]
+        running = ContainerView(serving.TRITON, "running")
+        if self._has_kubelet(pod) and pod.phase == "Pending":
+            self._change(pod, phase="Running", containers=(running,))
+
+    def crash(self, name: str) -> None:
+        pod = self.pods[name]
+        if self._has_kubelet(pod) and pod.phase == "Running":
+            said = "failed to load 'digits' version 3: broken"
+            ended = crashed(serving.TRITON, said, at=self.now.replace(microsecond=0))
+            self._change(pod, ready=False, ready_since=None, containers=(ended,))
+
+    def fail(self, name: str) -> None:
+        pod = self.pods[name]
+        if not pod.finished:
+            self._change(pod, phase="Failed", reason="Evicted", ready=False, ready_since=None)
+
+
+class InferenceWorld(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = ServingWorld(before_delete=self.must_be_recorded)
+        self.world.nodes = {name: a_node(name) for name in NODES}
+        self.key: Key = ("InferenceService", "digits")
+        self.model: LeptonModel | None = a_served_model(1)
+
+    @property
+    def service(self) -> InferenceService:
+        found = self.world.objects[self.key]
+        assert isinstance(found, InferenceService)
+        return found
+
+    def planner(self, world: World, _: Key) -> Plan:
+        view = InferenceView(
+            service=self.service,
+            defaults=world.defaults,
+            pods=world.seen_pods(self.service.metadata.uid),
+            kubernetes_service=self.world.services.get("digits"),
+            model=self.model,
+            nodes=tuple(world.nodes.values()),
+        )
+        found = plan(view, world.now)
+        self.must_leave_enough(view, found)
+        return found
+
+    def live(self) -> list[str]:
+        return sorted(self.world.pods)
+
+    def one(self, data: st.DataObject) -> str:
+        return data.draw(st.sampled_from(self.live()))
+
+    @initialize(replicas=st.integers(0, 3))
+    def apply(self, replicas: int) -> None:
+        self.world.add(a_service(replicas))
+
+    # The operator
+
+    @rule(
+        passes=st.integers(1, 5),
+        informed=st.booleans(),
+        seconds=st.sampled_from([0, 0.3, 1, 4, 31]),
+        writes=st.sampled_from([None, None, None, 0, 1, 2]),
+    )
+    def reconcile(self, passes: int, informed: bool, seconds: float, writes: int | None) -> None:  # noqa: FBT001
+        for _ in range(passes):
+            self.world.pass_time(seconds)
+            if informed:
+                self.world.tell_all()
+            try:
+                self.world.reconcile(self.key, self.planner, writes=writes)
+            except Killed:
+                self.world.restart_operator()
+
+    @rule()
+    def chart_upgrade(self) -> None:
+        tag = f"triton:{self.world.made + 2}"
+        images = Images(agent="agent:2", trainer="trainer:2", triton=tag)
+        self.world.defaults = self.world.defaults.model_copy(update={"images": images})
+
+    @precondition(lambda self: self.live())
+    @rule(data=st.data())
+    def tell_one(self, data: st.DataObject) -> None:
+        self.world.tell(self.world.pods[self.one(data)])
+
+    # The cluster
+
+    @rule(node=st.sampled_from(NODES))
+    def make_all_ready(self, node: str) -> None:
+        for name in self.live():
+            self.start(name, node)
+
+    @precondition(lambda self: self.live())
+    @rule(data=st.data(), node=st.sampled_from(NODES))
+    def make_one_ready(self, data: st.DataObject, node: str) -> None:
+        self.start(self.one(data), node)
+
+    def start(self, name: str, node: str) -> None:
+        pod = self.world.pods[name]
+        if pod.deleting:
+            return
+        self.world.schedule(name, node)
+        self.world.begin(name)
+        if self.version_of(pod) == BROKEN_VERSION:
+            self.world.crash(name)
+        else:
+            self.world.become_ready(name)
+
+    def version_of(self, pod: PodView) -> int:
+        return self.world.versions[pod.uid]
+
+    @precondition(lambda self: self.live())
+    @rule(data=st.data())
+    def hurt(self, data: st.DataObject) -> None:
+        act = data.draw(
+            st.sampled_from(
+                [
+                    self.world.vanish,
+                    self.world.ask_to_delete,
+                    self.world.crash,
+                    self.world.fail,
+                ]
+            )
+        )
+        act(self.one(data))
+
+    @rule()
+    def finish_deletions(self) -> None:
+        self.world.finish_deletions()
+
+    @rule(node=st.sampled_from(NODES))
+    def silence_or_revive(self, node: str) -> None:
+        act = self.world.silence if self.world.nodes[node].ready else self.world.revive
+        act(node)
+
+    # People
+
+    @rule(replicas=st.integers(0, 4))
+    def scale(self, replicas: int) -> None:
+        self.world.change_spec(self.key, replicas=replicas)
+
+    @rule(version=st.sampled_from([1, 2, BROKEN_VERSION]))
+    def accept(self, version: int) -> None:
+        self.model = a_served_model(version)
+
+    @rule(model=st.sampled_from([None, a_model()]))
+    def lose_model(self, model: LeptonModel | None) -> None:
+        self.model = model
+
+    @rule(zone=st.sampled_from(["a", "b"]))
+    def change_pods(self, zone: str) -> None:
+        self.world.change_spec(self.key, nodeSelector={"zone": zone})
+
+    @rule(change=st.sampled_from([{"selector": {"app": "x"}}, {"ports": ()}]))
+    def edit_service(self, change: Mapping[str, Any]) -> None:
+        found = self.world.services.get("digits")
+        if found is not None:
+            self.world.services["digits"] = replace(found, **change)
+
+    @rule()
+    def wipe_status(self) -> None:
+        body = self.service.wire() | {"status": {}}
+        self.world.objects[self.key] = InferenceService.model_validate(body)
+
+    # What must hold
+
+    def must_leave_enough(self, view: InferenceView, found: Plan) -> None:
+        """A plan deletes no pod that serves unless enough others do."""
+        doomed = {each.target.uid for each in found.delete}
+        serving_pods = {
+            pod.uid
+            for pod in view.pods
+            if serves(pod, self.world.now) and not (pod.deleting or pod.gone or pod.finished)
+        }
+        if serving_pods & doomed:
+            assert len(serving_pods - doomed) >= view.service.spec.replicas, found.because
+
+    def must_be_recorded(self, pod: PodView) -> None:
+        if pod.phase == "Failed":
+            recorded = self.service.status.last_failure
+            assert recorded is not None, f"{pod.name} is deleted, and no status says why"
+
+    @invariant()
+    def a_revision_has_one_set_of_defaults(self) -> None:
+        hashes: dict[str, set[str]] = {}
+        for pod in self.world.pods.values():
+            revision = hashes.setdefault(pod.labels[names.REVISION], set())
+            revision.add(pod.labels[names.RESOLVED_HASH])
+        assert all(len(each) == 1 for each in hashes.values())
+
+    def teardown(self) -> None:
+        if self.key not in self.world.objects:
+            return
+        if self.model is None or self.model.status.served is None:
+            self.model = a_served_model(1)
+        for node in NODES:
+            self.world.revive(node)
+        self.come_to_rest()
+        self.must_rest_for_a_reason()
+
+    def come_to_rest(self) -> None:
+        """Let pods become ready from now on: the plans must run out of work."""
+        for _ in range(MOST_PASSES):
+            self.world.finish_deletions()
+            for name in self.live():
+                self.settle(name)
+            self.world.tell_all()
+            done = self.world.reconcile(self.key, self.planner)
+            if not is_empty(done):
+                continue
+            again = self.planner(self.world, self.key)
+            assert is_empty(again)
+            if again.due is None:
+                return
+            self.world.now = max(again.due, self.world.now + timedelta(milliseconds=1))
+        pytest.fail(f"no rest after {MOST_PASSES} passes: {done.because}")
+
+    def settle(self, name: str) -> None:
+        """A kubelet does what it can, once."""
+        pod = self.world.pods[name]
+        container = pod.container(serving.TRITON)
+        is_crashed = container is not None and container.state == "waiting"
+        if not pod.ready and not (is_crashed and self.version_of(pod) == BROKEN_VERSION):
+            self.start(name, NODES[0])
+
+    def must_rest_for_a_reason(self) -> None:
+        status, replicas = self.service.status, self.service.spec.replicas
+        assert status.observed_generation == self.service.metadata.generation
+        assert self.model is not None
+        assert self.model.status.served is not None
+        pods = list(self.world.pods.values())
+        version = self.model.status.served.version
+        if version == BROKEN_VERSION and replicas:
+            assert not is_true(status.conditions, READY)
+            assert {each.reason for each in status.waiting} == {"ModelLoadFailed"}
+            return
+        assert len(pods) == replicas
+        assert all(pod.ready and self.version_of(pod) == version for pod in pods)
+        assert is_true(status.conditions, READY)
+        assert not status.waiting
+        assert status.version == (version if replicas else None)
+        found = self.world.services["digits"]
+        assert found.selector == serving.selector(self.service)
+        assert found.ports == serving.SERVICE_PORTS
+
+
+TestInferenceWorld = InferenceWorld.TestCase
+TestInferenceWorld.settings = settings(
+    max_examples=100,
+    stateful_step_count=30,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
