@@ -1,0 +1,255 @@
+"""In any order of events, with the operator killed anywhere, a TrainingJob comes out right."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from lepton_operator import names
+from lepton_operator.api.training import TrainingJob
+from lepton_operator.conditions import READY, is_true
+from lepton_operator.plan import Plan
+from lepton_operator.settings import Images
+from lepton_operator.training.plan import plan
+from lepton_operator.views import PodView
+from tests.builders import a_node, a_record, a_result, a_training_job
+from tests.world import Key, Killed, World, is_empty
+
+NODES = ("node-1", "node-2")
+WHICH = st.integers(0, 5)
+MOST_PASSES = 300
+CONDITIONS = ("Complete", "Failed")
+
+
+def planner(world: World, key: Key) -> Plan:
+    return plan(world.training_view(key), world.now)
+
+
+class TrainingWorld(RuleBasedStateMachine):
+    """Steps are what a cluster, a person and fate may do; the operator's passes come between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.world = World(before_delete=self.must_be_recorded)
+        self.key: Key = ("TrainingJob", "digits")
+        self.before = a_training_job().status
+        self.finished: str | None = None
+        self.upgrades = 0
+
+    @property
+    def job(self) -> TrainingJob:
+        return self.world.job(self.key)
+
+    @initialize(
+        nodes=st.integers(1, 3),
+        output=st.sampled_from([None, "digits"]),
+        max_restarts=st.integers(0, 2),
+        max_losses=st.integers(0, 3),
+        deadline=st.sampled_from([None, None, 90]),
+    )
+    def apply(
+        self,
+        nodes: int,
+        output: str | None,
+        max_restarts: int,
+        max_losses: int,
+        deadline: int | None,
+    ) -> None:
+        policy = {"maxRestarts": max_restarts, "maxInfrastructureRestarts": max_losses}
+        spec = {"activeDeadlineSeconds": deadline} if deadline else {}
+        job = a_training_job(nodes, output=output, failurePolicy=policy, **spec)
+        self.world.nodes = {name: a_node(name) for name in NODES}
+        self.world.add(job)
+
+    # The operator
+
+    @rule(passes=st.integers(1, 5), seconds=st.sampled_from([0.3, 1, 2, 31]))
+    def reconcile_well_informed(self, passes: int, seconds: float) -> None:
+        for _ in range(passes):
+            self.world.pass_time(seconds)
+            self.world.tell_all()
+            self.world.reconcile(self.key, planner)
+
+    @rule(upgrades=st.booleans(), writes=st.sampled_from([None, 0, 1, 2]))
+    def reconcile_in_the_dark(self, upgrades: bool, writes: int | None) -> None:
+        if upgrades:
+            self.upgrade_chart()
+        try:
+            self.world.reconcile(self.key, planner, writes=writes)
+        except Killed:
+            self.world.restart_operator()
+
+    def upgrade_chart(self) -> None:
+        self.upgrades += 1
+        tag = str(self.upgrades)
+        images = Images(agent=f"agent:{tag}", trainer=f"trainer:{tag}", triton=f"triton:{tag}")
+        self.world.defaults = self.world.defaults.model_copy(update={"images": images})
+
+    # The watch
+
+    @rule(which=WHICH, sight=st.booleans())
+    def watch(self, which: int, sight: bool) -> None:
+        act = self.world.tell if sight else self.world.lose_sight
+        for pod in self.one(which):
+            act(pod)
+
+    # The cluster
+
+    @rule(which=WHICH, node=st.sampled_from(NODES))
+    def schedule(self, which: int, node: str) -> None:
+        for pod in self.one(which):
+            self.world.schedule(pod.name, node)
+
+    @rule(node=st.sampled_from(NODES))
+    def schedule_and_start_all(self, node: str) -> None:
+        for name in sorted(self.world.pods):
+            self.world.schedule(name, node)
+            self.world.start(name)
+
+    @rule(which=WHICH, exit_code=st.sampled_from([0, 1, 137]), readable=st.booleans())
+    def end(self, which: int, exit_code: int, readable: bool) -> None:
+        said = a_record("Failed", reason="UserError") if exit_code else a_result()
+        for pod in self.one(which):
+            self.world.end(pod.name, exit_code, said if readable else said[:20])
+
+    @rule()
+    def end_all_well(self) -> None:
+        for name in sorted(self.world.pods):
+            self.world.end(name, 0, a_result())
+
+    @rule(which=WHICH, how=st.sampled_from(["vanish", "evict", "ask_to_delete"]))
+    def lose(self, which: int, how: str) -> None:
+        for pod in self.one(which):
+            getattr(self.world, how)(pod.name)
+
+    @rule()
+    def finish_deletions(self) -> None:
+        self.world.finish_deletions()
+
+    @rule(node=st.sampled_from(NODES))
+    def silence_or_revive(self, node: str) -> None:
+        act = self.world.silence if self.world.nodes[node].ready else self.world.revive
+        act(node)
+
+    # A person
+
+    @rule()
+    def suspend_or_resume(self) -> None:
+        self.world.change_spec(self.key, suspend=not self.job.spec.suspend)
+
+    def one(self, which: int) -> list[PodView]:
+        """One of the pods that there are, or none."""
+        pods = [self.world.pods[name] for name in sorted(self.world.pods)]
+        return [pods[which % len(pods)]] if pods else []
+
+    # What must hold
+
+    def must_be_recorded(self, pod: PodView) -> None:
+        number, _ = self.numbers(pod)
+        recorded = {each.number: each for each in self.job.status.attempts}
+        last = max(recorded, default=0)
+        ended = number in recorded and recorded[number].outcome != "Running"
+        assert ended or number < last, f"{pod.name} is deleted, and no status says why"
+
+    @invariant()
+    def one_rank_0_trains(self) -> None:
+        lives = [
+            pod
+            for pod in self.world.pods.values()
+            if self.numbers(pod)[1] == 0
+            and not pod.finished
+            and (pod.node is None or self.world.nodes[pod.node].ready)
+        ]
+        assert len(lives) <= 1, [pod.name for pod in lives]
+
+    @invariant()
+    def counters_only_grow(self) -> None:
+        before, status = self.before, self.job.status
+        self.before = status
+        if before.restarts and status.restarts:
+            assert status.restarts.user >= before.restarts.user
+            assert status.restarts.infrastructure >= before.restarts.infrastructure
+        assert (status.attempt or 0) >= (before.attempt or 0)
+
+    @invariant()
+    def budgets_are_kept(self) -> None:
+        restarts, policy = self.job.status.restarts, self.job.spec.failure_policy
+        if restarts:
+            assert restarts.user <= policy.max_restarts
+            assert restarts.infrastructure <= policy.max_infrastructure_restarts
+
+    @invariant()
+    def attempts_follow_each_other(self) -> None:
+        numbers = [each.number for each in self.job.status.attempts]
+        assert numbers == sorted(set(numbers))
+        running = [each.number for each in self.job.status.attempts if each.outcome == "Running"]
+        assert running in ([], numbers[-1:])
+
+    @invariant()
+    def an_end_is_final(self) -> None:
+        ends = [kind for kind in CONDITIONS if is_true(self.job.status.conditions, kind)]
+        assert len(ends) <= 1
+        if self.finished:
+            assert ends == [self.finished]
+        self.finished = ends[0] if ends else None
+
+    @invariant()
+    def an_attempt_has_one_set_of_defaults(self) -> None:
+        hashes: dict[int, set[str]] = {}
+        for pod in self.world.pods.values():
+            hashes.setdefault(self.numbers(pod)[0], set()).add(pod.labels[names.RESOLVED_HASH])
+        assert all(len(each) == 1 for each in hashes.values())
+
+    def teardown(self) -> None:
+        if self.key not in self.world.objects:
+            return
+        self.come_to_rest()
+        self.must_rest_for_a_reason()
+
+    def come_to_rest(self) -> None:
+        """Let no more happen but what the operator asks for: the plans must run out of work."""
+        for _ in range(MOST_PASSES):
+            self.world.finish_deletions()
+            self.world.tell_all()
+            done = self.world.reconcile(self.key, planner)
+            for check in (self.one_rank_0_trains, self.counters_only_grow, self.an_end_is_final):
+                check()
+            if not is_empty(done):
+                continue
+            again = planner(self.world, self.key)
+            assert is_empty(again)
+            if again.due is None:
+                return
+            self.world.now = max(again.due, self.world.now + timedelta(milliseconds=1))
+        pytest.fail(f"no rest after {MOST_PASSES} passes: {done.because}")
+
+    def must_rest_for_a_reason(self) -> None:
+        status, spec = self.job.status, self.job.spec
+        alive = [pod for pod in self.world.pods.values() if not pod.finished and not pod.deleting]
+        assert status.observed_generation == self.job.metadata.generation
+        if self.finished or spec.suspend:
+            assert not alive
+        else:
+            assert {
+                self.numbers(pod)[1] for pod in self.world.pods.values() if not pod.deleting
+            } == {*range(spec.num_nodes)}
+        if self.finished == "Complete" or (spec.suspend and not self.finished):
+            assert is_true(status.conditions, READY)
+
+    def numbers(self, pod: PodView) -> tuple[int, int]:
+        found = names.parse_training_pod("digits", pod.name)
+        assert found is not None
+        return found
+
+
+TestTrainingWorld = TrainingWorld.TestCase
+TestTrainingWorld.settings = settings(
+    max_examples=200,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
