@@ -75,7 +75,7 @@ class TrainingWorld(RuleBasedStateMachine):
             self.world.reconcile(self.key, planner)
 
     @rule(upgrades=st.booleans(), writes=st.sampled_from([None, 0, 1, 2]))
-    def reconcile_in_the_dark(self, upgrades: bool, writes: int | None) -> None:
+    def reconcile_in_the_dark(self, *, upgrades: bool, writes: int | None) -> None:
         if upgrades:
             self.upgrade_chart()
         try:
@@ -92,7 +92,7 @@ class TrainingWorld(RuleBasedStateMachine):
     # The watch
 
     @rule(which=WHICH, sight=st.booleans())
-    def watch(self, which: int, sight: bool) -> None:
+    def watch(self, *, which: int, sight: bool) -> None:
         act = self.world.tell if sight else self.world.lose_sight
         for pod in self.one(which):
             act(pod)
@@ -111,7 +111,7 @@ class TrainingWorld(RuleBasedStateMachine):
             self.world.start(name)
 
     @rule(which=WHICH, exit_code=st.sampled_from([0, 1, 137]), readable=st.booleans())
-    def end(self, which: int, exit_code: int, readable: bool) -> None:
+    def end(self, *, which: int, exit_code: int, readable: bool) -> None:
         said = a_record("Failed", reason="UserError") if exit_code else a_result()
         for pod in self.one(which):
             self.world.end(pod.name, exit_code, said if readable else said[:20])
