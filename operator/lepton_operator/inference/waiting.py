@@ -48,14 +48,15 @@ def explain(pod: PodView, asked: Asked) -> Diagnosis:
 def _fetch_failure(container: ContainerView) -> Diagnosis:
     said = last_message(container)
     record = parse(said)
-    if record is None or record.reason is None:
-        words = last_line(said) or "(none)"
-        message = f"the model could not be fetched (ended {ending(container)}); last words: {words}"
-        return Diagnosis(ServingReason.FETCH_FAILED, message)
-    message = f"{(record.message or record.reason).rstrip('. ')}. It is tried again."
-    if record.reason in STORE_REASONS:
-        return Diagnosis(record.reason, message)
-    return Diagnosis(ServingReason.FETCH_FAILED, message)
+    words = record.message if record is not None else last_line(said)
+    words = words.removesuffix(".").removesuffix("; it is tried again")
+    if record is not None and record.reason in STORE_REASONS:
+        return Diagnosis(record.reason, f"{words or record.reason}. It is tried again.")
+    return Diagnosis(
+        ServingReason.FETCH_FAILED,
+        f"the model could not be fetched (ended {ending(container)}): "
+        f"{words or 'it left no message'}. It is tried again.",
+    )
 
 
 def _load_failure(container: ContainerView) -> Diagnosis | None:

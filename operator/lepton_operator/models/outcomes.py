@@ -21,14 +21,8 @@ from lepton_operator.plan import Event
 from lepton_operator.records import Record, VersionRecord, parse
 from lepton_operator.views import ModelView, PodView
 
-ADVICE = {
-    ModelReason.DIGEST_MISMATCH: "Correct spec.source.digest, or name the right file.",
-    ModelReason.INVALID_MODEL: "Name an ONNX file that Triton can load in spec.source.",
-    ModelReason.NO_DATA: "Name a dataset in spec.evaluation.dataset, or remove spec.evaluation.",
-    ModelReason.INVALID_DATASET: "Name a dataset that fits the model in spec.evaluation.dataset.",
-    ModelReason.EVALUATION_FAILED: "Correct spec.evaluation, or the model.",
-}
 TRIED_AGAIN = "It is tried again."
+GIVEN_UP = "It is tried again when the spec of this object changes."
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +195,7 @@ def _entry(ended: _Ended, found: Failure, failures: int, generation: int) -> Ste
         failures=failures,
         last_failure_time=(finished or ended.now).replace(microsecond=0),
         reason=found.reason,
-        message=cut(f"{found.message.rstrip('. ')}. {ADVICE.get(found.reason, TRIED_AGAIN)}"),
+        message=cut(f"{found.message.rstrip('. ')}. {GIVEN_UP if found.final else TRIED_AGAIN}"),
         final=found.final,
     )
 
@@ -217,8 +211,9 @@ def failure(pod: PodView, record: Record | None) -> Failure:
         return Failure(
             ModelReason.POD_LOST, f"pod {pod.name} was deleted, or its node lost, before it ended"
         )
-    if record is not None and record.reason is not None and record.outcome == "Failed":
-        return Failure(_reason(record.reason), record.message or f"the step ended: {record.reason}")
+    if record is not None and record.outcome == "Failed":
+        said = record.message.removesuffix(".").removesuffix("; it is tried again")
+        return Failure(_reason(record), said or f"pod {pod.name} did not say what went wrong")
     container = pod.container(CONTAINER)
     if container is not None and container.reason == "OOMKilled":
         return Failure(
@@ -232,9 +227,10 @@ def failure(pod: PodView, record: Record | None) -> Failure:
     return _no_answer(pod)
 
 
-def _reason(told: str) -> ModelReason:
+def _reason(record: Record) -> ModelReason:
+    told = record.reason.value if record.reason is not None else ""
     known = {each.value for each in ModelReason}
-    return ModelReason(str(told)) if str(told) in known else ModelReason.STEP_FAILED
+    return ModelReason(told) if told in known else ModelReason.STEP_FAILED
 
 
 def _no_answer(pod: PodView) -> Failure:

@@ -387,6 +387,11 @@ def test_failures_are_forgotten_when_the_step_succeeds() -> None:
             id="without a word of the agent's",
         ),
         pytest.param(
+            a_step_pod(INDEX, said='{"outcome": "Failed", "message": "a bug"}', exit_code=1),
+            "StepFailed",
+            id="with a message and no reason",
+        ),
+        pytest.param(
             a_step_pod(INDEX, said='{"outcome": "Failed", "reason": "Odd"}', exit_code=1),
             "StepFailed",
             id="with a reason that nobody knows",
