@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 from lepton_operator.api.common import Resources
@@ -69,6 +70,19 @@ class Asked:
         if self.nodes is None:
             return None
         return max((node.gpus for node in self.nodes), default=0)
+
+
+def lost_nodes(nodes: Iterable[NodeView] | None, patience_seconds: int) -> dict[str, datetime]:
+    """Return when each node that does not answer counts as lost, with all that is on it.
+
+    It may come back, and its pods with it.
+    """
+    patience = timedelta(seconds=patience_seconds)
+    return {
+        node.name: node.ready_changed + patience
+        for node in nodes or ()
+        if not node.ready and node.ready_changed is not None
+    }
 
 
 def gpus_asked(resources: Resources, gpu_resource: str) -> int:

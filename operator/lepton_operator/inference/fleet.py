@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from lepton_operator.diagnosis import lost_nodes
 from lepton_operator.inference.revisions import revision_of
-from lepton_operator.views import InferenceView, NodeView, PodView
+from lepton_operator.views import InferenceView, PodView
 
 # A ready pod gets requests once every kube-proxy has it; times of conditions are cut to seconds.
 ENDPOINTS_SECONDS = 3
@@ -39,8 +39,9 @@ def fleet(view: InferenceView, revision: str | None, now: datetime) -> Fleet:
     leaving = [pod for pod in present if pod.deleting]
     ended = [pod for pod in present if pod.finished and not pod.deleting]
     there = [pod for pod in present if not (pod.deleting or pod.finished)]
-    silent = _silent_nodes(view)
-    lost = {pod.uid for pod in there if _is_lost(pod, silent, now)}
+    silent = lost_nodes(view.nodes, view.defaults.node_not_ready_seconds)
+    lost_from = {pod.uid: silent[pod.node] for pod in there if pod.node and pod.node in silent}
+    lost = {uid for uid, at in lost_from.items() if at <= now}
     alive = [pod for pod in there if pod.uid not in lost]
     return Fleet(
         current=tuple(pod for pod in alive if revision in (None, revision_of(pod))),
@@ -48,29 +49,8 @@ def fleet(view: InferenceView, revision: str | None, now: datetime) -> Fleet:
         leaving=tuple(leaving),
         ended=tuple(ended),
         lost=tuple(pod for pod in there if pod.uid in lost),
-        due=min(
-            (silent[pod.node] for pod in alive if pod.node and pod.node in silent), default=None
-        ),
+        due=min((at for uid, at in lost_from.items() if uid not in lost), default=None),
     )
-
-
-def _is_lost(pod: PodView, silent: Mapping[str, datetime], now: datetime) -> bool:
-    lost_from = silent.get(pod.node or "")
-    return lost_from is not None and lost_from <= now
-
-
-def _silent_nodes(view: InferenceView) -> dict[str, datetime]:
-    """Return when each node that does not answer counts as lost, with all that is on it."""
-    patience = timedelta(seconds=view.defaults.node_not_ready_seconds)
-    return {
-        node.name: since + patience
-        for node in view.nodes or ()
-        if (since := _silent_since(node)) is not None
-    }
-
-
-def _silent_since(node: NodeView) -> datetime | None:
-    return None if node.ready else node.ready_changed
 
 
 def serves_from(pod: PodView) -> datetime | None:

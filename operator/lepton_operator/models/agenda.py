@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from lepton_operator.api.model import LeptonModelStatus, StepStatus
 from lepton_operator.api.training import TrainingJob
 from lepton_operator.build.steps import Step, read
+from lepton_operator.diagnosis import lost_nodes
 from lepton_operator.models import versions
 from lepton_operator.views import ModelView, PodView
 
@@ -47,9 +48,16 @@ def agenda(view: ModelView, status: LeptonModelStatus, now: datetime) -> Agenda:
     open_steps = tuple(
         each for each in wanted(view, status) if not _given_up(status, each.step, generation)
     )
-    running = [(each, pod) for each in open_steps for pod in pods_of(view, each.step) if alive(pod)]
+    running = [
+        (each, pod)
+        for each in open_steps
+        for pod in pods_of(view, each.step)
+        if not has_ended(view, pod, now)
+    ]
     if running:
-        return Agenda(open_steps, tuple(pod for _, pod in running), current=running[0][0])
+        pods = tuple(pod for _, pod in running)
+        losses = (lost_at for pod in pods if (lost_at := _lost_from(view, pod)) is not None)
+        return Agenda(open_steps, pods, current=running[0][0], due=min(losses, default=None))
     ready = [each for each in open_steps if not _waits(status, each.step, now)]
     if ready:
         return Agenda(open_steps, current=ready[0], next=ready[0])
@@ -136,8 +144,15 @@ def pods_of(view: ModelView, step: Step) -> list[PodView]:
     return sorted(ours, key=lambda pod: (pod.created, pod.name))
 
 
-def alive(pod: PodView) -> bool:
-    return not (pod.finished or pod.deleting or pod.gone)
+def has_ended(view: ModelView, pod: PodView, now: datetime) -> bool:
+    """Return whether nothing is to be waited for: a step may run twice, so a lost one has ended."""
+    lost_at = _lost_from(view, pod)
+    lost = lost_at is not None and lost_at <= now
+    return pod.finished or pod.deleting or pod.gone or lost
+
+
+def _lost_from(view: ModelView, pod: PodView) -> datetime | None:
+    return lost_nodes(view.nodes, view.defaults.node_not_ready_seconds).get(pod.node or "")
 
 
 def entry_of(status: LeptonModelStatus, step: Step) -> StepStatus | None:

@@ -15,7 +15,14 @@ from lepton_operator.build.steps import CONTAINER, Step, read
 from lepton_operator.conditions import cut
 from lepton_operator.diagnosis import ending, last_line
 from lepton_operator.models import versions
-from lepton_operator.models.agenda import entry_of, pods_of, step_of, unlisted_job, wanted
+from lepton_operator.models.agenda import (
+    entry_of,
+    has_ended,
+    pods_of,
+    step_of,
+    unlisted_job,
+    wanted,
+)
 from lepton_operator.models.reasons import FINAL, ModelReason
 from lepton_operator.plan import Event
 from lepton_operator.records import Record, VersionRecord, parse
@@ -39,7 +46,7 @@ class Failure:
 
 def recorded(view: ModelView, status: LeptonModelStatus, now: datetime) -> LeptonModelStatus:
     """Return the status with the outcome of every step pod that ended."""
-    ended = [pod for pod in view.pods if _ended(pod)]
+    ended = [pod for pod in view.pods if has_ended(view, pod, now)]
     for pod in sorted(ended, key=lambda pod: (pod.created, pod.name)):
         step = read(pod.annotations)
         if step is not None:
@@ -60,7 +67,7 @@ def tidied(view: ModelView, status: LeptonModelStatus) -> LeptonModelStatus:
 def conflicts(view: ModelView) -> list[Event]:
     """Return a warning for each record that contradicts the digest of a listed version."""
     listed = view.model.status.versions
-    told = [record for pod in view.pods if _ended(pod) for record in _records(pod)]
+    told = [record for pod in view.pods if pod.finished for record in _records(pod)]
     return [
         Event(
             "Warning",
@@ -79,11 +86,6 @@ class _Ended:
     pod: PodView
     step: Step
     now: datetime
-
-
-def _ended(pod: PodView) -> bool:
-    # A step may run twice, so one that is being deleted is not waited for.
-    return pod.finished or pod.deleting or pod.gone
 
 
 def _with_outcome(view: ModelView, status: LeptonModelStatus, ended: _Ended) -> LeptonModelStatus:

@@ -20,12 +20,12 @@ from lepton_operator.api.model import (
 from lepton_operator.build import steps
 from lepton_operator.conditions import summarise
 from lepton_operator.models import gate, versions
-from lepton_operator.models.agenda import Agenda, Wanted, agenda, alive, entry_of, step_of
+from lepton_operator.models.agenda import Agenda, Wanted, agenda, entry_of, step_of
 from lepton_operator.models.events import events
 from lepton_operator.models.outcomes import conflicts, recorded, tidied
 from lepton_operator.models.verdict import Situation, judge, latest_accepted
 from lepton_operator.plan import Create, Delete, Plan
-from lepton_operator.views import ModelView, PodView
+from lepton_operator.views import ModelView
 
 
 def plan(view: ModelView, now: datetime) -> Plan:
@@ -62,7 +62,8 @@ def _facts(version: Version) -> Version:
 
 def _acting(view: ModelView, after: LeptonModelStatus, todo: Agenda) -> Plan:
     before = view.model.status
-    useless = [pod for pod in view.pods if _useless(pod, todo)]
+    running = {pod.uid for pod in todo.running}
+    useless = [pod for pod in view.pods if not (pod.gone or pod.deleting or pod.uid in running)]
     create = [_created(view, after, todo.next)] if todo.next is not None else []
     status = after.wire()
     because = [
@@ -82,14 +83,6 @@ def _acting(view: ModelView, after: LeptonModelStatus, todo: Agenda) -> Plan:
         # The step is made because no pod of it is seen.
         relist=bool(create),
     )
-
-
-def _useless(pod: PodView, todo: Agenda) -> bool:
-    """Return whether the pod has ended and is recorded, or works on what nobody wants."""
-    if pod.gone or pod.deleting:
-        return False
-    wanted = {each.step for each in todo.wanted}
-    return not alive(pod) or steps.read(pod.annotations) not in wanted
 
 
 def _created(view: ModelView, status: LeptonModelStatus, wanted: Wanted) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from lepton_operator.conditions import find
 from lepton_operator.models.plan import plan
 from lepton_operator.plan import Plan
 from lepton_operator.views import ModelView, Refusal
-from tests.builders import NOW, a_model, a_training_job, a_waiting_container, ago, stamp
+from tests.builders import NOW, a_model, a_node, a_training_job, a_waiting_container, ago, stamp
 from tests.conftest import Golden
 from tests.unit.models.builders import (
     GATE,
@@ -410,6 +410,19 @@ def test_a_step_that_did_not_end_as_it_should_is_tried_again(pod: Any, reason: s
     assert told(found) == ("False", reason, "Reconciling")
     assert message(found).endswith("It is tried again.")
     assert status(found).failing[0].failures == 1
+
+
+def test_a_step_on_a_node_that_stopped_answering_runs_again_elsewhere() -> None:
+    since = ago(31).replace(microsecond=0)
+    nodes = (a_node("node-1", ready=False, since=since),)
+    start = view(pods=(a_step_pod(INDEX),), nodes=nodes)
+    early = plan(start, since + timedelta(seconds=10))
+    assert early.due == since + timedelta(seconds=30)
+    found = plan(start, NOW)
+    assert told(found) == ("False", "PodLost", "Reconciling")
+    late = plan(after(start, found), NOW + timedelta(seconds=6))
+    assert deleted(late) == ["digits-index-1"]
+    assert created(late) == ["digits-index-2"]
 
 
 def test_only_the_last_pod_of_a_step_says_how_it_failed() -> None:
