@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from lepton_operator.training.status import Reason
+from lepton_operator.views import PodView
+from tests.builders import NOW, a_node, a_pod, a_waiting_container
+from tests.unit.training.builders import (
+    a_restarting_job,
+    a_view,
+    after,
+    an_open_job,
+    condition,
+    conditions,
+    decide,
+)
+
+UNSCHEDULABLE = a_pod(
+    1, node=None, unschedulable_message="0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
+)
+NO_IMAGE = a_pod(1, containers=(a_waiting_container("train", "ErrImagePull", "not found"),))
+
+
+def test_a_job_is_ready_while_all_its_ranks_run() -> None:
+    pods = (a_pod(0, running=True), a_pod(1, running=True))
+    decided = decide(a_view(an_open_job(2), *pods))
+    assert conditions(decided) == {"Ready": "True"}
+    assert condition(decided).reason == "Running"
+
+
+def test_a_fake_node_s_pod_runs_by_its_phase() -> None:
+    pod = a_pod(0, phase="Running")
+    assert condition(decide(a_view(an_open_job(), pod))).reason == "Running"
+
+
+@pytest.mark.parametrize(
+    ("pod", "reason", "words"),
+    [
+        pytest.param(
+            UNSCHEDULABLE,
+            "NoCapacity",
+            ["digits-train-1-1", "4 nvidia.com/gpu", "largest node has 1", "Insufficient"],
+            id="more GPUs than any node has",
+        ),
+        pytest.param(NO_IMAGE, "ImageError", ["train", "not found"], id="an image nobody has"),
+        pytest.param(
+            a_pod(
+                1,
+                containers=(
+                    a_waiting_container("train", "CreateContainerConfigError", 'secret "x" absent'),
+                ),
+            ),
+            "ContainerError",
+            ['secret "x" absent'],
+            id="a Secret that is not there",
+        ),
+    ],
+)
+def test_what_holds_up_a_gang_is_said_in_a_sentence(
+    pod: PodView, reason: str, words: list[str]
+) -> None:
+    job = an_open_job(2, resourcesPerNode={"limits": {"nvidia.com/gpu": 4}})
+    decided = decide(a_view(job, a_pod(0, node=None), pod))
+    assert conditions(decided) == {"Ready": "False", "Reconciling": "True"}
+    assert condition(decided).reason == reason
+    assert all(word in condition(decided).message for word in words)
+
+
+def test_stages_of_an_ordinary_start_are_no_writes() -> None:
+    job = an_open_job(2)
+    for pods in (
+        (a_pod(0, node=None), a_pod(1, node=None)),
+        (a_pod(0), a_pod(1)),
+        (a_pod(0, running=True), a_pod(1)),
+    ):
+        assert decide(a_view(job, *pods)).status is None
+
+
+def test_a_restarted_job_says_so_until_it_runs() -> None:
+    job = a_restarting_job()
+    opened = after(job, decide(a_view(job)))
+    pod = a_pod(0, attempt=2)
+    assert condition(decide(a_view(job))).reason == "Restarting"
+    assert decide(a_view(opened, pod)).status is None
+    assert condition(decide(a_view(opened, a_pod(0, attempt=2, running=True)))).reason == "Running"
+
+
+def test_a_plan_is_stable_within_a_second() -> None:
+    job, pod = an_open_job(), a_pod(0, running=True)
+    again = decide(a_view(after(job, decide(a_view(job, pod))), pod), NOW + timedelta(seconds=0.7))
+    assert (again.because, again.status, again.events) == ("", None, ())
+
+
+def test_a_silent_node_is_looked_at_again_when_its_patience_ends() -> None:
+    nodes = (a_node("node-1", ready=False, since=NOW),)
+    decided = decide(a_view(an_open_job(), a_pod(0, running=True), nodes=nodes))
+    assert decided.due == NOW + timedelta(seconds=30)
+
+
+def test_every_reason_that_can_be_said_is_in_the_closed_list_and_fits_a_condition() -> None:
+    assert all(each.value.isalpha() and len(each.value) <= 64 for each in Reason)
