@@ -1,0 +1,95 @@
+"""One run of a scenario in a namespace: which fault is due, and what the operator wrote."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from tests.resilience.faults import Fault, WatchFault, WriteFault
+from tests.resilience.writes import Occurrences, Target, Write
+
+_FIRST_ERROR_STATUS = 400
+
+
+@dataclass(slots=True)
+class Sent:
+    """A write as the proxy saw it; `status` is None until the API server has answered."""
+
+    write: Write
+    status: int | None = None
+    fault: str = ""
+
+    @property
+    def committed(self) -> bool:
+        return self.status is not None and self.status < _FIRST_ERROR_STATUS
+
+    def __str__(self) -> str:
+        said = f"{self.write}: {self.status or 'not sent'}"
+        return f"{said}   <-- {self.fault}" if self.fault else said
+
+
+@dataclass(slots=True)
+class Experiment:
+    """`kill` ends the operator at once, and has it started again."""
+
+    namespace: str
+    fault: Fault | None
+    kill: Callable[[], None]
+    sent: list[Sent] = field(default_factory=list)
+    armed: bool = False
+    fired: bool = False
+    last_write: float = field(default_factory=time.monotonic)
+    _occurrences: Occurrences = field(default_factory=Occurrences)
+    _prepared: int = 0
+    _watch_events: int = 0
+
+    def arm(self) -> None:
+        """From here on writes are kill points; what was written before is preparation."""
+        self.armed = True
+        self._occurrences = Occurrences()
+        self._prepared = len(self.sent)
+
+    def note(self, target: Target) -> Sent:
+        """Take note of a write that arrived."""
+        self.last_write = time.monotonic()
+        noted = Sent(self._occurrences.next(target))
+        self.sent.append(noted)
+        return noted
+
+    def due(self, write: Write) -> WriteFault | None:
+        """Return the fault that this write is to meet. Each fault comes once."""
+        fault = self.fault
+        if not self.armed or self.fired or not isinstance(fault, WriteFault):
+            return None
+        if fault.write != write:
+            return None
+        self.fired = True
+        return fault
+
+    def due_on_watch(self, resource: str, line: bytes) -> WatchFault | None:
+        """Return the fault that this line of a watch is to meet."""
+        fault = self.fault
+        if not self.armed or self.fired or not isinstance(fault, WatchFault):
+            return None
+        if fault.resource != resource or f'"namespace":"{self.namespace}"'.encode() not in line:
+            return None
+        self._watch_events += 1
+        if self._watch_events < fault.event:
+            return None
+        self.fired = True
+        return fault
+
+    def kill_points(self) -> list[Write]:
+        """Return the writes since the experiment was armed, in order."""
+        return [each.write for each in self.sent[self._prepared :]]
+
+    def effects(self) -> Counter[Target]:
+        """Return how often each object was created and deleted, by the API server's own answers."""
+        return Counter(self._effects())
+
+    def _effects(self) -> Iterator[Target]:
+        for each in self.sent:
+            if each.committed and each.write.target.verb in ("create", "delete"):
+                yield each.write.target

@@ -1,0 +1,181 @@
+"""Runs scenarios under faults, and compares what they come to with an undisturbed run."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from tests.resilience import snapshot
+from tests.resilience.api import own_path
+from tests.resilience.experiment import Experiment, Sent
+from tests.resilience.faults import Fault
+from tests.resilience.plane import Plane
+from tests.resilience.process import Operator
+from tests.resilience.proxy import FaultProxy
+from tests.resilience.scenarios import Scenario
+from tests.resilience.snapshot import Leaves
+from tests.resilience.stage import Stage, TooLongError
+from tests.resilience.writes import Target, Write
+
+QUIET_SECONDS = 1.0
+DEADLINE_SECONDS = 60.0
+_POLL_SECONDS = 0.05
+_LOG_LINES = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What a run came to."""
+
+    fault: Fault | None
+    fired: bool
+    leaves: Leaves
+    asked: Counter[Target]  # creations and deletions by the operator, as the proxy saw them
+    happened: Counter[Target]  # by anybody, as the API server told the harness's own watch
+    sent: tuple[Sent, ...]
+    kill_points: tuple[Write, ...]
+    log: str
+    seconds: float
+    stuck: str = ""  # what was there when the scenario did not come to its end
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What a scenario comes to when nothing goes wrong, learnt from two runs."""
+
+    scenario: Scenario
+    observation: Observation
+    kill_points: tuple[Write, ...]
+    masked: frozenset[str] = field(default_factory=frozenset)
+
+    def judge(self, found: Observation) -> list[str]:
+        """Return a line for each way in which a run differs; none for one that is equal."""
+        if found.stuck:
+            return [found.stuck]
+        wanted = self.observation
+        return [
+            *snapshot.differences(wanted.leaves, found.leaves, self.masked),
+            *_miscounted("the operator asked", wanted.asked, found.asked),
+            *_miscounted("the API server saw", wanted.happened, found.happened),
+        ]
+
+
+def _miscounted(who: str, wanted: Counter[Target], found: Counter[Target]) -> Iterator[str]:
+    for target in sorted(wanted.keys() | found.keys()):
+        if wanted[target] != found[target]:
+            yield f"{who}: {target} {wanted[target]} times became {found[target]} times"
+
+
+class Harness:
+    """One operator that is killed again and again; each run has a namespace of its own."""
+
+    def __init__(self, plane: Plane, operator: Operator, proxy: FaultProxy) -> None:
+        self._plane = plane
+        self._operator = operator
+        self._proxy = proxy
+        self._runs = 0
+
+    async def learn(self, scenario: Scenario) -> Reference:
+        """Run twice undisturbed: what differs is masked, what was written both times is learnt."""
+        first, second = await self.run(scenario), await self.run(scenario)
+        reference = Reference(
+            scenario,
+            first,
+            tuple(each for each in first.kill_points if each in second.kill_points),
+            snapshot.differing_paths(first.leaves, second.leaves),
+        )
+        wrong = reference.judge(second) or reference.judge(first)
+        if wrong:
+            text = "\n".join(wrong)
+            raise AssertionError(f"{scenario} differs without any fault:\n{text}\n{second.log}")
+        return reference
+
+    async def run(self, scenario: Scenario, fault: Fault | None = None) -> Observation:
+        """Run a scenario in a new namespace, with this fault in its way."""
+        began, first_start = time.monotonic(), self._operator.starts
+        async with self._namespace(scenario) as namespace:
+            experiment = Experiment(namespace, fault, self._operator.kill_and_restart)
+            world = self._plane.history.world(namespace)
+            stage = Stage(self._plane.api, world, namespace, DEADLINE_SECONDS)
+            self._proxy.experiment = experiment
+            directing = asyncio.create_task(stage.direct(scenario.ending))
+            stuck = ""
+            try:
+                await self._perform(scenario, stage, experiment)
+            except TooLongError as error:
+                stuck = str(error)
+            finally:
+                directing.cancel()
+                await asyncio.gather(directing, return_exceptions=True)
+            self._plane.history.check()
+            everything = await self._plane.api.everything(namespace)
+            return Observation(
+                fault=fault,
+                fired=experiment.fired,
+                leaves=snapshot.leaves(namespace, everything),
+                asked=experiment.effects(),
+                happened=world.effects(),
+                sent=tuple(experiment.sent),
+                kill_points=tuple(experiment.kill_points()),
+                log=self._operator.log_since(first_start, _LOG_LINES),
+                seconds=time.monotonic() - began,
+                stuck=stuck,
+            )
+
+    async def _perform(self, scenario: Scenario, stage: Stage, experiment: Experiment) -> None:
+        await scenario.prepare(stage)
+        if scenario.prepare:
+            await self._quiet(stage, experiment)
+        experiment.arm()
+        await scenario.act(stage)
+        await stage.until(scenario.done)
+        await self._operator.restarted()
+        await self._quiet(stage, experiment)
+        await stage.until(scenario.done)
+
+    async def _quiet(self, stage: Stage, experiment: Experiment) -> None:
+        """Wait until nothing has been written for a while, by an operator that has seen it all."""
+        deadline = time.monotonic() + stage.deadline_seconds
+        while time.monotonic() < deadline:
+            await self._operator.restarted()
+            newest = max(experiment.last_write, stage.world.last_event, self._operator.ready_at)
+            if time.monotonic() - newest > QUIET_SECONDS:
+                return
+            await asyncio.sleep(_POLL_SECONDS)
+        raise TooLongError(f"{stage.namespace} was never quiet for {QUIET_SECONDS} s")
+
+    @asynccontextmanager
+    async def _namespace(self, scenario: Scenario) -> AsyncIterator[str]:
+        self._runs += 1
+        name = f"{scenario.name.replace('_', '-')}-{self._operator.starts}-{self._runs}"
+        api = self._plane.api
+        await api.create("/api/v1/namespaces", {"metadata": {"name": name}})
+        self._plane.history.world(name)
+        while not await api.get(f"/api/v1/namespaces/{name}/serviceaccounts/default"):
+            await asyncio.sleep(_POLL_SECONDS)
+        try:
+            yield name
+        finally:
+            await self._clear(name)
+
+    async def _clear(self, namespace: str) -> None:
+        """Delete the objects first: an operator that sees their pods go would make new ones."""
+        self._proxy.experiment = None
+        await self._operator.restarted()
+        world = self._plane.history.world(namespace)
+        for kind, resource in _OWN.items():
+            for each in list(world.list(resource)):
+                await self._plane.api.delete(own_path(namespace, kind, each["metadata"]["name"]))
+        await self._plane.api.delete(f"/api/v1/namespaces/{namespace}")
+        self._plane.history.forget(namespace)
+
+
+_OWN = {
+    "TrainingJob": "trainingjobs",
+    "LeptonModel": "leptonmodels",
+    "InferenceService": "inferenceservices",
+}

@@ -1,0 +1,160 @@
+"""The operator as a process that can be killed at any moment, and is back at once."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import select
+import signal
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+from tests.resilience.proxy import Door, FaultProxy
+
+SYSTEM_NAMESPACE = "lepton-system"
+_READY_SECONDS = 60.0
+_END_SECONDS = 10.0
+_POLL_SECONDS = 0.02
+_OK = 200
+_LEADING = 'leader_election_master_status{name="lepton-operator"} 1.0'
+
+# A restarted container keeps its pod's UID, so the Lease is still its own (ADR: the identity).
+_POD_UID = "11111111-2222-3333-4444-555555555555"
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What every start has in common."""
+
+    folder: Path
+    settings: Path
+    http_port: int
+    token: str
+
+
+class Operator:
+    """One operator at a time, behind the proxy; each start has a log of its own."""
+
+    def __init__(self, setup: Setup, proxy: FaultProxy, nursery: asyncio.subprocess.Process) -> None:
+        self._setup = setup
+        self._proxy = proxy
+        self._nursery = nursery
+        self._pid: int | None = None
+        self._door: Door | None = None
+        self._restarting: asyncio.Task[None] | None = None
+        self.starts = 0
+        self.ready_at = 0.0  # time.monotonic() of when the newest start had listed everything
+
+    async def start(self) -> None:
+        """Start it, and wait until it has listed everything."""
+        self.starts += 1
+        self._door = await self._proxy.open_door()
+        order = {
+            "arguments": self._arguments(self._door),
+            "environment": {"POD_UID": _POD_UID, "POD_NAMESPACE": SYSTEM_NAMESPACE},
+            "log": str(self._log(self.starts)),
+        }
+        self._pid = await self._fork(order)
+        await self._wait_until_ready()
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is dead: from here on nothing of it reaches the API server."""
+        if self._pid is None:
+            return
+        with suppress(ProcessLookupError):
+            handle = os.pidfd_open(self._pid)
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            poll = select.poll()
+            poll.register(handle, select.POLLIN)
+            poll.poll(_END_SECONDS * 1000)
+            os.close(handle)
+        self._pid = None
+        if self._door is not None:
+            self._door.slam()
+
+    def kill_and_restart(self) -> None:
+        """Kill it; the next one is started at once."""
+        self.kill()
+        self._restarting = asyncio.create_task(self.start())
+
+    async def restarted(self) -> None:
+        """Wait for the restart that is on its way, if there is one; raises what went wrong."""
+        if self._restarting is not None:
+            await self._restarting
+            self._restarting = None
+
+    def log_since(self, start: int, lines: int) -> str:
+        """Return the last lines of the logs from this start on."""
+        logs = (self._log(number) for number in range(start, self.starts + 1))
+        texts = [
+            f"--- start {number}\n{path.read_text(errors='replace')}"
+            for number, path in enumerate(logs, start)
+            if path.exists()
+        ]
+        return "\n".join("\n".join(texts).splitlines()[-lines:])
+
+    async def _fork(self, order: dict[str, object]) -> int:
+        nursery = self._nursery
+        if nursery.stdin is None or nursery.stdout is None:
+            raise RuntimeError("The nursery must be started with pipes.")
+        nursery.stdin.write(json.dumps(order).encode() + b"\n")
+        await nursery.stdin.drain()
+        return int(await nursery.stdout.readline())
+
+    async def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + _READY_SECONDS
+        url = f"http://127.0.0.1:{self._setup.http_port}"
+        async with aiohttp.ClientSession() as session:
+            while not await _leads(session, url):
+                if time.monotonic() > deadline:
+                    tail = self.log_since(self.starts, 30)
+                    raise TimeoutError(f"No operator was ready after {_READY_SECONDS} s:\n{tail}")
+                await asyncio.sleep(_POLL_SECONDS)
+        self.ready_at = time.monotonic()
+
+    def _arguments(self, door: Door) -> list[str]:
+        kubeconfig = self._setup.folder / f"operator-{self.starts}.kubeconfig"
+        kubeconfig.write_text(json.dumps(_kubeconfig(door.url, self._setup.token)))
+        return ["run", "--settings", str(self._setup.settings), "--kubeconfig", str(kubeconfig)]
+
+    def _log(self, number: int) -> Path:
+        return self._setup.folder / f"operator-{number}.log"
+
+
+async def nursery(module: str) -> asyncio.subprocess.Process:
+    """Return a process that forks operators; it ends when its standard input is closed."""
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "tests.resilience.nursery", module),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+
+
+async def _leads(session: aiohttp.ClientSession, url: str) -> bool:
+    """Whether it holds the Lease and has listed everything; a standby calls itself ready too."""
+    try:
+        async with session.get(f"{url}/metrics") as metrics:
+            if _LEADING not in await metrics.text():
+                return False
+        async with session.get(f"{url}/readyz") as answer:
+            return answer.status == _OK
+    except aiohttp.ClientError:
+        return False
+
+
+def _kubeconfig(server: str, token: str) -> dict[str, object]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "proxy", "cluster": {"server": server}}],
+        "users": [{"name": "operator", "user": {"token": token}}],
+        "contexts": [{"name": "proxy", "context": {"cluster": "proxy", "user": "operator"}}],
+        "current-context": "proxy",
+    }

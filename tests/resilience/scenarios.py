@@ -1,0 +1,192 @@
+"""The scenarios: what a person does, when each pod ends and how, and what it must come to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tests.resilience.history import Body, World
+from tests.resilience.pods import RECORDED
+from tests.resilience.stage import Stage
+
+Act = Callable[[Stage], Awaitable[None]]
+Ending = Callable[[World, Body], str | None]
+"""Names the recorded ending that a running pod comes to now; None lets it run on."""
+
+
+async def _nothing(_: Stage) -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """`prepare` is done before the kill points begin, `act` with them."""
+
+    name: str
+    act: Act
+    ending: Ending
+    done: Callable[[World], bool]
+    prepare: Act = _nothing
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _manifest(kind: str, name: str, **spec: Any) -> dict[str, Any]:
+    metadata = {"name": name}
+    return {"apiVersion": "lepton.ai/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def _status(world: World, resource: str, name: str) -> Mapping[str, Any]:
+    found = world.get(resource, name) or {}
+    status: Mapping[str, Any] = found.get("status", {})
+    generation = found.get("metadata", {}).get("generation")
+    return status if status.get("observedGeneration") == generation else {}
+
+
+def _holds(world: World, resource: str, name: str, condition: str) -> bool:
+    conditions = _status(world, resource, name).get("conditions", ())
+    return any(each["type"] == condition and each["status"] == "True" for each in conditions)
+
+
+def _labels(pod: Body) -> tuple[str, str, str]:
+    """Return role, attempt and rank; the last two are empty but for training pods."""
+    labels = pod["metadata"]["labels"]
+    found = [labels.get(f"lepton.ai/{name}", "") for name in ("role", "attempt", "rank")]
+    return found[0], found[1], found[2]
+
+
+def _is_placed(pod: Body) -> bool:
+    """A launcher starts its ranks when it has been told who is in its attempt."""
+    return "lepton.ai/attempt" in pod["metadata"].get("annotations", {})
+
+
+def _step(pod: Body) -> Mapping[str, Any]:
+    step: Mapping[str, Any] = json.loads(pod["metadata"]["annotations"]["lepton.ai/step"])
+    return step
+
+
+# --- restart of a gang: rank 1 fails in the first attempt, the second one completes
+
+
+async def _train(stage: Stage) -> None:
+    await stage.apply(_manifest("TrainingJob", "gang", entrypoint=["train.py"], numNodes=2))
+
+
+def _gang_ending(world: World, pod: Body) -> str | None:
+    _, attempt, rank = _labels(pod)
+    if not _is_placed(pod):
+        return None
+    if attempt == "1":
+        failing = rank == "1" and _holds(world, "trainingjobs", "gang", "Ready")
+        return "gang-1-1" if failing else None
+    return f"gang-2-{rank}"
+
+
+def _gang_done(world: World) -> bool:
+    return _holds(world, "trainingjobs", "gang", "Complete")
+
+
+# --- a pod of a running gang is deleted by somebody
+
+
+async def _lose_a_pod(stage: Stage) -> None:
+    await _train(stage)
+    await stage.until(lambda world: _holds(world, "trainingjobs", "gang", "Ready"))
+    await stage.delete_pod("gang-train-1-0")
+
+
+def _lost_ending(_: World, pod: Body) -> str | None:
+    _, attempt, rank = _labels(pod)
+    return f"gang-2-{rank}" if attempt == "2" and _is_placed(pod) else None
+
+
+# --- the three manifests of the README
+
+
+async def _apply_all(stage: Stage) -> None:
+    job = {"entrypoint": ["-m", "lepton_ai.recipes.digits", "--epochs=3"], "numNodes": 2}
+    gate = {"thresholds": [{"metric": "accuracy", "minimum": "0.90"}]}
+    await stage.apply(_manifest("TrainingJob", "digits", **job, output={"model": "digits"}))
+    await stage.apply(_manifest("LeptonModel", "digits", evaluation=gate))
+    await stage.apply(_manifest("InferenceService", "digits", model={"name": "digits"}))
+
+
+def _digits_ending(world: World, pod: Body) -> str | None:
+    role, _, rank = _labels(pod)
+    if role == "train":
+        # The store was asked before, so that it is asked twice in every run.
+        asked = "indexedTime" in _status(world, "leptonmodels", "digits")
+        return f"digits-train-{rank}" if asked and _is_placed(pod) else None
+    if role == "index":
+        return "digits-index-1" if _has_trained(world) else "digits-index-0"
+    return "digits-evaluate-1" if role == "evaluate" else None
+
+
+def _has_trained(world: World) -> bool:
+    return any(
+        _labels(pod)[::2] == ("train", "0") and pod["status"]["phase"] == "Succeeded"
+        for pod in world.pods.values()
+    )
+
+
+def _digits_done(world: World) -> bool:
+    kinds = ("trainingjobs", "leptonmodels", "inferenceservices")
+    return all(_holds(world, kind, "digits", "Ready") for kind in kinds)
+
+
+# --- a second version of a model takes the place of the first in a service of two replicas
+
+
+def _sources() -> list[dict[str, str]]:
+    recorded = json.loads((RECORDED / "new_version.json").read_text())
+    found: list[dict[str, str]] = recorded["sources"]
+    return found
+
+
+async def _serve_first(stage: Stage) -> None:
+    gate = {"thresholds": [{"metric": "accuracy", "minimum": "0.80"}]}
+    model = _manifest("LeptonModel", "seeds", evaluation=gate, source=_sources()[0])
+    service = _manifest("InferenceService", "seeds", model={"name": "seeds"}, replicas=2)
+    await stage.apply(model)
+    await stage.apply(service)
+    await stage.until(lambda world: _serves(world, 1))
+
+
+async def _change_source(stage: Stage) -> None:
+    await stage.change("LeptonModel", "seeds", {"source": _sources()[1]})
+
+
+def _seeds_ending(_: World, pod: Body) -> str | None:
+    role, *_ = _labels(pod)
+    if role == "index":
+        return "seeds-index-0"
+    if role == "evaluate":
+        return f"seeds-evaluate-{_step(pod)['version']}"
+    if role == "import":
+        digests = [each["digest"] for each in _sources()]
+        return f"seeds-import-{digests.index(_step(pod)['digest']) + 1}"
+    return None
+
+
+def _serves(world: World, version: int) -> bool:
+    status = _status(world, "inferenceservices", "seeds")
+    return (
+        status.get("version") == version
+        and status.get("replicas") == {"current": 2, "ready": 2, "updated": 2}
+        and len(status.get("revisions", ())) == 1
+        and len([pod for pod in world.list("pods") if _labels(pod)[0] == "serve"]) == 2
+        and _holds(world, "inferenceservices", "seeds", "Ready")
+        and _holds(world, "leptonmodels", "seeds", "Ready")
+    )
+
+
+GANG_RESTART = Scenario("gang_restart", _train, _gang_ending, _gang_done)
+GANG_POD_LOST = Scenario("gang_pod_lost", _lose_a_pod, _lost_ending, _gang_done)
+TRAIN_EVALUATE_SERVE = Scenario("train_evaluate_serve", _apply_all, _digits_ending, _digits_done)
+NEW_VERSION = Scenario(
+    "new_version", _change_source, _seeds_ending, lambda world: _serves(world, 2), _serve_first
+)
+SCENARIOS = (TRAIN_EVALUATE_SERVE, GANG_RESTART, GANG_POD_LOST, NEW_VERSION)

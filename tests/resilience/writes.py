@@ -1,0 +1,75 @@
+"""Requests that change something, named so that the same write has the same name in every run."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+VERBS = {"POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
+NO_KILL_POINTS = frozenset({"leases", "events"})
+
+_PATH = re.compile(
+    r"/(?:api/v1|apis/[^/]+/[^/]+)/namespaces/(?P<namespace>[^/]+)"
+    r"/(?P<resource>[^/]+)(?:/(?P<name>[^/]+))?(?:/(?P<subresource>[^/]+))?"
+)
+_SERVING_INDEX = re.compile(r"-serve-[0-9]+")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Target:
+    """What a write does to which object. `resource` has the subresource: trainingjobs/status."""
+
+    verb: str
+    resource: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.resource} {self.name}"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Write:
+    """The n-th time that this is done in a run."""
+
+    target: Target
+    occurrence: int
+
+    def __str__(self) -> str:
+        return f"{self.target} #{self.occurrence}"
+
+
+def normal_name(name: str) -> str:
+    """Return a child's name without what may differ between two runs that are both right.
+
+    A serving pod takes the lowest index that is free at that moment.
+    """
+    return _SERVING_INDEX.sub("-serve-N", name)
+
+
+def parse(method: str, path: str, body: bytes) -> tuple[str, Target] | None:
+    """Return the namespace and the target of a write; None for all that is no kill point."""
+    found = _PATH.fullmatch(path)
+    if found is None or method not in VERBS or found["resource"] in NO_KILL_POINTS:
+        return None
+    name = found["name"] or _name_in(body)
+    resource = "/".join(filter(None, (found["resource"], found["subresource"])))
+    return found["namespace"], Target(VERBS[method], resource, normal_name(name))
+
+
+def _name_in(body: bytes) -> str:
+    manifest: dict[str, Any] = json.loads(body)
+    return str(manifest["metadata"]["name"])
+
+
+class Occurrences:
+    """Counts writes of the same target."""
+
+    def __init__(self) -> None:
+        self._seen: Counter[Target] = Counter()
+
+    def next(self, target: Target) -> Write:
+        self._seen[target] += 1
+        return Write(target, self._seen[target])
