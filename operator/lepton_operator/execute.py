@@ -146,12 +146,15 @@ class Executor:
         try:
             answer = await self._cluster.delete(target, delete.grace_seconds)
         except (errors.NotFound, errors.Conflict):  # this very object is gone
-            change = self._cache.vanish(target.uid)
-            report.changes.extend([change] if change else [])
+            self._note(self._cache.vanish(target.uid), report)
             return
         report.deleted += 1
-        if answer.get("kind") == target.kind:
+        if answer.get("kind") != target.kind:
+            return
+        if "resourceVersion" in answer["metadata"]:
             self._take(target.kind, answer, report)
+        else:  # the kubelet removed it meanwhile: this is its last state, which was never stored
+            self._note(self._cache.remove(target.kind, answer), report)
 
     async def _patch(self, patch: Patch, report: Report) -> None:
         answer = await self._cluster.patch(patch.target, patch.body)
@@ -159,7 +162,9 @@ class Executor:
         self._take(patch.target.kind, answer, report)
 
     def _take(self, kind: str, answer: bodies.Body, report: Report) -> None:
-        change = self._cache.put(kind, answer)
+        self._note(self._cache.put(kind, answer), report)
+
+    def _note(self, change: Change | None, report: Report) -> None:
         report.changes.extend([change] if change else [])
 
 
