@@ -7,7 +7,7 @@ UV := VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv
 NAME ?= dev
 NODES ?= 2
 FAKE_NODES ?= 0
-CRD_FOLDERS := crds charts/lepton-operator/templates/crds
+CRD_FOLDERS := crds charts/lepton-operator/files/crds
 
 # A cluster of one's own is used only when both are given on make's command line: a KUBECONFIG that
 # happens to be in the environment is never touched.

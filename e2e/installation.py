@@ -70,7 +70,7 @@ def make_namespace(cluster: Kubectl, name: str) -> None:
 
 def root_secret(system: Kubectl) -> str:
     """Return the text that the store's keys come from: the installed one, or a new one."""
-    found = system.get("secret", f"{RELEASE}-store")
+    found = system.get("secret", f"{RELEASE}-store-accounts")
     if found is None:
         return secrets.token_hex(16)
     return base64.b64decode(found["data"]["root-secret"]).decode()

@@ -2,6 +2,7 @@
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end }}
 
@@ -13,13 +14,24 @@ app.kubernetes.io/component: {{ .component }}
 
 {{/* The operator's settings: lepton_operator/settings.py is their schema. */}}
 {{- define "lepton.settings" -}}
-{{- $defaults := dict
-  "images" (dict "agent" .Values.images.agent "trainer" .Values.images.trainer "triton" .Values.images.triton "pullPolicy" .Values.images.pullPolicy)
-  "triton" .Values.triton -}}
-{{- $defaults = merge $defaults .Values.defaults -}}
-{{- if .Values.priorityClasses.create -}}
-{{- $_ := set $defaults "trainingPriorityClass" .Values.priorityClasses.training.name -}}
-{{- $_ := set $defaults "inferencePriorityClass" .Values.priorityClasses.inference.name -}}
+{{- $defaults := deepCopy .Values.defaults -}}
+{{- $_ := set $defaults "images" (pick .Values.images "agent" "trainer" "triton" "pullPolicy") -}}
+{{- $_ := set $defaults "triton" .Values.triton -}}
+{{- /* Helm drops what is null from the values, and the operator would take a default of its own. */ -}}
+{{- range list "runAsUser" "fsGroup" -}}
+{{- $_ := set $defaults . (index $defaults .) -}}
+{{- end -}}
+{{- $gpu := dict "limits" (dict .Values.defaults.gpuResource 1) -}}
+{{- range list "trainingResources" "inferenceResources" -}}
+{{- if kindIs "invalid" (index $defaults .) -}}
+{{- $_ := set $defaults . $gpu -}}
+{{- end -}}
+{{- end -}}
+{{- with .Values.priorityClasses.training.name -}}
+{{- $_ := set $defaults "trainingPriorityClass" . -}}
+{{- end -}}
+{{- with .Values.priorityClasses.inference.name -}}
+{{- $_ := set $defaults "inferencePriorityClass" . -}}
 {{- end -}}
 {{- dict
   "defaults" $defaults
@@ -40,10 +52,10 @@ capabilities:
 {{- define "lepton.podSecurity" -}}
 runAsNonRoot: true
 {{- with .Values.defaults.runAsUser }}
-runAsUser: {{ . }}
+runAsUser: {{ int64 . }}
 {{- end }}
 {{- with .Values.defaults.fsGroup }}
-fsGroup: {{ . }}
+fsGroup: {{ int64 . }}
 {{- end }}
 seccompProfile:
   type: RuntimeDefault

@@ -10,7 +10,7 @@ from lepton_operator import crds
 from lepton_operator.schema import SchemaError, structural
 
 ROOT = Path(__file__).parents[3]
-FOLDERS = (ROOT / "crds", ROOT / "charts/lepton-operator/templates/crds")
+FOLDERS = (ROOT / "crds", ROOT / "charts/lepton-operator/files/crds")
 
 
 def test_the_generated_files_are_current() -> None:
