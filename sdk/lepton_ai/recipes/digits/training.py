@@ -106,7 +106,15 @@ def train(
 def _data_parallel(network: DigitsNet, rank: Rank, device: torch.device) -> nn.Module:
     if rank.world_size == 1:
         return network
-    return DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)
+    # DistributedDataParallel never lets go of its process group, whose threads then outlive
+    # destroy_process_group. One of gloo's that drops a tensor while the interpreter shuts down
+    # aborts a training that went well (pytorch/pytorch#179291). With a group of its own, the group
+    # of the last evaluation is destroyed for good.
+    return DistributedDataParallel(
+        network,
+        device_ids=[device] if device.type == "cuda" else None,
+        process_group=dist.new_group(),
+    )
 
 
 def evaluate(network: nn.Module, held_out: LabelledImages, rank: Rank) -> Metrics:
