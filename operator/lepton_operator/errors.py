@@ -86,6 +86,8 @@ def _permanent(status: int, reason: str, message: str) -> type[ApiError]:
         return QuotaExceeded
     if status == 409 and reason == "AlreadyExists":  # noqa: PLR2004
         return AlreadyExists
+    if status == 422 and "metadata.uid: Invalid value" in message:  # noqa: PLR2004
+        return Conflict  # a patch that was meant for another object of that name
     return _BY_STATUS.get(status, ApiError)
 
 

@@ -1,0 +1,173 @@
+"""One leader at a time, on a real Lease."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lepton_operator import errors
+from lepton_operator.cluster import Cluster
+from lepton_operator.leader import Candidate, Leader, LeaseLost
+from lepton_operator.metrics import Metrics
+from lepton_operator.settings import LeaderElection
+from tests.integration.conftest import Namespace, Operators
+
+QUICK = LeaderElection(name="quick", lease_seconds=4, renew_deadline_seconds=3, retry_seconds=1)
+# The chart's own.
+LEASE = {"leaseSeconds": 8, "renewDeadlineSeconds": 5, "retrySeconds": 1}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead
+
+
+def leader(
+    client: Cluster, namespace: Namespace, identity: str, clock: Clock | None = None
+) -> Leader:
+    return Leader(
+        client, QUICK, Candidate(namespace.name, identity), Metrics(), clock or time.monotonic
+    )
+
+
+def spec_of(namespace: Namespace) -> dict[str, Any]:
+    found = namespace.get("Lease", "quick")
+    assert found
+    return dict(found["spec"])
+
+
+async def test_the_first_one_holds_and_the_second_waits(
+    client: Cluster, namespace: Namespace
+) -> None:
+    first, second = leader(client, namespace, "first"), leader(client, namespace, "second")
+    await first.acquire()
+    assert first.held()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(second.acquire(), timeout=0.5)
+    assert not second.held()
+
+
+async def test_a_released_lease_is_taken_at_once(client: Cluster, namespace: Namespace) -> None:
+    first, second = leader(client, namespace, "first"), leader(client, namespace, "second")
+    await first.acquire()
+    await first.release()
+    assert not first.held()
+    await asyncio.wait_for(second.acquire(), timeout=5)
+    spec = spec_of(namespace)
+    assert (spec["holderIdentity"], spec["leaseTransitions"]) == ("second", 2)
+
+
+async def test_the_same_identity_goes_on_at_once(client: Cluster, namespace: Namespace) -> None:
+    await leader(client, namespace, "pod").acquire()
+    again = leader(client, namespace, "pod")
+    await asyncio.wait_for(again.acquire(), timeout=5)
+    assert spec_of(namespace)["leaseTransitions"] == 1
+
+
+async def test_a_silent_holder_is_replaced_when_its_lease_ran_out_on_our_clock(
+    client: Cluster, namespace: Namespace
+) -> None:
+    await leader(client, namespace, "silent").acquire()
+    clock = Clock()
+    second = leader(client, namespace, "second", clock)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(second.acquire(), timeout=0.5)
+    clock.ahead = QUICK.lease_seconds
+    await asyncio.wait_for(second.acquire(), timeout=5)
+    assert spec_of(namespace)["holderIdentity"] == "second"
+
+
+async def test_a_blocked_loop_ends_the_claim_before_anything_is_written(
+    client: Cluster, namespace: Namespace
+) -> None:
+    clock = Clock()
+    first = leader(client, namespace, "first", clock)
+    client.may_write = first.held
+    await first.acquire()
+    clock.ahead = QUICK.renew_deadline_seconds + 0.1
+    pod = {"kind": "Pod", "metadata": {"name": "late", "namespace": namespace.name}}
+    with pytest.raises(errors.NotLeader):
+        await client.create(pod)
+    with pytest.raises(LeaseLost, match="so that a standby can take over"):
+        await asyncio.wait_for(first.keep(), timeout=5)
+    assert namespace.list("Pod") == []
+
+
+async def test_a_stolen_lease_is_noticed_at_the_next_renewal(
+    client: Cluster, namespace: Namespace
+) -> None:
+    first = leader(client, namespace, "first")
+    await first.acquire()
+    thief = {"spec": {"holderIdentity": "thief"}}
+    namespace.api.patch(namespace.path("Lease", "quick"), thief)
+    with pytest.raises(LeaseLost, match="thief"):
+        await asyncio.wait_for(first.keep(), timeout=5)
+
+
+def test_a_standby_takes_over_within_seconds_of_sigterm(
+    namespace: Namespace, operators: Operators
+) -> None:
+    first = operators.start("first", leaderElection=LEASE)
+    second = operators.start("second", leaderElection=LEASE)
+    assert second.says("Standing by")
+    first.signal(signal.SIGTERM)
+    began = time.monotonic()
+    second.wait_until_it_says("Everything is listed")
+    took = time.monotonic() - began
+    assert first.wait(15) == 0
+    assert took < 5
+    namespace.train()
+    namespace.wait_for_pods("digits-train-1-0")
+
+
+def test_a_standby_takes_over_when_the_leader_is_killed(
+    namespace: Namespace, operators: Operators
+) -> None:
+    first = operators.start("first", leaderElection=LEASE)
+    second = operators.start("second", leaderElection=LEASE)
+    namespace.train()
+    namespace.wait_for_pods("digits-train-1-0")
+    first.signal(signal.SIGKILL)
+    began = time.monotonic()
+    second.wait_until_it_says("Everything is listed")
+    assert 3 < time.monotonic() - began < 15
+    namespace.train("another")
+    namespace.wait_for_pods("another-train-1-0", "digits-train-1-0")
+
+
+def test_a_leader_that_was_stopped_writes_nothing_when_it_goes_on(operators: Operators) -> None:
+    first = operators.start("first", leaderElection=LEASE)
+    second = operators.start("second", leaderElection=LEASE)
+    first.signal(signal.SIGSTOP)
+    second.wait_until_it_says("Everything is listed")
+    first.signal(signal.SIGCONT)
+    assert first.wait(15) == 1
+    assert first.says("so that a standby can take over")
+    assert operators.lease()["holderIdentity"] == "second"
+
+
+def test_a_restarted_container_leads_at_once(operators: Operators) -> None:
+    first = operators.start("pod-uid", leaderElection=LEASE)
+    first.signal(signal.SIGKILL)
+    first.wait(5)
+    again = operators.start("pod-uid", leaderElection=LEASE)
+    assert not again.says("Standing by")
+    assert operators.lease()["leaseTransitions"] == 1
+
+
+def test_without_settings_it_ends_with_a_sentence(tmp_path: Path) -> None:
+    missing = tmp_path / "none.json"
+    argv = [sys.executable, "-m", "lepton_operator", "run", "--settings", str(missing)]
+    ended = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    assert ended.returncode == 2
+    assert "cannot be used as settings" in ended.stderr
