@@ -16,6 +16,8 @@ DEADLINES_SECONDS = {
     "a job completes": 240,
     "a job fails": 180,
     "an attempt is closed": 120,  # up to 20 s until a node is NotReady, and 30 s of patience
+    "a script ends": 300,  # four trainings of one epoch
+    "ten seeds are trained": 1800,
     "a version is listed": 90,
     "a model is ready": 150,
     "a service is ready": 150,
