@@ -17,6 +17,9 @@ endif
 ifeq ($(origin CONTEXT),command line)
 export LEPTON_CONTEXT := $(CONTEXT)
 endif
+ifeq ($(origin REGISTRY),command line)
+export LEPTON_REGISTRY := $(REGISTRY)
+endif
 
 .PHONY: help
 help:  ## this list

@@ -14,10 +14,9 @@ from typing import Any
 from e2e import installation
 from e2e.cluster import ClusterError
 from e2e.cluster.target import Target
-from e2e.installation import ROOT
+from e2e.installation import ROOT, image_references
 from e2e.kubectl import Kubectl, KubectlError
 from e2e.waiting import WaitedTooLongError, condition, is_ready, wait_until
-from images.build import references
 
 NAMESPACE = "lepton-demo"
 KINDS = ("trainingjob", "leptonmodel", "inferenceservice")
@@ -107,7 +106,7 @@ def client_pod(namespace: str) -> dict[str, Any]:
             "containers": [
                 {
                     "name": "client",
-                    "image": references()["trainer"],
+                    "image": image_references()["trainer"],
                     "command": [*command, "--url", f"digits.{namespace}.svc:8000"],
                     "securityContext": {
                         "allowPrivilegeEscalation": False,

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,25 @@ CHART = ROOT / "charts" / "lepton-operator"
 RELEASE = "lepton"
 SYSTEM = "lepton-system"
 IMAGES = ("operator", "agent", "trainer", "triton", "store")
+TEST_IMAGES = ("torch", "debian")  # of users: Python and torch only, and one whose user is root
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+
+
+@cache
+def image_references() -> dict[str, str]:
+    """Return this checkout's images by name, where the cluster finds them.
+
+    They are the same for as long as this process runs, whatever is edited meanwhile.
+    """
+    wanted = (*IMAGES, *TEST_IMAGES)
+    if target_of.own() is None:
+        return build(wanted)
+    registry = os.environ.get("LEPTON_REGISTRY", "")
+    if not registry:
+        raise ClusterError(
+            "A cluster of your own pulls our images from a registry: add REGISTRY=registry/path"
+        )
+    return push(registry, wanted)
 
 
 def target(name: str = "dev", *, nodes: int = 2, fake_nodes: int = 0) -> Target:
@@ -37,8 +56,8 @@ def target(name: str = "dev", *, nodes: int = 2, fake_nodes: int = 0) -> Target:
         return own
     packages.need_root()
     packages.install(say)
-    references = build((*IMAGES, "torch"))
-    return target_of.of(up(name, nodes, fake_nodes, images=sorted(references.values())))
+    references = sorted(image_references().values())
+    return target_of.of(up(name, nodes, fake_nodes, images=references))
 
 
 def kubectl(at: Target, namespace: str = "default") -> Kubectl:
@@ -57,7 +76,7 @@ def install(
     for namespace in wanted:
         make_namespace(system, namespace)
     store = {"enabled": True, "rootSecret": root_secret(system), "namespaces": list(wanted)}
-    ours = {"images": _references(at), "store": store}
+    ours = {"images": {name: image_references()[name] for name in IMAGES}, "store": store}
     progress(f"Installing the chart into {SYSTEM} ...")
     _helm(at, _merged(ours, _values_of(at), values or {}))
 
@@ -100,19 +119,6 @@ def give_store(namespace: Kubectl) -> None:
             },
         }
     )
-
-
-def _references(at: Target) -> Mapping[str, str]:
-    if at.embedded is not None:
-        found = build(IMAGES)
-        at.embedded.load(sorted(found.values()))
-        return found
-    registry = os.environ.get("LEPTON_REGISTRY", "")
-    if not registry:
-        raise ClusterError(
-            "A cluster of your own pulls our images from a registry: add REGISTRY=registry/path"
-        )
-    return push(registry, IMAGES)
 
 
 def _values_of(at: Target) -> dict[str, Any]:

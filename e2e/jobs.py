@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from images.build import references
+from e2e.installation import image_references
 
 
 def training_job(name: str, code: str, *, image: str = "agent", **spec: Any) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def training_job(name: str, code: str, *, image: str = "agent", **spec: Any) -> 
         "kind": "TrainingJob",
         "metadata": {"name": name},
         "spec": {
-            "image": references()[image],
+            "image": image_references()[image],
             "entrypoint": ["-m", "timeit", "-n1", "-r1", "import os; exec(os.environ['CODE'], {})"],
             "env": [{"name": "CODE", "value": code}],
             **spec,
