@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from typing import Any
 
@@ -11,6 +12,8 @@ Json = dict[str, Any]
 
 _MERGE_PATCH = "application/merge-patch+json"
 _NOT_FOUND = 404
+_WAIT_SECONDS = 30.0
+_POLL_SECONDS = 0.02
 _OURS = {"TrainingJob": "trainingjobs", "LeptonModel": "leptonmodels"}
 _OURS |= {"InferenceService": "inferenceservices"}
 # The garbage and the bookkeeping of Kubernetes itself.
@@ -34,6 +37,12 @@ class Api:
                 return None
             return await _decoded(answer)
 
+    async def wait_for(self, path: str) -> None:
+        """Wait until there is an object at a path."""
+        async with asyncio.timeout(_WAIT_SECONDS):
+            while await self.get(path) is None:  # noqa: ASYNC110 - nothing here makes it
+                await asyncio.sleep(_POLL_SECONDS)
+
     async def create(self, path: str, manifest: Json) -> Json:
         async with self._session.post(self._server + path, json=manifest) as answer:
             return await _decoded(answer)
@@ -41,9 +50,7 @@ class Api:
     async def patch(self, path: str, change: Json) -> None:
         """Merge into an object; one that is gone already is left alone."""
         headers = {"Content-Type": _MERGE_PATCH}
-        async with self._session.patch(
-            self._server + path, json=change, headers=headers
-        ) as answer:
+        async with self._session.patch(self._server + path, json=change, headers=headers) as answer:
             if answer.status != _NOT_FOUND:
                 await _decoded(answer)
 

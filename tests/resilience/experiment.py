@@ -43,7 +43,6 @@ class Experiment:
     last_write: float = field(default_factory=time.monotonic)
     _occurrences: Occurrences = field(default_factory=Occurrences)
     _prepared: int = 0
-    _watch_events: int = 0
 
     def arm(self) -> None:
         """From here on writes are kill points; what was written before is preparation."""
@@ -73,10 +72,10 @@ class Experiment:
         fault = self.fault
         if not self.armed or self.fired or not isinstance(fault, WatchFault):
             return None
-        if fault.resource != resource or f'"namespace":"{self.namespace}"'.encode() not in line:
+        about_us = f'"namespace":"{self.namespace}"'.encode() in line
+        if fault.resource != resource or not about_us:
             return None
-        self._watch_events += 1
-        if self._watch_events < fault.event:
+        if not line.startswith(f'{{"type":"{fault.event}"'.encode()):
             return None
         self.fired = True
         return fault

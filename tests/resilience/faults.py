@@ -9,6 +9,7 @@ from typing import Any, Literal
 from tests.resilience.writes import Write
 
 Moment = Literal["before", "after"]
+EventType = Literal["ADDED", "MODIFIED", "DELETED"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,36 +58,36 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class CutWatch:
-    """The connection of a resource's watch breaks instead of its n-th event of the namespace."""
+    """The connection of a watch breaks instead of telling the first event of this type."""
 
     resource: str
-    event: int = 1
+    event: EventType
 
     def __str__(self) -> str:
-        return f"cut the watch of {self.resource} at event {self.event}"
+        return f"cut the watch of {self.resource} at the first {self.event}"
 
 
 @dataclass(frozen=True, slots=True)
 class DelayedWatch:
-    """From its n-th event of the namespace on, a watch tells everything so much later, in order."""
+    """The first event of this type comes so much later, and all others after it."""
 
     resource: str
+    event: EventType
     seconds: float
-    event: int = 1
 
     def __str__(self) -> str:
-        return f"delay the watch of {self.resource} by {self.seconds} s from event {self.event}"
+        return f"delay the watch of {self.resource} by {self.seconds} s at the first {self.event}"
 
 
 @dataclass(frozen=True, slots=True)
 class ExpiredWatch:
-    """The n-th event of the namespace is lost: the watch ends with 410 Gone in its place."""
+    """The first event of this type is lost: the watch ends with 410 Gone in its place."""
 
     resource: str
-    event: int = 1
+    event: EventType
 
     def __str__(self) -> str:
-        return f"410 on the watch of {self.resource} at event {self.event}"
+        return f"410 on the watch of {self.resource} at the first {self.event}"
 
 
 WriteFault = Kill | LostAnswer | Answer

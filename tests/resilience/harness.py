@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
@@ -39,6 +40,7 @@ class Observation:
     sent: tuple[Sent, ...]
     kill_points: tuple[Write, ...]
     log: str
+    errors: tuple[str, ...]  # what the operator logged as one: no fault is a reason for that
     seconds: float
     stuck: str = ""  # what was there when the scenario did not come to its end
 
@@ -58,6 +60,7 @@ class Reference:
             return [found.stuck]
         wanted = self.observation
         return [
+            *found.errors,
             *snapshot.differences(wanted.leaves, found.leaves, self.masked),
             *_miscounted("the operator asked", wanted.asked, found.asked),
             *_miscounted("the API server saw", wanted.happened, found.happened),
@@ -73,11 +76,27 @@ def _miscounted(who: str, wanted: Counter[Target], found: Counter[Target]) -> It
 class Harness:
     """One operator that is killed again and again; each run has a namespace of its own."""
 
-    def __init__(self, plane: Plane, operator: Operator, proxy: FaultProxy) -> None:
+    def __init__(
+        self,
+        plane: Plane,
+        operator: Operator,
+        proxy: FaultProxy,
+        deadline_seconds: float = DEADLINE_SECONDS,
+    ) -> None:
         self._plane = plane
+        self._deadline_seconds = deadline_seconds
         self._operator = operator
         self._proxy = proxy
-        self._runs = 0
+
+    @asynccontextmanager
+    async def replaced(self, module: str, deadline_seconds: float) -> AsyncIterator[Harness]:
+        """Let an operator of another module take the place of this one for a while."""
+        self._operator.kill()
+        try:
+            async with self._plane.operator(module) as (operator, proxy):
+                yield Harness(self._plane, operator, proxy, deadline_seconds)
+        finally:
+            await self._operator.start()
 
     async def learn(self, scenario: Scenario) -> Reference:
         """Run twice undisturbed: what differs is masked, what was written both times is learnt."""
@@ -96,11 +115,12 @@ class Harness:
 
     async def run(self, scenario: Scenario, fault: Fault | None = None) -> Observation:
         """Run a scenario in a new namespace, with this fault in its way."""
-        began, first_start = time.monotonic(), self._operator.starts
+        began = time.monotonic()
+        log = self._operator.log_from_now()
         async with self._namespace(scenario) as namespace:
             experiment = Experiment(namespace, fault, self._operator.kill_and_restart)
             world = self._plane.history.world(namespace)
-            stage = Stage(self._plane.api, world, namespace, DEADLINE_SECONDS)
+            stage = Stage(self._plane.api, world, namespace, self._deadline_seconds)
             self._proxy.experiment = experiment
             directing = asyncio.create_task(stage.direct(scenario.ending))
             stuck = ""
@@ -121,14 +141,15 @@ class Harness:
                 happened=world.effects(),
                 sent=tuple(experiment.sent),
                 kill_points=tuple(experiment.kill_points()),
-                log=self._operator.log_since(first_start, _LOG_LINES),
+                log=log.last_lines(_LOG_LINES),
+                errors=tuple(log.errors()),
                 seconds=time.monotonic() - began,
                 stuck=stuck,
             )
 
     async def _perform(self, scenario: Scenario, stage: Stage, experiment: Experiment) -> None:
-        await scenario.prepare(stage)
-        if scenario.prepare:
+        if scenario.prepare is not None:
+            await scenario.prepare(stage)
             await self._quiet(stage, experiment)
         experiment.arm()
         await scenario.act(stage)
@@ -150,13 +171,11 @@ class Harness:
 
     @asynccontextmanager
     async def _namespace(self, scenario: Scenario) -> AsyncIterator[str]:
-        self._runs += 1
-        name = f"{scenario.name.replace('_', '-')}-{self._operator.starts}-{self._runs}"
+        name = f"{scenario.name.replace('_', '-')}-{secrets.token_hex(3)}"
         api = self._plane.api
         await api.create("/api/v1/namespaces", {"metadata": {"name": name}})
         self._plane.history.world(name)
-        while not await api.get(f"/api/v1/namespaces/{name}/serviceaccounts/default"):
-            await asyncio.sleep(_POLL_SECONDS)
+        await api.wait_for(f"/api/v1/namespaces/{name}/serviceaccounts/default")
         try:
             yield name
         finally:

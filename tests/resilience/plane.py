@@ -53,15 +53,16 @@ class Plane:
     async def operator(self, module: str = OPERATOR) -> AsyncIterator[tuple[Operator, FaultProxy]]:
         """An operator of this module behind a proxy of its own, started and ready."""
         forking = await nursery(module)
-        async with FaultProxy(self.control.api.url, self._anonymous()) as proxy:
-            operator = Operator(self.setup, proxy, forking)
-            try:
-                await operator.start()
-                yield operator, proxy
-            finally:
-                operator.kill()
-                _close(forking)
-                await forking.wait()
+        proxy = FaultProxy(self.control.api.url, self._anonymous())
+        operator = Operator(self.setup, proxy, forking)
+        try:
+            await operator.start()
+            yield operator, proxy
+        finally:
+            operator.kill()
+            await proxy.close()
+            _close(forking)
+            await forking.wait()
 
     def _anonymous(self) -> ssl.SSLContext:
         """Trust in the server, and no certificate: who asks is told by the operator's token."""
@@ -98,7 +99,7 @@ def _install(control: ControlPlane, folder: Path) -> Setup:
     kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM_NAMESPACE}})
     rendered = [each for each in _rendered() if each["kind"] not in _WORKLOADS]
     kubectl.apply(*rendered)
-    kinds = ",".join(("trainingjobs", "leptonmodels", "inferenceservices"))
+    kinds = "trainingjobs,leptonmodels,inferenceservices"
     wait_for("The CRDs", lambda: _known(kubectl, kinds), _READY_SECONDS)
     token = kubectl.run("create", "token", RELEASE, "--duration", f"{_TOKEN_SECONDS}s").strip()
     port = _free_port()

@@ -20,7 +20,7 @@ _ROLE = "lepton.ai/role"
 _NOW = "{{ Now }}"
 _IP = "{{ PodIPWith .spec.nodeName false .metadata.uid .metadata.name .metadata.namespace }}"
 
-_CONTAINERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+CONTAINERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "train": ("train", ("prepare", "sidecar")),
     "import": ("step", ()),
     "index": ("step", ()),
@@ -57,7 +57,7 @@ def write_stages(path: Path) -> None:
 
 
 def _starts() -> Iterator[dict[str, Any]]:
-    for role in _CONTAINERS:
+    for role in CONTAINERS:
         status = _status(role, "Running", {"running": {"startedAt": _NOW}}, ready=role != "serve")
         status |= {"podIP": _IP, "podIPs": [{"ip": _IP}], "startTime": _NOW}
         yield _stage(f"start-{role}", [_has_role(role), _ALIVE, _without(".status.podIP")], status)
@@ -87,7 +87,7 @@ def _end(ending: Ending) -> dict[str, Any]:
 def _removals() -> Iterator[dict[str, Any]]:
     """A deleted pod writes its last status, as the kubelet does, and is removed."""
     deleted = _exists(".metadata.deletionTimestamp")
-    for role in _CONTAINERS:
+    for role in CONTAINERS:
         terminated = {"exitCode": 143, "reason": "Error", "startedAt": _NOW, "finishedAt": _NOW}
         status = _status(role, "Failed", {"terminated": terminated}, ready=False)
         running = _in(".status.phase", "Running", "Pending")
@@ -98,7 +98,7 @@ def _removals() -> Iterator[dict[str, Any]]:
 
 
 def _status(role: str, phase: str, state: dict[str, Any], *, ready: bool) -> dict[str, Any]:
-    container, init_containers = _CONTAINERS[role]
+    container, init_containers = CONTAINERS[role]
     conditions = {"Initialized": True, "ContainersReady": ready, "Ready": ready}
     return {
         "phase": phase,

@@ -9,6 +9,8 @@ import select
 import signal
 import sys
 import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +43,7 @@ class Setup:
 class Operator:
     """One operator at a time, behind the proxy; each start has a log of its own."""
 
-    def __init__(self, setup: Setup, proxy: FaultProxy, nursery: asyncio.subprocess.Process) -> None:
+    def __init__(self, setup: Setup, proxy: FaultProxy, nursery: Process) -> None:
         self._setup = setup
         self._proxy = proxy
         self._nursery = nursery
@@ -89,17 +91,17 @@ class Operator:
             await self._restarting
             self._restarting = None
 
-    def log_since(self, start: int, lines: int) -> str:
-        """Return the last lines of the logs from this start on."""
-        logs = (self._log(number) for number in range(start, self.starts + 1))
-        texts = [
-            f"--- start {number}\n{path.read_text(errors='replace')}"
-            for number, path in enumerate(logs, start)
-            if path.exists()
-        ]
-        return "\n".join("\n".join(texts).splitlines()[-lines:])
+    def log_from_now(self) -> Log:
+        """Return what is logged from now on, over all starts."""
+        path = self._log(self.starts)
+        return Log(self, self.starts, path.stat().st_size if path.exists() else 0)
 
-    async def _fork(self, order: dict[str, object]) -> int:
+    def logs(self, start: int) -> Iterator[Path]:
+        """Yield the logs from this start on."""
+        paths = (self._log(number) for number in range(start, self.starts + 1))
+        yield from (path for path in paths if path.exists())
+
+    async def _fork(self, order: Mapping[str, object]) -> int:
         nursery = self._nursery
         if nursery.stdin is None or nursery.stdout is None:
             raise RuntimeError("The nursery must be started with pipes.")
@@ -113,7 +115,7 @@ class Operator:
         async with aiohttp.ClientSession() as session:
             while not await _leads(session, url):
                 if time.monotonic() > deadline:
-                    tail = self.log_since(self.starts, 30)
+                    tail = Log(self, self.starts, 0).last_lines(30)
                     raise TimeoutError(f"No operator was ready after {_READY_SECONDS} s:\n{tail}")
                 await asyncio.sleep(_POLL_SECONDS)
         self.ready_at = time.monotonic()
@@ -127,13 +129,32 @@ class Operator:
         return self._setup.folder / f"operator-{number}.log"
 
 
-async def nursery(module: str) -> asyncio.subprocess.Process:
+@dataclass(frozen=True, slots=True)
+class Log:
+    """What an operator and those that took its place wrote, from a place in the first log on."""
+
+    operator: Operator
+    start: int
+    offset: int
+
+    def last_lines(self, count: int) -> str:
+        return "\n".join(self._lines()[-count:])
+
+    def errors(self) -> list[str]:
+        return [line for line in self._lines() if " level=error " in line]
+
+    def _lines(self) -> list[str]:
+        text = b"\n".join(path.read_bytes() for path in self.operator.logs(self.start))
+        return text[self.offset :].decode(errors="replace").splitlines()
+
+
+async def nursery(module: str) -> Process:
     """Return a process that forks operators; it ends when its standard input is closed."""
     return await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "tests.resilience.nursery", module),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
+        stdin=PIPE,
+        stdout=PIPE,
     )
 
 

@@ -11,7 +11,6 @@ import json
 import ssl
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
 
 import aiohttp
 from aiohttp import web
@@ -64,12 +63,7 @@ class FaultProxy:
         self._door: Door | None = None
         self.experiment: Experiment | None = None
 
-    async def __aenter__(self) -> FaultProxy:
-        return self
-
-    async def __aexit__(
-        self, _type: type[BaseException] | None, _error: BaseException | None, _: TracebackType | None
-    ) -> None:
+    async def close(self) -> None:
         await self._close_door()
         await self._session.close()
 

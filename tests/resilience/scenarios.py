@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tests.resilience.history import Body, World
@@ -16,10 +17,6 @@ Ending = Callable[[World, Body], str | None]
 """Names the recorded ending that a running pod comes to now; None lets it run on."""
 
 
-async def _nothing(_: Stage) -> None:
-    pass
-
-
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """`prepare` is done before the kill points begin, `act` with them."""
@@ -28,7 +25,7 @@ class Scenario:
     act: Act
     ending: Ending
     done: Callable[[World], bool]
-    prepare: Act = _nothing
+    prepare: Act | None = None
 
     def __str__(self) -> str:
         return self.name
@@ -81,8 +78,8 @@ def _gang_ending(world: World, pod: Body) -> str | None:
         return None
     if attempt == "1":
         failing = rank == "1" and _holds(world, "trainingjobs", "gang", "Ready")
-        return "gang-1-1" if failing else None
-    return f"gang-2-{rank}"
+        return "gang-train-1-1" if failing else None
+    return f"gang-train-2-{rank}"
 
 
 def _gang_done(world: World) -> bool:
@@ -98,9 +95,9 @@ async def _lose_a_pod(stage: Stage) -> None:
     await stage.delete_pod("gang-train-1-0")
 
 
-def _lost_ending(_: World, pod: Body) -> str | None:
+def _lost_ending(_world: World, pod: Body) -> str | None:
     _, attempt, rank = _labels(pod)
-    return f"gang-2-{rank}" if attempt == "2" and _is_placed(pod) else None
+    return f"gang-train-2-{rank}" if attempt == "2" and _is_placed(pod) else None
 
 
 # --- the three manifests of the README
@@ -117,12 +114,20 @@ async def _apply_all(stage: Stage) -> None:
 def _digits_ending(world: World, pod: Body) -> str | None:
     role, _, rank = _labels(pod)
     if role == "train":
-        # The store was asked before, so that it is asked twice in every run.
-        asked = "indexedTime" in _status(world, "leptonmodels", "digits")
-        return f"digits-train-{rank}" if asked and _is_placed(pod) else None
+        return f"digits-train-1-{rank}" if _was_asked(world) and _is_placed(pod) else None
     if role == "index":
         return "digits-index-1" if _has_trained(world) else "digits-index-0"
     return "digits-evaluate-1" if role == "evaluate" else None
+
+
+def _was_asked(world: World) -> bool:
+    """Whether the store was asked before there is a version, so that every run asks it twice.
+
+    The status keeps whole seconds, and the two times are to differ.
+    """
+    text = _status(world, "leptonmodels", "digits").get("indexedTime")
+    asked = datetime.fromisoformat(text) if text else None
+    return asked is not None and datetime.now(UTC) - asked > timedelta(seconds=1)
 
 
 def _has_trained(world: World) -> bool:
@@ -159,7 +164,7 @@ async def _change_source(stage: Stage) -> None:
     await stage.change("LeptonModel", "seeds", {"source": _sources()[1]})
 
 
-def _seeds_ending(_: World, pod: Body) -> str | None:
+def _seeds_ending(_world: World, pod: Body) -> str | None:
     role, *_ = _labels(pod)
     if role == "index":
         return "seeds-index-0"

@@ -46,9 +46,7 @@ def differences(wanted: Leaves, found: Leaves, masked: frozenset[str] = frozense
 
 def differing_paths(one: Leaves, other: Leaves) -> frozenset[str]:
     """Return the paths at which two end states differ."""
-    return frozenset(
-        path for path in one.keys() | other.keys() if one.get(path) != other.get(path)
-    )
+    return frozenset(path for path in one.keys() | other.keys() if one.get(path) != other.get(path))
 
 
 def _without_volatile(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from tests.resilience.api import Api, own_path
 from tests.resilience.history import Body, World
 from tests.resilience.pods import ENDING
 
+_LOOK_SECONDS = 0.2
 
 
 class TooLongError(AssertionError):
@@ -48,12 +49,12 @@ class Stage:
         told: set[str] = set()
         while True:
             await asyncio.gather(*self._tell(ending, told))
-            await _next_event(self.world, self.deadline_seconds)
+            await _next_event(self.world, _LOOK_SECONDS)
 
     def _tell(
         self, ending: Callable[[World, Body], str | None], told: set[str]
     ) -> list[Awaitable[None]]:
-        due = []
+        due: list[Awaitable[None]] = []
         for pod in self.world.list("pods"):
             metadata = pod["metadata"]
             if pod["status"].get("phase") != "Running" or metadata["uid"] in told:

@@ -15,7 +15,7 @@ _PATH = re.compile(
     r"/(?:api/v1|apis/[^/]+/[^/]+)/namespaces/(?P<namespace>[^/]+)"
     r"/(?P<resource>[^/]+)(?:/(?P<name>[^/]+))?(?:/(?P<subresource>[^/]+))?"
 )
-_SERVING_INDEX = re.compile(r"-serve-[0-9]+")
+_FREE_NUMBER = re.compile(r"-(serve|index|import|evaluate-[0-9]+)-[0-9]+")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -44,9 +44,9 @@ class Write:
 def normal_name(name: str) -> str:
     """Return a child's name without what may differ between two runs that are both right.
 
-    A serving pod takes the lowest index that is free at that moment.
+    Serving pods and steps take the lowest number that no other pod has at that moment.
     """
-    return _SERVING_INDEX.sub("-serve-N", name)
+    return _FREE_NUMBER.sub(r"-\1-N", name)
 
 
 def parse(method: str, path: str, body: bytes) -> tuple[str, Target] | None:

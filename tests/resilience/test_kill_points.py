@@ -1,0 +1,57 @@
+"""The operator dies at a write: the end is the same, nothing is made twice, nothing is lost."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from tests.resilience.faults import Kill
+from tests.resilience.laboratory import Laboratory
+from tests.resilience.scenarios import (
+    GANG_POD_LOST,
+    GANG_RESTART,
+    NEW_VERSION,
+    SCENARIOS,
+    TRAIN_EVALUATE_SERVE,
+    Scenario,
+)
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+POINTS_A_DAY = 3
+MAX_ABSENT_SHARE = 0.1
+
+
+async def test_a_gang_restarts_though_the_operator_dies_at_any_write(
+    laboratory: Laboratory,
+) -> None:
+    points = await laboratory.kill_points(GANG_RESTART)
+    differing = await laboratory.differing(GANG_RESTART, points)
+    assert not differing, differing
+
+
+@pytest.mark.parametrize("scenario", [TRAIN_EVALUATE_SERVE, GANG_POD_LOST, NEW_VERSION], ids=str)
+async def test_the_kill_points_of_today_make_no_difference(
+    scenario: Scenario, laboratory: Laboratory
+) -> None:
+    points = await laboratory.kill_points(scenario)
+    differing = await laboratory.differing(scenario, of_today(points))
+    assert not differing, differing
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=str)
+async def test_no_kill_point_makes_a_difference(scenario: Scenario, laboratory: Laboratory) -> None:
+    points = await laboratory.kill_points(scenario)
+    differing = await laboratory.differing(scenario, points)
+    assert not differing, differing
+    absent = laboratory.absent(scenario)
+    assert len(absent) <= MAX_ABSENT_SHARE * len(points), absent
+
+
+def of_today(points: list[Kill]) -> list[Kill]:
+    """Return the points whose turn it is: after some days each has had its own."""
+    first = datetime.now(UTC).toordinal() * POINTS_A_DAY
+    chosen = {(first + offset) % len(points) for offset in range(POINTS_A_DAY)}
+    return [points[index] for index in sorted(chosen)]
