@@ -41,6 +41,8 @@ class Wire:
     def close(self) -> None:
         self._listener.close()
         self.cut(0)
+        for each in self._sockets:
+            each.close()
 
     def _serve(self) -> None:
         with contextlib.suppress(OSError):  # the listener was closed
@@ -69,7 +71,6 @@ def _pump(source: socket.socket, sink: socket.socket) -> None:
     for each in (source, sink):
         with contextlib.suppress(OSError):
             each.shutdown(socket.SHUT_RDWR)
-            each.close()
 
 
 @pytest.fixture
