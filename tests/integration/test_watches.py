@@ -27,22 +27,27 @@ class Wire:
         self._open = True
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._serving = threading.Thread(target=self._serve, daemon=True)
+        self._serving.start()
 
     def cut(self, seconds: float) -> None:
         """Break every connection, and let none through for some time."""
-        self._open = False
-        for each in self._sockets:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+        self._break()
         time.sleep(seconds)
         self._open = True
 
     def close(self) -> None:
-        self._listener.close()
-        self.cut(0)
-        for each in self._sockets:
+        self._listener.shutdown(socket.SHUT_RDWR)  # ends a thread that waits in accept
+        self._serving.join()
+        self._break()
+        for each in (self._listener, *self._sockets):
             each.close()
+
+    def _break(self) -> None:
+        self._open = False
+        for each in self._sockets:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
 
     def _serve(self) -> None:
         with contextlib.suppress(OSError):  # the listener was closed
