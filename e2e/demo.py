@@ -56,9 +56,21 @@ def run(kubectl: Kubectl) -> None:
             print(line, flush=True)
         return list(found)
 
-    wait_until(look, lambda found: all(map(is_ready, found)), "everything is ready")
+    wait_until(look, serves_the_result, "everything is ready")
     print(kubectl.run("get", "tj,lm,lisvc"))
     print(predict(kubectl))
+
+
+def serves_the_result(found: Sequence[Mapping[str, Any] | None]) -> bool:
+    """Whether all are ready, and what is served is what this job has trained.
+
+    The store may hold versions of an earlier run: a new one is served when it has passed.
+    """
+    if not all(map(is_ready, found)):
+        return False
+    job, model, service = (each["status"] for each in found if each is not None)
+    version = job.get("output", {}).get("version")
+    return bool(version == model["served"]["version"] == service.get("version"))
 
 
 def news(found: list[dict[str, Any] | None], told: set[str]) -> Iterator[str]:

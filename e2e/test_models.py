@@ -39,6 +39,11 @@ def stalled(kubectl: Kubectl, name: str) -> str:
     return str(condition(found, "Stalled")["message"])
 
 
+def outcome_of_newest(found: dict[str, Any] | None) -> str:
+    (newest, *_) = (found or {}).get("status", {}).get("versions", [{}])
+    return str(newest.get("gate", {}).get("outcome"))
+
+
 def job_with_model(name: str, seed: int = 0, steps: int = onnx_models.STEPS) -> dict[str, Any]:
     """Return a job that leaves a fixture's model, as a script of a user's would."""
     with tempfile.TemporaryDirectory() as folder:
@@ -90,9 +95,7 @@ def test_changed_thresholds_need_no_pod(namespace: Kubectl) -> None:
     namespace.run("patch", "lm", "digits", "--type=merge", "-p", _json({"evaluation": impossible}))
     found = wait_until(
         lambda: model_of(namespace, "digits"),
-        lambda each: (
-            each is not None and each["status"]["versions"][0].get("gate", {}).get("outcome") == "Failed"
-        ),
+        lambda each: outcome_of_newest(each) == "Failed",
         "a condition shows",
     )
     assert found is not None

@@ -86,6 +86,9 @@ def _plain(node: Mapping[str, Any], defs: Mapping[str, Any], path: tuple[str, ..
     out = {key: value for key, value in node.items() if key not in _DROPPED}
     if "const" in node:
         out["enum"] = [node["const"]]
+    if out.get("default") in ([], {}):
+        # Written into every stored object, it would fill `kubectl describe` with empty headings.
+        del out["default"]
     if "properties" in node:
         out["properties"] = {
             key: _convert(value, defs, path) for key, value in node["properties"].items()

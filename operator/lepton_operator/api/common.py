@@ -138,8 +138,9 @@ class StatusModel(BaseModel):
     )
 
     def wire(self) -> dict[str, Any]:
-        """Return this as the API server stores it: camel case, absent instead of null."""
-        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        """Return this as the API server stores it: camel case, absent instead of null or empty."""
+        dumped = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return {key: value for key, value in dumped.items() if value not in ([], {})}
 
 
 class OwnerReference(StatusModel):
