@@ -103,27 +103,27 @@ def no_capacity(asked: Asked, scheduler_message: str) -> str:
     gpus, name, largest = asked.gpus, asked.gpu_resource, asked.largest_node_gpus
     said = f" The scheduler says: {scheduler_message}" if scheduler_message else ""
     if not gpus:
-        return f"no node has room for this pod: add a node, or ask for less.{said}"
+        return f"No node has room for this pod: add a node, or ask for less.{said}"
     if largest is None:
         advice = f"free some, add a node that has {gpus}, or ask for less"
     elif largest < gpus:
         advice = f"the largest node has {largest}; ask for at most {largest}, or add a larger node"
     else:
         advice = f"the largest node has {largest}; wait for a free one, or add a node"
-    return f"no node has room for this pod: it asks for {gpus} {name}, {advice}.{said}"
+    return f"No node has room for this pod: it asks for {gpus} {name}, {advice}.{said}"
 
 
 def _draining(pod: PodView, _: Asked) -> Diagnosis | None:
     if not pod.deleting:
         return None
-    return Diagnosis(PodReason.DRAINING, "the pod is being deleted and finishes what it has begun.")
+    return Diagnosis(PodReason.DRAINING, "The pod is being deleted and finishes what it has begun.")
 
 
 def _evicted(pod: PodView, _: Asked) -> Diagnosis | None:
     if pod.phase != "Failed" or not (pod.deleted_by_eviction or pod.reason):
         return None
     why = pod.message or pod.reason or "its node needed the room"
-    return Diagnosis(PodReason.EVICTED, f"the pod was taken off its node: {why}")
+    return Diagnosis(PodReason.EVICTED, f"The pod was taken off its node: {why}")
 
 
 def _unschedulable(pod: PodView, asked: Asked) -> Diagnosis | None:
@@ -140,7 +140,7 @@ def _image_error(pod: PodView, _: Asked) -> Diagnosis | None:
     said = container.message.rsplit("ErrImagePull: ", 1)[-1] or container.reason
     return Diagnosis(
         PodReason.IMAGE_ERROR,
-        f"the image of container {container.name} cannot be pulled: {said}. Mend its name, the "
+        f"The image of container {container.name} cannot be pulled: {said}. Mend its name, the "
         "registry, or imagePullSecrets; it is tried again.",
     )
 
@@ -151,7 +151,7 @@ def _container_error(pod: PodView, _: Asked) -> Diagnosis | None:
         return None
     return Diagnosis(
         PodReason.CONTAINER_ERROR,
-        f"container {container.name} cannot be started: {container.message or container.reason}. "
+        f"Container {container.name} cannot be started: {container.message or container.reason}. "
         "It is tried again.",
     )
 
@@ -162,7 +162,7 @@ def _out_of_memory(pod: PodView, _: Asked) -> Diagnosis | None:
         return None
     return Diagnosis(
         PodReason.OUT_OF_MEMORY,
-        f"container {container.name} was killed because it used more memory than its limit; raise "
+        f"Container {container.name} was killed because it used more memory than its limit; raise "
         "the memory in resources.",
     )
 
@@ -173,7 +173,7 @@ def _crash_loop(pod: PodView, _: Asked) -> Diagnosis | None:
         return None
     return Diagnosis(
         PodReason.CRASH_LOOP,
-        f"container {container.name} ended {ending(container)} and is started again; its last "
+        f"Container {container.name} ended {ending(container)} and is started again; its last "
         f"words: {last_line(last_message(container)) or '(none)'}",
     )
 
@@ -184,13 +184,13 @@ def _starting(pod: PodView) -> Diagnosis:
 
 def _stage(pod: PodView) -> str:
     if not pod.scheduled and pod.node is None:
-        return "the pod waits for the scheduler."
+        return "The pod waits for the scheduler."
     running = next((each for each in pod.init_containers if _at_work(each)), None)
     if running is not None:
-        return f"the pod runs its init container {running.name}."
+        return f"The pod runs its init container {running.name}."
     if any(each.state == "running" for each in pod.containers):
-        return "the pod runs and is not ready yet."
-    return "the containers of the pod are being made."
+        return "The pod runs and is not ready yet."
+    return "The containers of the pod are being made."
 
 
 def _at_work(init_container: ContainerView) -> bool:

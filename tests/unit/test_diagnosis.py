@@ -64,7 +64,7 @@ def test_the_sentence_about_capacity(asked: Asked, words: str) -> None:
         pytest.param(
             a_pod(containers=(a_waiting_container("train", "InvalidImageName", "bad name"),)),
             "ImageError",
-            "container train cannot be pulled: bad name",
+            "The image of container train cannot be pulled: bad name",
             id="a name that is no image",
         ),
         pytest.param(
@@ -74,7 +74,7 @@ def test_the_sentence_about_capacity(asked: Asked, words: str) -> None:
                 )
             ),
             "ContainerError",
-            "container train cannot be started: no secret 'x'",
+            "Container train cannot be started: no secret 'x'",
             id="a Secret that is not there",
         ),
         pytest.param(
@@ -82,7 +82,7 @@ def test_the_sentence_about_capacity(asked: Asked, words: str) -> None:
                 containers=(a_container(exit_code=137, reason="OOMKilled"),),
             ),
             "OutOfMemory",
-            "container train was killed",
+            "Container train was killed",
             id="too much memory",
         ),
         pytest.param(
@@ -111,7 +111,7 @@ def test_the_sentence_about_capacity(asked: Asked, words: str) -> None:
                 containers=(ContainerView("train", "running"),),
             ),
             "Starting",
-            "the pod runs and is not ready yet",
+            "The pod runs and is not ready yet",
             id="beside its sidecar",
         ),
     ],

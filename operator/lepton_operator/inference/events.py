@@ -27,7 +27,7 @@ def events(before: InferenceServiceStatus, after: InferenceServiceStatus) -> tup
 def _rolled_out(before: InferenceServiceStatus, after: InferenceServiceStatus) -> Iterator[Event]:
     old, new = next(iter(before.revisions), None), next(iter(after.revisions), None)
     if new is not None and (old is None or old.name != new.name):
-        message = f"version {new.version} is rolled out as revision {new.name}"
+        message = f"Version {new.version} is rolled out as revision {new.name}."
         yield Event("Normal", ServingReason.ROLLING_OUT, message)
 
 
@@ -43,7 +43,7 @@ def _failed(before: InferenceServiceStatus, after: InferenceServiceStatus) -> It
     if new is None:
         return
     if old is None or (old.pod, old.reason, old.message) != (new.pod, new.reason, new.message):
-        yield Event("Warning", new.reason, f"pod {new.pod}: {new.message}")
+        yield Event("Warning", new.reason, f"Pod {new.pod}: {new.message}")
 
 
 RULES: tuple[Callable[[InferenceServiceStatus, InferenceServiceStatus], Iterator[Event]], ...] = (

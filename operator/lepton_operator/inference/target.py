@@ -41,7 +41,7 @@ def _not_found(view: InferenceView) -> Blocked:
     name = view.service.spec.model.name
     return Blocked(
         ServingReason.MODEL_NOT_FOUND,
-        f"there is no LeptonModel {name} in this namespace yet: apply it, or correct "
+        f"There is no LeptonModel {name} in this namespace yet: apply it, or correct "
         "spec.model.name.",
         _fallback(view),
     )

@@ -64,14 +64,14 @@ def _refused(situation: Situation) -> Verdict | None:
     refusal = next(iter(situation.view.refusals), None)
     if refusal is None:
         return None
-    said = f"the API server refuses {refusal.name}: {refusal.message}"
+    said = f"The API server refuses {refusal.name}: {refusal.message}"
     return _reconciling(refusal.reason, f"{said.rstrip('. ')}.{_meanwhile(situation)}")
 
 
 def _scaled_to_zero(situation: Situation) -> Verdict | None:
     if situation.replicas > 0 or situation.fleet.alive:
         return None
-    message = "spec.replicas is 0, so no pod runs; scale up to serve."
+    message = "No pod runs, because spec.replicas is 0; scale up to serve."
     return Verdict(Standing.SETTLED, True, ServingReason.SCALED_TO_ZERO, message)
 
 

@@ -36,7 +36,7 @@ def explain(pod: PodView, asked: Asked) -> Diagnosis:
     """Return why this serving pod is not ready."""
     found = diagnose(pod, asked)
     if pod.phase == "Failed" and found.reason not in (PodReason.EVICTED, PodReason.DRAINING):
-        return Diagnosis(ServingReason.POD_FAILED, f"the pod failed: {found.message}")
+        return Diagnosis(ServingReason.POD_FAILED, f"The pod failed: {found.message}")
     if found.reason != PodReason.CRASH_LOOP:
         return found
     container = next(iter(failing(pod)))
@@ -54,7 +54,7 @@ def _fetch_failure(container: ContainerView) -> Diagnosis:
         return Diagnosis(record.reason, f"{words or record.reason}. It is tried again.")
     return Diagnosis(
         ServingReason.FETCH_FAILED,
-        f"the model could not be fetched (ended {ending(container)}): "
+        f"The model could not be fetched (ended {ending(container)}): "
         f"{words or 'it left no message'}. It is tried again.",
     )
 
@@ -83,7 +83,7 @@ def _of_pods(fleet: Fleet, asked: Asked) -> Iterator[Waiting]:
         if not pod.ready:
             yield _entry(pod.name, explain(pod, asked))
     for pod in fleet.lost:
-        message = f"node {pod.node} does not answer; another pod takes this one's place."
+        message = f"Node {pod.node} does not answer; another pod takes this one's place."
         yield _entry(pod.name, Diagnosis(ServingReason.NODE_LOST, message))
     for pod in (*fleet.leaving, *fleet.ended):
         yield _entry(pod.name, explain(pod, asked))

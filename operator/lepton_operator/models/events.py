@@ -18,7 +18,7 @@ def _listed(before: LeptonModelStatus, after: LeptonModelStatus) -> Iterator[Eve
     known = {each.version for each in before.versions}
     for each in after.versions:
         if each.version not in known:
-            message = f"version {each.version} ({each.size_bytes} bytes){_origin(each)}"
+            message = f"Version {each.version} ({each.size_bytes} bytes){_origin(each)}"
             yield Event("Normal", ModelReason.VERSION_LISTED, message)
 
 
@@ -38,7 +38,7 @@ def _judged(before: LeptonModelStatus, after: LeptonModelStatus) -> Iterator[Eve
             listed and listed.gate and listed.gate.outcome == each.gate.outcome
         ):
             continue
-        message = f"version {each.version}: {each.gate.message}"
+        message = f"Version {each.version}: {each.gate.message}"
         if gate.passes(each):
             yield Event("Normal", ModelReason.VERSION_ACCEPTED, message)
         elif gate.failed(each):
@@ -49,7 +49,8 @@ def _served(before: LeptonModelStatus, after: LeptonModelStatus) -> Iterator[Eve
     served = after.served
     if served is not None and (before.served is None or before.served.version != served.version):
         scored = f" ({served.score})" if served.score else ""
-        yield Event("Normal", ModelReason.SERVED, f"version {served.version}{scored} is served now")
+        message = f"Version {served.version}{scored} is served now."
+        yield Event("Normal", ModelReason.SERVED, message)
 
 
 def _failed(before: LeptonModelStatus, after: LeptonModelStatus) -> Iterator[Event]:

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from decimal import Decimal
 
 from lepton_operator.api.model import Evaluation, Gate, Threshold, Version, VersionEvaluation
+from lepton_operator.conditions import MAX_MESSAGE, cut
+
+MAX_DATASET = 256  # characters of a data set in a message
 
 PASSING = frozenset({"Passed", "NotAsked"})
 
@@ -25,9 +28,9 @@ def judge(version: Version, asked: Evaluation | None, *, failure: str | None, ne
         return _not_evaluated(found, asked, failure=failure, newest=newest)
     complaints = [text for each in asked.thresholds for text in _complaints(each, found.metrics)]
     if complaints:
-        return Gate(outcome="Failed", message="; ".join(complaints) + _on(found))
+        return Gate(outcome="Failed", message=_said("; ".join(complaints), found))
     kept = ", ".join(_kept(each, found.metrics[each.metric]) for each in asked.thresholds)
-    return Gate(outcome="Passed", message=kept + _on(found))
+    return Gate(outcome="Passed", message=_said(kept, found))
 
 
 def passes(version: Version) -> bool:
@@ -52,13 +55,14 @@ def _not_evaluated(
 ) -> Gate:
     if failure is not None:
         return Gate(outcome="Failed", message=failure)
+    wanted = cut(asked.dataset, MAX_DATASET)
     if newest:
-        return Gate(outcome="Pending", message=f"waits for its evaluation on {asked.dataset}.")
-    been = f"it was evaluated on {found.dataset}, not on" if found else "it was not evaluated on"
+        return Gate(outcome="Pending", message=f"It waits for its evaluation on {wanted}.")
+    other = cut(found.dataset, MAX_DATASET) if found else None
+    been = f"It was evaluated on {other}, not on" if other else "It was not evaluated on"
     return Gate(
         outcome="Pending",
-        message=f"{been} {asked.dataset}: only the newest version and those that a service names "
-        "are.",
+        message=f"{been} {wanted}: only the newest version and those that a service names are.",
     )
 
 
@@ -66,7 +70,7 @@ def _complaints(threshold: Threshold, metrics: Mapping[str, str]) -> list[str]:
     value = metrics.get(threshold.metric)
     if value is None:
         there = ", ".join(sorted(metrics)) or "none"
-        missing = f"the evaluation reports no metric {threshold.metric!r} (it reports: {there})"
+        missing = f"The evaluation reports no metric {threshold.metric!r} (it reports: {there})"
         return [f"{missing}; name one of these in spec.evaluation.thresholds"]
     found: list[str] = []
     if threshold.minimum is not None and Decimal(value) < Decimal(threshold.minimum):
@@ -82,5 +86,7 @@ def _kept(threshold: Threshold, value: str) -> str:
     return f"{threshold.metric} {value} keeps its {said}"
 
 
-def _on(found: VersionEvaluation) -> str:
-    return f", on {found.samples} samples of {found.dataset}."
+def _said(verdict: str, found: VersionEvaluation) -> str:
+    """Return the sentence in as many characters as a gate may say; many thresholds say more."""
+    judged_on = f", on {found.samples} samples of {cut(found.dataset, MAX_DATASET)}."
+    return cut(verdict, MAX_MESSAGE - len(judged_on)) + judged_on

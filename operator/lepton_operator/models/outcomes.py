@@ -72,7 +72,7 @@ def conflicts(view: ModelView) -> list[Event]:
         Event(
             "Warning",
             ModelReason.VERSION_CONFLICT,
-            f"the store tells {each.digest} for version {each.version}, which is listed with "
+            f"The store tells {each.digest} for version {each.version}, which is listed with "
             "another digest; the listed one is kept, because a version never changes. Look who "
             "writes to the store.",
         )
@@ -211,21 +211,21 @@ def failure(pod: PodView, record: Record | None) -> Failure:
     """Return why this step pod did not succeed."""
     if not pod.finished:
         return Failure(
-            ModelReason.POD_LOST, f"pod {pod.name} was deleted, or its node lost, before it ended"
+            ModelReason.POD_LOST, f"Pod {pod.name} was deleted, or its node lost, before it ended"
         )
     if record is not None and record.outcome == "Failed":
         said = record.message.removesuffix(".").removesuffix("; it is tried again")
-        return Failure(_reason(record), said or f"pod {pod.name} did not say what went wrong")
+        return Failure(_reason(record), said or f"Pod {pod.name} did not say what went wrong")
     container = pod.container(CONTAINER)
     if container is not None and container.reason == "OOMKilled":
         return Failure(
             ModelReason.OUT_OF_MEMORY,
-            f"pod {pod.name} was killed because it used more memory than it may; an administrator "
+            f"Pod {pod.name} was killed because it used more memory than it may; an administrator "
             "can raise stepResources in the chart's values",
         )
     if pod.deleted_by_eviction or pod.reason:
         why = pod.message or pod.reason or "its node needed the room"
-        return Failure(ModelReason.EVICTED, f"pod {pod.name} was taken off its node: {why}")
+        return Failure(ModelReason.EVICTED, f"Pod {pod.name} was taken off its node: {why}")
     return _no_answer(pod)
 
 
@@ -241,7 +241,7 @@ def _no_answer(pod: PodView) -> Failure:
     said = last_line(container.message) if container else ""
     return Failure(
         ModelReason.STEP_FAILED,
-        f"pod {pod.name} ended {how} and did not say why; its last words: {said or '(none)'}",
+        f"Pod {pod.name} ended {how} and did not say why; its last words: {said or '(none)'}",
     )
 
 

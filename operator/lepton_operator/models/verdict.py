@@ -54,7 +54,7 @@ def _refused(situation: Situation) -> Verdict | None:
     refusal = next(iter(situation.view.refusals), None)
     if refusal is None or situation.agenda.settled:
         return None
-    said = f"the API server refuses pod {refusal.name}: {refusal.message}"
+    said = f"The API server refuses pod {refusal.name}: {refusal.message}"
     return _reconciling(refusal.reason, said)
 
 
@@ -88,7 +88,7 @@ def _accepted(situation: Situation) -> Verdict | None:
     accepted = situation.accepted
     if accepted is None or accepted.gate is None:
         return None
-    message = f"version {accepted.version} passed: {accepted.gate.message}"
+    message = f"Version {accepted.version} passed: {accepted.gate.message}"
     return Verdict(Standing.SETTLED, True, ModelReason.ACCEPTED, message)
 
 
@@ -101,7 +101,7 @@ def _none_accepted(situation: Situation) -> Verdict | None:
         return _stalled(given_up.reason, f"{given_up.message or ''}{_still_served(situation)}")
     return _stalled(
         ModelReason.GATE_FAILED,
-        f"no version passes; version {newest.version}: {newest.gate.message} Train a better "
+        f"No version passes; version {newest.version}: {newest.gate.message} Train a better "
         f"version, or change spec.evaluation.thresholds.{_still_served(situation)}",
     )
 
@@ -114,10 +114,10 @@ def _given_up(situation: Situation) -> Verdict | None:
 def _no_versions(situation: Situation) -> Verdict:
     jobs = [job.metadata.name for job in situation.view.jobs if job.status.output is None]
     if jobs:
-        message = f"no version yet: TrainingJob {jobs[0]} is to make one."
+        message = f"No version yet: TrainingJob {jobs[0]} is to make one."
     else:
         message = (
-            "no version yet: name this model in output.model of a TrainingJob, or set spec.source."
+            "No version yet: name this model in output.model of a TrainingJob, or set spec.source."
         )
     return _reconciling(ModelReason.NO_VERSIONS, message)
 
@@ -143,7 +143,7 @@ def latest_accepted(situation: Situation) -> Iterable[Extra]:
     newest = situation.newest
     if newest is None or newest.gate is None:
         return
-    message = f"version {newest.version}: {newest.gate.message}"
+    message = f"Version {newest.version}: {newest.gate.message}"
     if gate.passes(newest):
         yield Extra(LATEST_ACCEPTED, "True", ModelReason.ACCEPTED, message)
     elif gate.failed(newest):
@@ -153,15 +153,15 @@ def latest_accepted(situation: Situation) -> Iterable[Extra]:
 
 
 def _indexing(_: Step) -> str:
-    return "the versions that the store has are being listed."
+    return "The versions that the store has are being listed."
 
 
 def _importing(step: Step) -> str:
-    return f"{step.uri} is being checked and imported."
+    return f"The source {step.uri} is being checked and imported."
 
 
 def _evaluating(step: Step) -> str:
-    return f"version {step.version} is being evaluated on {step.dataset}."
+    return f"Version {step.version} is being evaluated on {step.dataset}."
 
 
 _PROGRESS: dict[str, tuple[ModelReason, Callable[[Step], str]]] = {

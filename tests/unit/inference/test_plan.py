@@ -230,7 +230,7 @@ def test_a_name_that_a_stranger_has_is_not_taken_over() -> None:
     ("view", "reason", "words"),
     [
         pytest.param(
-            a_view(model=None), "ModelNotFound", "there is no LeptonModel digits", id="no model"
+            a_view(model=None), "ModelNotFound", "There is no LeptonModel digits", id="no model"
         ),
         pytest.param(
             a_view(a_service(version=7)),
@@ -543,7 +543,7 @@ def test_in_a_rollout_that_fails_the_sentence_says_what_is_served_meanwhile() ->
         pytest.param(
             a_pod(containers=(a_waiting_container("triton", "ErrImagePull", "not found"),)),
             "ImageError",
-            "the image of container triton cannot be pulled: not found",
+            "The image of container triton cannot be pulled: not found",
             id="the image cannot be pulled",
         ),
         pytest.param(
@@ -584,10 +584,10 @@ def test_in_a_rollout_that_fails_the_sentence_says_what_is_served_meanwhile() ->
         pytest.param(
             failing_triton(a_pod(), "Segmentation fault", last_exit_code=139),
             "CrashLoop",
-            "container triton ended with exit code 139",
+            "Container triton ended with exit code 139",
             id="something else ended it",
         ),
-        pytest.param(a_pod(), "Starting", "the pod runs and is not ready yet", id="it starts"),
+        pytest.param(a_pod(), "Starting", "The pod runs and is not ready yet", id="it starts"),
         pytest.param(
             a_pod(deleting=True), "Draining", "finishes what it has begun", id="it drains"
         ),

@@ -64,6 +64,23 @@ def test_a_threshold_on_a_metric_that_is_not_reported_fails_and_names_those_that
     assert "spec.evaluation.thresholds" in message
 
 
+@pytest.mark.parametrize(
+    ("metric", "outcome"),
+    [pytest.param("accuracy", "Passed", id="kept"), pytest.param("f1", "Failed", id="unknown")],
+)
+def test_as_many_thresholds_as_there_may_be_fit_into_a_message(metric: str, outcome: str) -> None:
+    threshold = {"metric": metric, "minimum": "0.1000000000000000000", "maximum": "99999999999.9"}
+    found, message = judged({"thresholds": [threshold] * 16}, accuracy="0.9")
+    assert found == outcome
+    assert len(message) <= 1024
+    assert message.endswith("…, on 2000 samples of heldout.")
+
+
+def test_a_long_name_of_a_dataset_fits_into_a_message() -> None:
+    _, message = judged({"dataset": f"s3://bucket/{'x' * 1000}", "thresholds": GATE["thresholds"]})
+    assert len(message) <= 1024
+
+
 def test_every_threshold_that_is_not_kept_is_told() -> None:
     thresholds = [
         {"metric": "accuracy", "minimum": "0.99"},
@@ -91,12 +108,12 @@ def test_a_gate_that_nobody_wrote_is_not_asked(evaluation: dict[str, Any] | None
     [
         pytest.param({}, "Pending", "waits for its evaluation on heldout", id="the newest waits"),
         pytest.param(
-            {"newest": False}, "Pending", "it was not evaluated on heldout", id="an old one stays"
+            {"newest": False}, "Pending", "It was not evaluated on heldout", id="an old one stays"
         ),
         pytest.param(
             {"newest": False, "accuracy": "1", "dataset": "cifar10"},
             "Pending",
-            "it was evaluated on cifar10, not on heldout",
+            "It was evaluated on cifar10, not on heldout",
             id="an old one evaluated on another dataset stays",
         ),
         pytest.param(
