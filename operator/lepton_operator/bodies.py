@@ -38,10 +38,19 @@ def trimmed(body: Body) -> dict[str, Any]:
 
 def owner_uid(body: Body) -> str | None:
     """Return the UID of the object that controls this one."""
-    for each in body["metadata"].get("ownerReferences") or ():
-        if each.get("controller"):
-            return str(each["uid"])
-    return None
+    controller = _controller(body)
+    return str(controller["uid"]) if controller else None
+
+
+def owner_name(body: Body) -> tuple[str, str] | None:
+    """Return the kind and the name of the object that controls this one."""
+    controller = _controller(body)
+    return (str(controller["kind"]), str(controller["name"])) if controller else None
+
+
+def _controller(body: Body) -> Body | None:
+    references = body["metadata"].get("ownerReferences") or ()
+    return next((each for each in references if each.get("controller")), None)
 
 
 def model_name(kind: str, body: Body) -> str | None:

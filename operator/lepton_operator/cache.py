@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from lepton_operator import bodies
+from lepton_operator import bodies, names
 from lepton_operator.api.common import StatusModel
 from lepton_operator.bodies import Body
 from lepton_operator.plan import Reference
@@ -50,6 +50,7 @@ class OwnObject:
         return Reference(self.key.kind, self.key.namespace, self.key.name, self.uid)
 
 
+Child = PodView | ServiceView
 Value = OwnObject | PodView | ServiceView | NodeView
 
 
@@ -90,11 +91,17 @@ class Cache:
         self._keys: dict[str, Key] = {}  # of our own objects, by UID
         self._children: dict[str, dict[str, PodView | ServiceView]] = {}  # by owner's UID, by UID
         self._users: dict[tuple[str, str], set[Key]] = {}  # by namespace and model
+        self._nodes: dict[str, NodeView] = {}  # by UID
+        self._sorted_nodes: tuple[NodeView, ...] | None = ()
         self._tombstones: OrderedDict[str, tuple[float, PodView]] = OrderedDict()
         self._deleted: OrderedDict[str, None] = OrderedDict()
 
     def own(self, key: Key) -> OwnObject | None:
         return self._own.get(key)
+
+    def knows(self, uid: str) -> bool:
+        """Whether the object with this UID is among those that are seen."""
+        return uid in self._entries
 
     def own_keys(self) -> list[Key]:
         """Return the keys of all our own objects."""
@@ -116,8 +123,9 @@ class Cache:
         return sorted(self._users.get((namespace, model), ()))
 
     def nodes(self) -> tuple[NodeView, ...]:
-        found = [e.value for e in self._entries.values() if isinstance(e.value, NodeView)]
-        return tuple(sorted(found, key=lambda node: node.name))
+        if self._sorted_nodes is None:
+            self._sorted_nodes = tuple(sorted(self._nodes.values(), key=lambda node: node.name))
+        return self._sorted_nodes
 
     def counts(self) -> dict[str, int]:
         """Return the number of objects of each kind, tombstones apart."""
@@ -191,8 +199,8 @@ class Cache:
             return self._affected_by_own(value, change)
         if isinstance(value, NodeView):
             return self._affected_by_node(value.name)
-        owner = self._keys.get((value.owner_uid if value else None) or "")
-        return {owner} if owner else set()
+        children = (each for each in (change.before, change.after) if isinstance(each, Child))
+        return {key for each in children if (key := self._waits_for(each))}
 
     def _value(self, kind: str, body: Body) -> Value:
         if kind == "Pod":
@@ -216,8 +224,14 @@ class Cache:
             self._keys[uid] = value.key
             if value.model:
                 self._users.setdefault((value.key.namespace, value.model), set()).add(value.key)
-        elif isinstance(value, PodView | ServiceView) and value.owner_uid:
-            self._children.setdefault(value.owner_uid, {})[uid] = value
+        elif isinstance(value, Child):
+            if isinstance(before, Child) and before.owner_uid != value.owner_uid:
+                self._drop_child(before)
+            if value.owner_uid:
+                self._children.setdefault(value.owner_uid, {})[uid] = value
+        else:
+            self._nodes[uid] = value
+            self._sorted_nodes = None
 
     def _removed(self, uid: str, last: Value) -> Change:
         entry = self._entries.pop(uid, None)
@@ -228,7 +242,10 @@ class Cache:
             self._remove_own(last)
         elif isinstance(last, PodView):
             self._bury(last)
-        elif isinstance(last, ServiceView):
+        elif isinstance(last, NodeView):
+            self._nodes.pop(uid, None)
+            self._sorted_nodes = None
+        else:
             self._drop_child(last)
         return Change(entry.value if entry else last, None)
 
@@ -273,6 +290,14 @@ class Cache:
             if not users:
                 self._users.pop(place, None)
 
+    def _waits_for(self, child: PodView | ServiceView) -> Key | None:
+        """Return the owner; or, if that is gone, what has its name now and needs the child's."""
+        owner = self._keys.get(child.owner_uid or "")
+        if owner is not None:
+            return owner
+        named = _named_owner(child)
+        return named if named in self._own else None
+
     def _affected_by_own(self, value: OwnObject, change: Change) -> set[Key]:
         key = value.key
         found = {key}
@@ -304,6 +329,13 @@ def _own_object(kind: str, body: Body) -> OwnObject:
         model=bodies.model_name(kind, body),
         body=bodies.trimmed(body),
     )
+
+
+def _named_owner(child: PodView | ServiceView) -> Key:
+    if isinstance(child, ServiceView):
+        return Key("InferenceService", child.namespace, child.name)
+    labels = child.labels
+    return Key(labels.get(names.KIND, ""), child.namespace, labels.get(names.NAME, ""))
 
 
 def _newer(version: str, known: str) -> bool:

@@ -22,7 +22,7 @@ from lepton_operator.api.inference import InferenceServiceStatus
 from lepton_operator.api.model import LeptonModelStatus
 from lepton_operator.api.training import TrainingJobStatus
 from lepton_operator.cache import Cache, Change, OwnObject
-from lepton_operator.cluster import RESOURCES, Cluster
+from lepton_operator.cluster import Cluster
 from lepton_operator.plan import Create, Delete, Event, Manifest, Patch, Plan
 from lepton_operator.views import Refusal
 
@@ -132,14 +132,12 @@ class Executor:
     async def _meet(self, own: OwnObject, kind: str, name: str, report: Report) -> None:
         """Look at what has the name already: our own object is fine, a stranger's is not."""
         found = await self._cluster.get(kind, own.key.namespace, name)
-        if bodies.owner_uid(found) == own.uid:
+        is_ours = bodies.owner_uid(found) == own.uid
+        if is_ours:
             self._take(kind, found, report)
-            return
-        sentence = (
-            f"{RESOURCES[kind].plural} {name!r} exists in this namespace and belongs to another "
-            f"owner; delete or rename it, or give this {own.key.kind} another name"
-        )
-        report.refusals.append(Refusal(name, "NameTaken", sentence))
+        if not is_ours or not self._cache.knows(found["metadata"]["uid"]):
+            sentence = f"{kind} {name} {_why_taken(own, found, is_ours=is_ours)}"
+            report.refusals.append(Refusal(name, "NameTaken", sentence))
 
     async def _delete(self, delete: Delete, report: Report) -> None:
         target = delete.target
@@ -166,6 +164,21 @@ class Executor:
 
     def _note(self, change: Change | None, report: Report) -> None:
         report.changes.extend([change] if change else [])
+
+
+def _why_taken(own: OwnObject, found: bodies.Body, *, is_ours: bool) -> str:
+    kind = own.key.kind
+    if is_ours:
+        return (
+            "belongs to this object, but its labels were changed, so that it is seen no more: "
+            "delete it"
+        )
+    if bodies.owner_name(found) == (kind, own.key.name):
+        return f"of the {kind} that had this name before is still being deleted: it is waited for"
+    return (
+        f"exists in this namespace and belongs to another owner: delete it, or give this {kind} "
+        "another name"
+    )
 
 
 async def _bounded(writes: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -30,6 +30,7 @@ class End(Enum):
     """How a pass ended."""
 
     SETTLED = "nothing was to do"
+    GONE = "there is no such object"
     CHANGED = "something was written: look again at once"
     PUT_OFF = "the rest waits behind objects that never had a pass"
     FAILED = "try again after a backoff"
@@ -198,6 +199,9 @@ class WorkQueue(Generic[K]):
             self.forgive(key)
             if outcome.due_seconds is not None:
                 self.add_after(key, outcome.due_seconds)
+        elif outcome.end is End.GONE:
+            self.forgive(key)
+            self._seen.discard(key)
         elif outcome.end is End.FAILED:
             self._retry(key, outcome)
         elif outcome.end is End.PUT_OFF:

@@ -38,6 +38,7 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class _Refused:
+    uid: str
     generation: int
     refusals: Refusals
 
@@ -83,7 +84,7 @@ class Reconciler:
         own = self._cache.own(key)
         if own is None or "deletionTimestamp" in own.body["metadata"]:
             self._refused.pop(key, None)
-            return Outcome(End.SETTLED)
+            return Outcome(End.GONE)
         report = Report()
         try:
             return await self._pass(own, report)
@@ -105,21 +106,25 @@ class Reconciler:
     async def _pass(self, own: OwnObject, report: Report) -> Outcome:
         now = self._clock()
         try:
-            view, plan = self._decide(own, now)
+            view = self._view(own)
         except ValidationError as error:
             return await self._invalid(own, error, report)
+        plan = self._plan(own, view, now)
         if plan.relist:
             self._wake(await self._observer.relist(own), own.key)
             fresh = self._cache.own(own.key)
-            if fresh is None:
-                return Outcome(End.SETTLED)
-            own = fresh
-            view, plan = self._decide(own, now)
+            if fresh is None or _asks_otherwise(fresh, own):
+                return Outcome(End.CHANGED)
+            own, view = fresh, self._view(fresh)
+            plan = self._plan(own, view, now)
         return await self._carry_out(own, view, plan, report, now)
 
-    def _decide(self, own: OwnObject, now: datetime) -> tuple[View, Plan]:
-        view = self._observer.view(own, self._refusals(own))
-        return view, self._plans[own.key.kind](view, now)
+    def _view(self, own: OwnObject) -> View:
+        """Return what the plan reads; raises ValidationError for a spec that is not valid."""
+        return self._observer.view(own, self._refusals(own))
+
+    def _plan(self, own: OwnObject, view: View, now: datetime) -> Plan:
+        return self._plans[own.key.kind](view, now)
 
     async def _carry_out(
         self, own: OwnObject, view: View, plan: Plan, report: Report, now: datetime
@@ -157,10 +162,10 @@ class Reconciler:
         if refusals != self._refusals(own):
             first = refusals[0]
             _log.warning(first.message, reason=first.reason, child=first.name, **_labels(own))
-        self._refused[own.key] = _Refused(own.generation, refusals)
+        self._refused[own.key] = _Refused(own.uid, own.generation, refusals)
         current = self._cache.own(own.key)
-        if current is not None:
-            _, plan = self._decide(current, now)
+        if current is not None and not _asks_otherwise(current, own):
+            plan = self._plan(current, self._view(current), now)
             await self._executor.write_status(current, plan.status, report)
             await self._executor.post(current, plan.events, now)
         self._metrics.reconcile_errors.labels(own.key.kind.lower()).inc()
@@ -168,7 +173,8 @@ class Reconciler:
 
     def _refusals(self, own: OwnObject) -> Refusals:
         found = self._refused.get(own.key)
-        return found.refusals if found and found.generation == own.generation else ()
+        asked = (own.uid, own.generation)
+        return found.refusals if found and (found.uid, found.generation) == asked else ()
 
     async def _invalid(self, own: OwnObject, error: ValidationError, report: Report) -> Outcome:
         """Say what is wrong with the spec; only a new generation of it can mend that."""
@@ -213,6 +219,7 @@ class Reconciler:
 
 _RESULTS: Mapping[End, str] = {
     End.SETTLED: "success",
+    End.GONE: "success",
     End.CHANGED: "requeue",
     End.PUT_OFF: "requeue_after",
     End.FAILED: "error",
@@ -227,6 +234,11 @@ def _labels(own: OwnObject) -> dict[str, Any]:
         "name": key.name,
         "generation": own.generation,
     }
+
+
+def _asks_otherwise(now: OwnObject, before: OwnObject) -> bool:
+    """Whether somebody changed the spec, or made another object of that name."""
+    return (now.uid, now.generation) != (before.uid, before.generation)
 
 
 def _tombstones(view: View) -> list[PodView]:

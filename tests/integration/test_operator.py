@@ -99,6 +99,39 @@ def test_a_strangers_pod_of_that_name_is_told_and_left_alone(
     wait_until(namespace.pods, bool, "an object is seen")
 
 
+def test_a_job_made_anew_waits_for_the_pods_of_the_one_that_had_its_name(
+    namespace: Namespace, operators: Operators
+) -> None:
+    operators.start()
+    namespace.train()
+    namespace.wait_for_pods("digits-train-1-0")
+    namespace.delete("TrainingJob", "digits")  # nobody collects its pods on this server
+    namespace.train()
+    message = namespace.wait_for_reason("TrainingJob", "digits", "NameTaken")
+    assert "of the TrainingJob that had this name before" in message
+    time.sleep(2)  # by now the next try is seconds away, if nothing wakes the job
+    namespace.delete("Pod", "digits-train-1-0")
+    deleted = time.monotonic()
+    wait_until(namespace.pods, bool, "an object is seen")
+    assert time.monotonic() - deleted < 1
+
+
+def test_a_child_that_lost_its_labels_is_told(
+    namespace: Namespace, operators: Operators
+) -> None:
+    operators.start()
+    namespace.apply("InferenceService", "digits", spec={"model": {"name": "digits"}})
+    namespace.wait_for_reason("InferenceService", "digits", "ModelNotFound")
+    unlabelled = {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}}
+    namespace.api.patch(namespace.path("Service", "digits"), unlabelled)
+    waiting = wait_until(
+        lambda: (namespace.get("InferenceService", "digits") or {})["status"].get("waiting"),
+        bool,
+        "a condition shows",
+    )
+    assert "its labels were changed" in waiting[0]["message"]
+
+
 def test_a_quota_is_told_in_the_api_servers_words_and_other_objects_go_on(
     namespace: Namespace, operators: Operators
 ) -> None:

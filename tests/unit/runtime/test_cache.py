@@ -189,6 +189,26 @@ def test_a_job_that_is_gone_is_no_user_of_its_model(cache: Cache) -> None:
     assert cache.users("team", "digits") == []
 
 
+def test_a_pod_whose_owner_was_changed_is_the_first_owners_no_more(cache: Cache) -> None:
+    cache.put("TrainingJob", objects.job("other", "job-2"))
+    cache.put("Pod", objects.pod("a", owner="job-1"))
+    change = cache.put("Pod", objects.pod("a", version=2, owner="job-2"))
+    assert change
+    assert cache.affected(change) == {JOB, Key("TrainingJob", "team", "other")}
+    assert names(cache.pods("job-1")) == []
+    assert names(cache.pods("job-2")) == ["a"]
+
+
+def test_a_pod_of_a_job_that_is_gone_wakes_the_job_that_waits_for_its_name(cache: Cache) -> None:
+    old = objects.pod("digits-train-1-0")
+    old["metadata"]["labels"] = {"lepton.ai/kind": "TrainingJob", "lepton.ai/name": "digits"}
+    cache.put("Pod", old)
+    cache.put("TrainingJob", objects.job(uid="job-2", version=7))
+    change = cache.remove("Pod", old)
+    assert change
+    assert cache.affected(change) == {JOB}
+
+
 def test_a_node_wakes_the_owners_of_its_pods_and_of_those_without_a_node(cache: Cache) -> None:
     for number, place in ((1, "n1"), (2, "n2"), (3, None)):
         cache.put("TrainingJob", objects.job(f"j{number}", f"j-{number}"))

@@ -196,6 +196,21 @@ def test_a_dropped_key_keeps_nothing() -> None:
     assert virtual_time.run(scenario()) == ["a"]
 
 
+def test_a_key_whose_object_is_gone_is_fresh_when_it_comes_back() -> None:
+    async def scenario() -> bool:
+        gone = Outcome(End.GONE)
+        passes = Passes(ends=lambda key, _: gone if key == "a" else SETTLED, seconds=0.1)
+        queue = queue_of(passes, workers=1)
+        queue.start()
+        queue.add("a")
+        await asyncio.sleep(0.5)
+        queue.add("b")
+        queue.add("a")  # waits behind b, in the lane of those that never had a pass
+        return queue.should_put_off("b")
+
+    assert virtual_time.run(scenario())
+
+
 def test_fresh_keys_go_before_known_ones() -> None:
     async def scenario() -> list[str]:
         passes = Passes()
