@@ -87,6 +87,8 @@ class Cluster:
 
     def __init__(self, configuration: Configuration, metrics: Metrics) -> None:
         configuration.connection_pool_maxsize = CONNECTIONS
+        # Else two threads look for proxies in the environment before each request.
+        configuration.client_session_kwargs = {"trust_env": False}
         self._configuration = configuration
         self._transport = RESTClientObject(configuration)
         self._metrics = metrics

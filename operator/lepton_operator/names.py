@@ -27,6 +27,8 @@ RESOLVED_HASH = "lepton.ai/resolved-hash"
 
 STORE_SECRET = "lepton-store"  # noqa: S105 - the name of a Secret, not a secret
 
+_ATTEMPT_AND_RANK = re.compile(r"([1-9][0-9]*)-(0|[1-9][0-9]*)")
+
 
 def training_pod(job: str, attempt: int, rank: int) -> str:
     return f"{job}-train-{attempt}-{rank}"
@@ -34,7 +36,10 @@ def training_pod(job: str, attempt: int, rank: int) -> str:
 
 def parse_training_pod(job: str, pod: str) -> tuple[int, int] | None:
     """Return the attempt and the rank in a training pod's name: unlike labels, it cannot change."""
-    found = re.fullmatch(rf"{re.escape(job)}-train-([1-9][0-9]*)-(0|[1-9][0-9]*)", pod)
+    prefix = f"{job}-train-"
+    found = (
+        _ATTEMPT_AND_RANK.fullmatch(pod.removeprefix(prefix)) if pod.startswith(prefix) else None
+    )
     return (int(found[1]), int(found[2])) if found else None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import signal
 import time
@@ -31,6 +32,7 @@ _DRAIN_SECONDS = 10.0
 _END_OF_WATCHES_SECONDS = 3.0
 _RETRY_SECONDS = 1.0
 _RESYNC_SPREAD = 0.1
+_COLLECTOR_THRESHOLDS = (20_000, 20, 20)
 
 _log = logs.logger(__name__)
 
@@ -179,8 +181,20 @@ async def _work(parts: Parts) -> None:
     parts.listed.set()
     seconds = round(time.monotonic() - began, 3)
     _log.info("Everything is listed", seconds=seconds, **parts.observer.cache.counts())
+    _spare_the_collector()
     parts.queue.start()
     await _resync(parts, relisted)
+
+
+def _spare_the_collector() -> None:
+    """Collect cycles more seldom, and never look again at what was loaded to stay.
+
+    Almost nothing here is cyclic, and at the default thresholds each full collection walks every
+    object of the cache.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_COLLECTOR_THRESHOLDS)
 
 
 async def _resync(parts: Parts, relisted: asyncio.Queue[str]) -> None:
