@@ -24,6 +24,7 @@ LAST_BACKOFF_SECONDS = 1000.0
 JITTER = 0.1
 MAX_CHANGES_IN_A_ROW = 20
 _MAX_DOUBLINGS = 30
+_TURNS_PER_KNOWN = 4
 
 
 class End(Enum):
@@ -56,7 +57,8 @@ class WorkQueue(Generic[K]):
     """Keys that wait in two lanes, keys that a worker has, and one delayed entry a key.
 
     Keys that never had a pass go first, so that a burst of new objects gets its pods before
-    anything else; but a key that has waited for `patience_seconds` takes every other turn.
+    anything else; but one that has waited for `patience_seconds` gets its turn all the same, one
+    in four.
     """
 
     def __init__(
@@ -82,7 +84,7 @@ class WorkQueue(Generic[K]):
         self._failures: dict[K, int] = {}
         self._changes: dict[K, int] = {}
         self._put_off: dict[K, float] = {}
-        self._turn_of_known = False
+        self._turn = 0
         self._open = False
         self._clock = asyncio.get_running_loop().time
         metrics.depth.set_function(lambda: self.waiting)
@@ -170,8 +172,8 @@ class WorkQueue(Generic[K]):
 
     def _next(self) -> tuple[K, float]:
         overdue = self._known and self._oldest_known() >= self._patience_seconds
-        take_known = not self._fresh or (overdue and self._turn_of_known)
-        self._turn_of_known = not self._turn_of_known
+        self._turn += 1
+        take_known = not self._fresh or (overdue and self._turn % _TURNS_PER_KNOWN == 0)
         return (self._known if take_known else self._fresh).popitem(last=False)
 
     def _oldest_known(self) -> float:
