@@ -116,9 +116,7 @@ def test_a_job_made_anew_waits_for_the_pods_of_the_one_that_had_its_name(
     assert time.monotonic() - deleted < 1
 
 
-def test_a_child_that_lost_its_labels_is_told(
-    namespace: Namespace, operators: Operators
-) -> None:
+def test_a_child_that_lost_its_labels_is_told(namespace: Namespace, operators: Operators) -> None:
     operators.start()
     namespace.apply("InferenceService", "digits", spec={"model": {"name": "digits"}})
     namespace.wait_for_reason("InferenceService", "digits", "ModelNotFound")
