@@ -8,5 +8,5 @@
 import os
 
 # OpenMP's threads spin between the layers of so small a network. Asleep they leave shared cores
-# to others: an epoch on two busy cores took 6.7 s of CPU instead of 14.5. Read as torch is imported.
+# to others: an epoch on two busy cores took 6.7 s of CPU, not 14.5. Read as torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
