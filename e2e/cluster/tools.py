@@ -153,7 +153,12 @@ class _Step:
         with (
             log.open("w") as file,
             subprocess.Popen(
-                argv, cwd=self.module.source, env=self._environment(), stdout=file, stderr=file
+                # A build that was interrupted must not go on alone.
+                ["setpriv", "--pdeathsig=TERM", "--", *argv],
+                cwd=self.module.source,
+                env=self._environment(),
+                stdout=file,
+                stderr=file,
             ) as process,
         ):
             for seconds in while_running(process):
