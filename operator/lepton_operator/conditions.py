@@ -82,6 +82,11 @@ def cut(text: str, limit: int = MAX_MESSAGE) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def sentence(text: str) -> str:
+    """Return the text with a full stop, so that another sentence can follow it."""
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."
+
+
 def find(conditions: Iterable[Condition], kind: str) -> Condition | None:
     return next((each for each in conditions if each.type == kind), None)
 

@@ -146,3 +146,16 @@ class Refusal:
     name: str
     reason: Literal["QuotaExceeded", "NameTaken", "Refused"]
     message: str
+
+    @property
+    def sentence(self) -> str:
+        """Return what was refused, and what to do."""
+        said = self.message.rstrip(". ")
+        if self.reason == "NameTaken":
+            return f"{said}. It is tried again."
+        what_next = {
+            "QuotaExceeded": "Free some of that quota, or ask for more of it",
+            "Refused": "Mend what it names",
+        }
+        advice = what_next[self.reason]
+        return f"The API server refuses {self.name}: {said}. {advice}; it is tried again."

@@ -64,8 +64,7 @@ def _refused(situation: Situation) -> Verdict | None:
     refusal = next(iter(situation.view.refusals), None)
     if refusal is None:
         return None
-    said = f"The API server refuses {refusal.name}: {refusal.message}"
-    return _reconciling(refusal.reason, f"{said.rstrip('. ')}.{_meanwhile(situation)}")
+    return _reconciling(refusal.reason, f"{refusal.sentence}{_meanwhile(situation)}")
 
 
 def _scaled_to_zero(situation: Situation) -> Verdict | None:

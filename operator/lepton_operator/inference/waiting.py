@@ -91,7 +91,7 @@ def _of_pods(fleet: Fleet, asked: Asked) -> Iterator[Waiting]:
 
 def _of_refusals(refusals: Iterable[Refusal]) -> Iterator[Waiting]:
     for each in refusals:
-        yield _entry(each.name, Diagnosis(each.reason, each.message))
+        yield _entry(each.name, Diagnosis(each.reason, each.sentence))
 
 
 def _entry(pod: str, found: Diagnosis) -> Waiting:

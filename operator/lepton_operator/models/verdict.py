@@ -54,8 +54,7 @@ def _refused(situation: Situation) -> Verdict | None:
     refusal = next(iter(situation.view.refusals), None)
     if refusal is None or situation.agenda.settled:
         return None
-    said = f"The API server refuses pod {refusal.name}: {refusal.message}"
-    return _reconciling(refusal.reason, said)
+    return _reconciling(refusal.reason, refusal.sentence)
 
 
 def _blocked(situation: Situation) -> Verdict | None:

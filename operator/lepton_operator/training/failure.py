@@ -26,6 +26,8 @@ from lepton_operator.views import ContainerView, PodView
 
 OUT_OF_MEMORY = "OOMKilled"
 STORE_EXIT_CODE = 3  # of agent commands: NoStore or StoreUnavailable
+# Reasons of a container whose command was never run; the runtime's own words are its message.
+_NOT_STARTED = frozenset({"StartError", "ContainerCannotRun"})
 SIGNAL_EXIT_CODE = 128  # what a shell adds to a signal's number
 MAX_SIGNAL = 64
 
@@ -349,4 +351,9 @@ def _how(container: ContainerView, number: int | None) -> str:
 def _what(suspect: _Suspect, container: ContainerView, record: records.Record) -> str:
     if container.reason == OUT_OF_MEMORY:
         return "it used more memory than its limit; raise the memory in resourcesPerNode."
+    if container.reason in _NOT_STARTED:
+        return (
+            f"its container could not be started: {container.message.removesuffix(': unknown')}. "
+            "The image must have a python3 in its PATH, 3.9 or later, with torch"
+        )
     return record.message or f"it left no message; see kubectl logs {suspect.pod.name}."

@@ -124,5 +124,9 @@ def is_listed(situation: Situation) -> bool:
     output, model = situation.status.output, situation.view.model
     if output is None:
         return True
-    versions = model.status.versions if model else ()
-    return any(each.version == output.version for each in versions)
+    if model is None:
+        return False
+    listed = {each.version for each in model.status.versions}
+    # Listed are the newest; one that is older than these was among them.
+    was_listed = not model.status.unlisted and output.version < max(listed, default=0)
+    return output.version in listed or was_listed

@@ -36,7 +36,7 @@ def _user(policy: FailurePolicy, before: Restarts, found: Failure) -> Judgement:
     if before.user < policy.max_restarts:
         return Judgement(before.model_copy(update={"user": before.user + 1}), "User")
     advice = (
-        f"It was started again {_times(before.user)} (failurePolicy.maxRestarts). Mend the script, "
+        f"It was {_restarted(before.user)} (failurePolicy.maxRestarts). Mend the script, "
         "its image or its data, or raise that number"
     )
     ended = failed(Reason.MAX_RESTARTS_EXCEEDED, found.message, advice)
@@ -49,7 +49,7 @@ def _infrastructure(policy: FailurePolicy, before: Restarts, found: Failure) -> 
         more = before.model_copy(update={"infrastructure": count + 1})
         return Judgement(more, "Infrastructure")
     advice = (
-        f"It was started again {_times(count)} after such losses "
+        f"It was {_restarted(count)} after such losses "
         "(failurePolicy.maxInfrastructureRestarts). Look at the nodes in status.attempts, or raise "
         "that number"
     )
@@ -58,12 +58,14 @@ def _infrastructure(policy: FailurePolicy, before: Restarts, found: Failure) -> 
 
 
 def _no_model(found: Failure) -> End:
-    advice = "Let rank 0 leave a loadable model.onnx in $LEPTON_OUTPUT_DIR, or leave out output"
+    advice = "Mend the script, or leave out output"
     return failed(Reason(found.cause.value), found.message, advice)
 
 
-def _times(count: int) -> str:
-    return "once" if count == 1 else f"{count} times"
+def _restarted(count: int) -> str:
+    if not count:
+        return "not started again"
+    return "started again once" if count == 1 else f"started again {count} times"
 
 
 def close_failed(situation: Situation) -> Plan | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -21,6 +21,7 @@ from lepton_operator.conditions import (
     cut,
     find,
     is_true,
+    sentence,
     summarise,
 )
 from lepton_operator.plan import Manifest
@@ -85,16 +86,14 @@ def reconciling(reason: Reason, message: str) -> Verdict:
 def refused(situation: Situation) -> Verdict:
     """Return the verdict about the first thing that the API server did not let us create."""
     first = situation.view.refusals[0]
-    return reconciling(
-        Reason(first.reason),
-        f"{first.name} cannot be created, which is tried again: {cut(first.message, MAX_CAUSE)}",
-    )
+    said = replace(first, message=cut(first.message, MAX_CAUSE))
+    return reconciling(Reason(first.reason), said.sentence)
 
 
 def failed(reason: Reason, cause: str, advice: str) -> End:
     """Return the end of a job that nothing but a new one can mend; the advice is never cut."""
     again = "then start the job anew: kubectl replace --force -f MANIFEST"
-    return End(FAILED, reason, f"{cut(cause, MAX_CAUSE)} {advice}, {again}")
+    return End(FAILED, reason, f"{sentence(cut(cause, MAX_CAUSE))} {advice}, {again}")
 
 
 def end(situation: Situation) -> End | None:

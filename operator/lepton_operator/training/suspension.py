@@ -6,9 +6,12 @@ from lepton_operator.conditions import is_true
 from lepton_operator.plan import Event, Plan
 from lepton_operator.training import attempts, waiting
 from lepton_operator.training.situation import Situation
-from lepton_operator.training.status import SUSPENDED, Reason, settled, written
+from lepton_operator.training.status import SUSPENDED, Reason, reconciling, settled, written
 
-MESSAGE = "The job is suspended and holds nothing: set suspend to false to go on."
+_ENDING = reconciling(Reason.SUSPENDED, "The job is suspended: its pods are being ended.")
+_AT_REST = settled(
+    Reason.SUSPENDED, "The job is suspended and holds nothing: set suspend to false to go on."
+)
 
 
 def suspend(situation: Situation) -> Plan | None:
@@ -17,9 +20,10 @@ def suspend(situation: Situation) -> Plan | None:
         return None
     gang = situation.gang
     ended = attempts.closed(gang, "Suspended", situation.now) if gang else None
+    verdict = _ENDING if _holds(situation) else _AT_REST
     status = written(
         situation,
-        settled(Reason.SUSPENDED, MESSAGE),
+        verdict,
         attempts=attempts.recorded(situation, ended) if ended else None,
     )
     left = [] if gang else [each for each in situation.others if not each.pod.deleting]
@@ -30,5 +34,11 @@ def suspend(situation: Situation) -> Plan | None:
         because=", ".join([*told, *said]),
         delete=waiting.deletes(left),
         status=status,
-        events=(Event("Normal", SUSPENDED, MESSAGE),) if new else (),
+        events=(Event("Normal", SUSPENDED, verdict.message),) if new else (),
     )
+
+
+def _holds(situation: Situation) -> bool:
+    """Tell whether pods of the job still hold their GPUs."""
+    open_ones = situation.gang.pods.values() if situation.gang else ()
+    return any(not pod.gone for pod in open_ones) or bool(waiting.still_leaving(situation))

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from lepton_operator.api.training import Attempt
 from lepton_operator.build import training as build
-from lepton_operator.conditions import Verdict, cut
+from lepton_operator.conditions import Verdict, cut, sentence
 from lepton_operator.plan import Delete, Plan
 from lepton_operator.training.failure import STORE
 from lepton_operator.training.situation import Member, Situation
@@ -33,11 +33,12 @@ def verdict_after(situation: Situation, previous: Attempt | None) -> Verdict:
         )
     said = cut(previous.message or "It left no message.", MAX_CAUSE)
     if previous.reason in STORE:
-        return reconciling(Reason(previous.reason), f"{said} It is tried again.")
+        said = said.removesuffix(".").removesuffix("; it is tried again")
+        return reconciling(Reason(previous.reason), f"{sentence(said)} It is tried again.")
     return reconciling(
         Reason.RESTARTING,
         f"Attempt {previous.number + 1} takes the place of attempt {previous.number}, which "
-        f"failed. {said}",
+        f"failed. {sentence(said)}",
     )
 
 
@@ -87,7 +88,7 @@ def wait(situation: Situation) -> Plan | None:
     if situation.gang is not None:
         return None
     due = opens_at(situation.status.attempts)
-    leaving = [each for each in situation.others if not _is_given_up(situation, each.pod)]
+    leaving = still_leaving(situation)
     if not leaving and (due is None or due <= situation.now):
         return None
     status = written(situation, verdict(situation))
@@ -96,6 +97,11 @@ def wait(situation: Situation) -> Plan | None:
         status=status,
         due=_given_up_at(situation) if leaving else due,
     )
+
+
+def still_leaving(situation: Situation) -> list[Member]:
+    """Return the pods of closed attempts that hold something, and will end."""
+    return [each for each in situation.others if not _is_given_up(situation, each.pod)]
 
 
 def _is_given_up(situation: Situation, pod: PodView) -> bool:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -244,6 +245,17 @@ def test_an_out_of_memory_kill_says_what_to_raise() -> None:
     assert (found.reason, found.budget) == ("OutOfMemory", "User")
     assert found.message is not None
     assert "resourcesPerNode" in found.message
+
+
+def test_an_image_without_python_is_told_in_the_runtimes_words() -> None:
+    pod = a_pod(1, failed=True, exit_code=128)
+    (container,) = pod.containers
+    words = 'exec: "python3": executable file not found in $PATH: unknown'
+    pod = replace(pod, containers=(replace(container, reason="StartError", message=words),))
+    found = fate(RUNNING, pod)
+    assert found.message
+    assert 'exec: "python3": executable file not found in $PATH.' in found.message
+    assert "must have a python3" in found.message
 
 
 def test_an_exit_0_without_a_readable_record_is_tried_again_since_the_store_may_have_it() -> None:

@@ -39,12 +39,19 @@ def test_a_suspension_is_recorded_before_the_pods_go_and_counts_against_nothing(
     job = with_spec(an_open_job(), suspend=True)
     recorded = decide(a_view(job, RUNNING))
     assert deleted(recorded) == []
-    assert conditions(recorded) == {"Ready": "True", "Suspended": "True"}
+    assert conditions(recorded) == {"Ready": "False", "Reconciling": "True", "Suspended": "True"}
     assert condition(recorded).reason == "Suspended"
     assert status_of(recorded)["attempts"][0]["outcome"] == "Suspended"
     assert status_of(recorded)["restarts"] == {"user": 0, "infrastructure": 0}
     assert [each.reason for each in recorded.events] == ["Suspended"]
     assert deleted(decide(a_view(after(job, recorded), RUNNING))) == ["digits-train-1-0"]
+
+
+def test_a_suspended_job_is_at_rest_when_its_pods_hold_nothing_any_more() -> None:
+    job = suspended_job()
+    assert decide(a_view(job, a_pod(0, running=True, deleting=True))).status is None
+    at_rest = decide(a_view(job, a_pod(0, running=True, gone=True)))
+    assert conditions(at_rest) == {"Ready": "True", "Suspended": "True"}
 
 
 def test_a_job_that_starts_suspended_makes_no_pods() -> None:
@@ -160,6 +167,9 @@ def test_a_failed_job_is_deleted_when_its_time_has_passed() -> None:
     [
         pytest.param([], [], id="not before its version is listed"),
         pytest.param([{"version": 1, "digest": DIGEST}], ["digits"], id="after it is listed"),
+        pytest.param(
+            [{"version": 22, "digest": DIGEST}], ["digits"], id="after newer ones took its place"
+        ),
     ],
 )
 def test_a_job_outlives_its_time_until_its_result_is_a_version(
