@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(parsed: argparse.Namespace) -> int:
     # `crds` needs neither Kopf nor a client, and these take a second to import.
-    from lepton_operator import logs, run  # noqa: PLC0415
+    from lepton_operator import errors, logs, run  # noqa: PLC0415
     from lepton_operator.leader import Candidate  # noqa: PLC0415
     from lepton_operator.plans import PLANS  # noqa: PLC0415
 
@@ -53,7 +53,11 @@ def _run(parsed: argparse.Namespace) -> int:
     logs.configure(chosen.log_level)
     namespace = os.environ.get("POD_NAMESPACE", "default")
     candidate = Candidate(namespace, os.environ.get("POD_UID") or _process_identity())
-    return asyncio.run(run.run(chosen, PLANS, candidate, parsed.kubeconfig))
+    try:
+        return asyncio.run(run.run(chosen, PLANS, candidate, parsed.kubeconfig))
+    except (errors.NoCluster, OSError) as error:  # OSError: the port for probes is taken
+        print(f"The operator cannot start: {error}", file=sys.stderr)
+        return 2
 
 
 def _process_identity() -> str:

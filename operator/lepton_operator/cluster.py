@@ -247,13 +247,23 @@ class Cluster:
 async def connect(kubeconfig: Path | None, metrics: Metrics) -> Cluster:
     """Return the API server of a kubeconfig's current context, or of the pod that we run in."""
     configuration = Configuration()
+    try:
+        await _configure(configuration, kubeconfig)
+    except kubernetes_config.ConfigException as error:
+        place = "this is no pod with a service account" if kubeconfig is None else str(kubeconfig)
+        raise errors.NoCluster(
+            f"No API server is known: {place} ({error}). Name one with --kubeconfig."
+        ) from error
+    return Cluster(configuration, metrics)
+
+
+async def _configure(configuration: Configuration, kubeconfig: Path | None) -> None:
     if kubeconfig is None:
         kubernetes_config.load_incluster_config(client_configuration=configuration)
     else:
         await kubernetes_config.load_kube_config(
             config_file=str(kubeconfig), client_configuration=configuration, persist_config=False
         )
-    return Cluster(configuration, metrics)
 
 
 def _decoded(status: int, text: bytes, headers: Mapping[str, str]) -> Json:

@@ -64,6 +64,10 @@ class Transient(ApiError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class NoCluster(Exception):
+    """There is no usable kubeconfig, and we do not run in a pod."""
+
+
 class NotLeader(Exception):
     """The Lease is not held (any more), so nothing may be written."""
 

@@ -23,6 +23,7 @@ _REQUEST_SECONDS = 60.0
 _CONNECT_SECONDS = 10.0
 _FIRST_BACKOFF_SECONDS = 0.5
 _LAST_BACKOFF_SECONDS = 30.0
+_IDLE_SECONDS = 1.0  # Kopf keeps a task for each object that long after its last event
 
 Tasks = Collection[asyncio.Task[Any]]
 
@@ -63,6 +64,7 @@ def operator_settings(kinds: Iterable[str]) -> kopf.OperatorSettings:
     settings.networking.enforce_retry_after = True
     settings.networking.request_timeout = _REQUEST_SECONDS
     settings.networking.connect_timeout = _CONNECT_SECONDS
+    settings.queueing.idle_timeout = _IDLE_SECONDS
     settings.watching.server_timeout = SERVER_SECONDS
     settings.watching.inactivity_timeout = INACTIVITY_SECONDS
     settings.watching.chunk_size = _PAGE_SIZE

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -163,11 +160,3 @@ def test_a_restarted_container_leads_at_once(operators: Operators) -> None:
     again = operators.start("pod-uid", leaderElection=LEASE)
     assert not again.says("Standing by")
     assert operators.lease()["leaseTransitions"] == 1
-
-
-def test_without_settings_it_ends_with_a_sentence(tmp_path: Path) -> None:
-    missing = tmp_path / "none.json"
-    argv = [sys.executable, "-m", "lepton_operator", "run", "--settings", str(missing)]
-    ended = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
-    assert ended.returncode == 2
-    assert "cannot be used as settings" in ended.stderr
