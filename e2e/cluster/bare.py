@@ -17,7 +17,7 @@ _DIE_WITH_PARENT = ("setpriv", "--pdeathsig=KILL", "--")
 
 @contextmanager
 def control_plane(
-    folder: Path, *, controllers: bool = False, audit: bool = False
+    folder: Path, *, controllers: bool = False, audit: bool = False, audited_readers: str = ""
 ) -> Iterator[ControlPlane]:
     """An API server over etcd on free ports of 127.0.0.1, ready in 2 to 3 s; root is not needed.
 
@@ -40,7 +40,7 @@ def control_plane(
         enter=_DIE_WITH_PARENT,
         advertise=False,
     )
-    plane = ControlPlane(layout, place, audit=audit, controllers=controllers)
+    plane = ControlPlane(layout, place, audit, controllers, audited_readers)
     try:
         plane.start()
         plane.wait()

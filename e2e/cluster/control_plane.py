@@ -42,6 +42,8 @@ class ControlPlane:
     place: Place
     audit: bool = True
     controllers: bool = True
+    audited_readers: str = ""
+    """A group whose reads are in the audit log too; of all others only the writes are."""
 
     @property
     def kubeconfig(self) -> Path:
@@ -272,7 +274,7 @@ class ControlPlane:
             self.write_client(component, f"system:{component}")
         admin = json.dumps(self.client_configuration(self._client("admin"), "admin"), indent=1)
         write(self.layout.kubeconfig, admin)
-        write(self._audit_policy, json.dumps(_AUDIT_POLICY))
+        write(self._audit_policy, json.dumps(_policy(self.audited_readers)))
 
     @property
     def _audit_policy(self) -> Path:
@@ -294,15 +296,19 @@ class ControlPlane:
         return certificates.issue(self.authority, name, name, ("system:masters",))
 
 
-_AUDIT_POLICY = {
-    "apiVersion": "audit.k8s.io/v1",
-    "kind": "Policy",
-    "omitStages": ["RequestReceived"],
-    "rules": [
-        {"level": "Metadata", "verbs": ["create", "update", "patch", "delete", "deletecollection"]},
-        {"level": "None"},
-    ],
-}
+_WRITES = ["create", "update", "patch", "delete", "deletecollection"]
+
+
+def _policy(readers: str) -> dict[str, Any]:
+    rules: list[dict[str, Any]] = [{"level": "Metadata", "verbs": _WRITES}, {"level": "None"}]
+    if readers:
+        rules.insert(0, {"level": "Metadata", "userGroups": [readers]})
+    return {
+        "apiVersion": "audit.k8s.io/v1",
+        "kind": "Policy",
+        "omitStages": ["RequestReceived"],
+        "rules": rules,
+    }
 
 
 def _first_host(network: str) -> IPv4Address:

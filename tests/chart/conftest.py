@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from e2e.cluster import ControlPlane, control_plane, tool
-from e2e.cluster.tools import KUBERNETES_VERSION
-from e2e.installation import CHART, RELEASE, RESTRICTED, SYSTEM
+from e2e.cluster import ControlPlane, control_plane
+from e2e.installation import RESTRICTED, SYSTEM
 from e2e.kubectl import Kubectl
+from tests.helm import Document, Helm, Values
 
-Document = dict[str, Any]
-Values = Mapping[str, Any]
 Renders = Mapping[str, list[Document]]
 
 TEAMS = ("team-a", "team-b")
@@ -51,32 +44,6 @@ CASES: Mapping[str, Values] = {
         },
     },
 }
-
-
-class HelmError(RuntimeError):
-    """Helm said no; the text is what it printed."""
-
-
-@dataclass(frozen=True, slots=True)
-class Helm:
-    """Helm with a file of values, as a person gives them to it."""
-
-    folder: Path
-
-    def run(self, *arguments: str, values: Values | None = None) -> str:
-        file = self.folder / "values.json"
-        file.write_text(json.dumps(values))
-        given = () if values is None else ("--values", str(file))
-        argv = (str(tool("helm")), *arguments, *given)
-        done = subprocess.run(argv, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise HelmError(done.stderr.strip() or done.stdout.strip())
-        return done.stdout
-
-    def render(self, values: Values | None = None, namespace: str = SYSTEM) -> list[Document]:
-        where = ("--namespace", namespace, "--kube-version", KUBERNETES_VERSION)
-        text = self.run("template", RELEASE, str(CHART), *where, values=values)
-        return [each for each in yaml.load_all(text, Loader=yaml.CSafeLoader) if each]
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import shutil
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,8 @@ import yaml
 from e2e.installation import CHART, RELEASE, SYSTEM
 from e2e.kubectl import Kubectl, KubectlError
 from e2e.waiting import wait_until
-from tests.chart.conftest import CASES, TEAMS, Document, Helm, HelmError, Renders, Values
+from tests.chart.conftest import CASES, TEAMS, Renders
+from tests.helm import Document, Helm, HelmError, Releases
 
 CRD = "trainingjobs.lepton.ai"
 MODEL = {"apiVersion": "lepton.ai/v1alpha1", "kind": "LeptonModel", "metadata": {"name": "digits"}}
@@ -66,41 +66,6 @@ def test_the_judge_refuses_a_pod_that_may_be_root(renders: Renders, kubectl: Kub
     pod["spec"]["securityContext"].pop("runAsNonRoot")
     with pytest.raises(KubectlError, match='violates PodSecurity "restricted:latest"'):
         judge(kubectl, [pod])
-
-
-@dataclass(frozen=True, slots=True)
-class Releases:
-    """Releases of the chart, none of which waits for pods: there is nothing that runs them."""
-
-    helm: Helm
-    kubectl: Kubectl
-
-    def install(
-        self,
-        values: Values | None = None,
-        name: str = RELEASE,
-        namespace: str = SYSTEM,
-        *more: str,
-        chart: Path = CHART,
-    ) -> str:
-        """Install or upgrade; what Helm prints ends with the chart's notes."""
-        where = ("--namespace", namespace, *self._target(), *more)
-        return self.helm.run("upgrade", "--install", name, str(chart), *where, values=values)
-
-    def uninstall(self, name: str = RELEASE, namespace: str = SYSTEM) -> None:
-        self.helm.run("uninstall", name, "--namespace", namespace, *self._target())
-
-    def all(self) -> list[tuple[str, str]]:
-        listed = self.helm.run("list", "--all", "-A", "-o", "json", *self._target())
-        return [(each["name"], each["namespace"]) for each in json.loads(listed)]
-
-    def names(self, kind: str, namespace: str = SYSTEM) -> list[str]:
-        found = self.kubectl.within(namespace).list(kind)
-        return [each["metadata"]["name"] for each in found]
-
-    def _target(self) -> tuple[str, ...]:
-        at = self.kubectl
-        return ("--kubeconfig", str(at.kubeconfig), "--kube-context", at.context)
 
 
 @pytest.fixture

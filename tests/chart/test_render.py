@@ -10,17 +10,9 @@ import yaml
 from e2e.installation import CHART, RELEASE, ROOT, SYSTEM
 from images.store.start import Keys, bucket
 from lepton_operator.settings import Defaults, Images, Settings
-from tests.chart.conftest import (
-    CASES,
-    ROOT_SECRET,
-    TEAMS,
-    Document,
-    Helm,
-    HelmError,
-    Renders,
-    Values,
-)
+from tests.chart.conftest import CASES, ROOT_SECRET, TEAMS, Renders
 from tests.conftest import Golden
+from tests.helm import Document, Helm, HelmError, Values
 
 CRD = "CustomResourceDefinition"
 

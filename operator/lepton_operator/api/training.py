@@ -47,7 +47,8 @@ def _is_unique(volumes: tuple[Volume, ...]) -> bool:
 
 
 _ENTRYPOINT = Rule(
-    "self[0] == '-m' ? size(self) > 1 && !self[1].startsWith('-') : !self[0].startsWith('-')",
+    "size(self) == 0 || "  # the schema's own refusal
+    "(self[0] == '-m' ? size(self) > 1 && !self[1].startsWith('-') : !self[0].startsWith('-'))",
     "entrypoint: start with a script or with '-m' and a module; torchrun's own flags come from "
     "numNodes, numProcPerNode and failurePolicy",
     _starts_well,
