@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -15,13 +16,16 @@ from lepton_operator.conditions import READY, is_true
 from lepton_operator.plan import Plan
 from lepton_operator.settings import Images
 from lepton_operator.training.plan import plan
+from lepton_operator.training.waiting import MAX_DELAY_SECONDS
 from lepton_operator.views import PodView
 from tests.builders import a_node, a_record, a_result, a_training_job
 from tests.world import Key, Killed, World, is_empty
 
 NODES = ("node-1", "node-2")
 WHICH = st.integers(0, 5)
+BUDGET = st.sampled_from([5, 5, 2, 0])  # mostly enough for a long story
 MOST_PASSES = 300
+LONGEST_START_PASSES = 5
 CONDITIONS = ("Complete", "Failed")
 
 
@@ -39,6 +43,7 @@ class TrainingWorld(RuleBasedStateMachine):
         self.before = a_training_job().status
         self.finished: str | None = None
         self.upgrades = 0
+        self.harms = 0
 
     @property
     def job(self) -> TrainingJob:
@@ -47,9 +52,9 @@ class TrainingWorld(RuleBasedStateMachine):
     @initialize(
         nodes=st.integers(1, 3),
         output=st.sampled_from([None, "digits"]),
-        max_restarts=st.integers(0, 2),
-        max_losses=st.integers(0, 3),
-        deadline=st.sampled_from([None, None, 90]),
+        max_restarts=BUDGET,
+        max_losses=BUDGET,
+        deadline=st.sampled_from([None, None, None, 300]),
     )
     def apply(
         self,
@@ -60,7 +65,7 @@ class TrainingWorld(RuleBasedStateMachine):
         deadline: int | None,
     ) -> None:
         policy = {"maxRestarts": max_restarts, "maxInfrastructureRestarts": max_losses}
-        spec = {"activeDeadlineSeconds": deadline} if deadline else {}
+        spec: dict[str, Any] = {"activeDeadlineSeconds": deadline} if deadline else {}
         job = a_training_job(nodes, output=output, failurePolicy=policy, **spec)
         self.world.nodes = {name: a_node(name) for name in NODES}
         self.world.add(job)
@@ -76,6 +81,7 @@ class TrainingWorld(RuleBasedStateMachine):
 
     @rule(upgrades=st.booleans(), writes=st.sampled_from([None, 0, 1, 2]))
     def reconcile_in_the_dark(self, *, upgrades: bool, writes: int | None) -> None:
+        self.world.pass_time(MAX_DELAY_SECONDS / 2)
         if upgrades:
             self.upgrade_chart()
         try:
@@ -93,9 +99,13 @@ class TrainingWorld(RuleBasedStateMachine):
 
     @rule(which=WHICH, sight=st.booleans())
     def watch(self, *, which: int, sight: bool) -> None:
-        act = self.world.tell if sight else self.world.lose_sight
+        recorded = {each.number for each in self.job.status.attempts}
         for pod in self.one(which):
-            act(pod)
+            if sight:
+                self.world.tell(pod)
+            elif self.numbers(pod)[0] in recorded:
+                # An operator that starts lists all pods, so it knows those that it just made.
+                self.world.lose_sight(pod)
 
     # The cluster
 
@@ -105,15 +115,23 @@ class TrainingWorld(RuleBasedStateMachine):
             self.world.schedule(pod.name, node)
 
     @rule(node=st.sampled_from(NODES))
-    def schedule_and_start_all(self, node: str) -> None:
-        for name in sorted(self.world.pods):
-            self.world.schedule(name, node)
-            self.world.start(name)
+    def get_going(self, node: str) -> None:
+        """Everything does its work for a while: most runs get as far as a gang that trains."""
+        self.world.revive(node)
+        for _ in range(LONGEST_START_PASSES):
+            self.world.finish_deletions()
+            self.world.pass_time(MAX_DELAY_SECONDS / 3)
+            self.world.tell_all()
+            self.world.reconcile(self.key, planner)
+            for name in sorted(self.world.pods):
+                self.world.schedule(name, node)
+                self.world.start(name)
 
     @rule(which=WHICH, exit_code=st.sampled_from([0, 1, 137]), readable=st.booleans())
     def end(self, *, which: int, exit_code: int, readable: bool) -> None:
         said = a_record("Failed", reason="UserError") if exit_code else a_result()
         for pod in self.one(which):
+            self.harms += bool(exit_code) or not readable
             self.world.end(pod.name, exit_code, said if readable else said[:20])
 
     @rule()
@@ -124,6 +142,7 @@ class TrainingWorld(RuleBasedStateMachine):
     @rule(which=WHICH, how=st.sampled_from(["vanish", "evict", "ask_to_delete"]))
     def lose(self, which: int, how: str) -> None:
         for pod in self.one(which):
+            self.harms += 1
             getattr(self.world, how)(pod.name)
 
     @rule()
@@ -132,14 +151,20 @@ class TrainingWorld(RuleBasedStateMachine):
 
     @rule(node=st.sampled_from(NODES))
     def silence_or_revive(self, node: str) -> None:
-        act = self.world.silence if self.world.nodes[node].ready else self.world.revive
-        act(node)
+        if self.world.nodes[node].ready:
+            self.harms += 1
+            self.world.silence(node)
+        else:
+            self.world.revive(node)
 
     # A person
 
-    @rule()
-    def suspend_or_resume(self) -> None:
-        self.world.change_spec(self.key, suspend=not self.job.spec.suspend)
+    @rule(passes=st.integers(0, 3), stays=st.sampled_from([False, False, True]))
+    def suspend(self, *, passes: int, stays: bool) -> None:
+        self.world.change_spec(self.key, suspend=True)
+        for _ in range(passes):
+            self.world.reconcile(self.key, planner)
+        self.world.change_spec(self.key, suspend=stays)
 
     def one(self, which: int) -> list[PodView]:
         """One of the pods that there are, or none."""
@@ -181,6 +206,7 @@ class TrainingWorld(RuleBasedStateMachine):
         if restarts:
             assert restarts.user <= policy.max_restarts
             assert restarts.infrastructure <= policy.max_infrastructure_restarts
+            assert restarts.user + restarts.infrastructure <= self.harms, "no pod came to harm"
 
     @invariant()
     def attempts_follow_each_other(self) -> None:
@@ -248,7 +274,7 @@ class TrainingWorld(RuleBasedStateMachine):
 
 TestTrainingWorld = TrainingWorld.TestCase
 TestTrainingWorld.settings = settings(
-    max_examples=200,
+    max_examples=300,
     stateful_step_count=40,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
