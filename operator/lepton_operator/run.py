@@ -23,7 +23,7 @@ from lepton_operator.inbox import Inbox
 from lepton_operator.leader import Candidate, Leader
 from lepton_operator.metrics import Metrics
 from lepton_operator.observe import Observer
-from lepton_operator.queue import WorkQueue
+from lepton_operator.queue import Outcome, WorkQueue
 from lepton_operator.reconcile import Planner, Reconciler
 from lepton_operator.settings import Settings
 from lepton_operator.watches import Watches
@@ -91,7 +91,7 @@ def _assemble(
     for kind in OWN_KINDS:
         metrics.max_workers.labels(kind.lower()).set(settings.workers)
 
-    async def process(key: Key) -> Any:
+    async def process(key: Key) -> Outcome:
         return await reconciler(key)
 
     queue = WorkQueue[Key](
