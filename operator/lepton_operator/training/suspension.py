@@ -20,7 +20,8 @@ def suspend(situation: Situation) -> Plan | None:
         return None
     gang = situation.gang
     ended = attempts.closed(gang, "Suspended", situation.now) if gang else None
-    verdict = _ENDING if _holds(situation) else _AT_REST
+    holds = _holds(situation)
+    verdict = _ENDING if holds else _AT_REST
     status = written(
         situation,
         verdict,
@@ -35,6 +36,7 @@ def suspend(situation: Situation) -> Plan | None:
         delete=waiting.deletes(left),
         status=status,
         events=(Event("Normal", SUSPENDED, verdict.message),) if new else (),
+        due=waiting.given_up_at(situation) if holds and not gang else None,
     )
 
 

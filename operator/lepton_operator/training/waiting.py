@@ -95,7 +95,7 @@ def wait(situation: Situation) -> Plan | None:
     return Plan(
         because="wait until the next attempt may start" if status else "",
         status=status,
-        due=_given_up_at(situation) if leaving else due,
+        due=given_up_at(situation) if leaving else due,
     )
 
 
@@ -109,11 +109,11 @@ def _is_given_up(situation: Situation, pod: PodView) -> bool:
     node = situation.node(pod)
     if node is not None:
         return not node.ready
-    at = _given_up_at(situation)
+    at = given_up_at(situation)
     return at is not None and at <= situation.now
 
 
-def _given_up_at(situation: Situation) -> datetime | None:
+def given_up_at(situation: Situation) -> datetime | None:
     """Return when a pod that still exists must be on a silent node, where nodes are not watched.
 
     A kubelet that answers ends a pod within its grace period.

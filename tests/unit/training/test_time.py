@@ -84,6 +84,13 @@ def test_a_resume_waits_until_the_suspended_pods_are_gone() -> None:
     assert condition(decided).reason == "Starting"
 
 
+def test_where_nodes_are_not_watched_a_suspension_comes_to_rest_by_the_clock() -> None:
+    job, leaving = suspended_job(), a_pod(0, running=True, deleting=True)
+    ending = decide(a_view(job, leaving, nodes=None))
+    assert ending.due == WHOLE_NOW + timedelta(seconds=30 + 30)
+    assert condition(decide(a_view(job, leaving, nodes=None), ending.due)).status == "True"
+
+
 # Deadlines
 
 
