@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from lepton_operator.build import serving
 from lepton_operator.diagnosis import lost_nodes
 from lepton_operator.inference.revisions import revision_of
 from lepton_operator.views import InferenceView, PodView
@@ -22,6 +23,7 @@ class Fleet:
     leaving: tuple[PodView, ...] = ()  # being deleted
     ended: tuple[PodView, ...] = ()  # finished, and nobody has deleted them
     lost: tuple[PodView, ...] = ()  # on a node that stopped answering
+    released: tuple[PodView, ...] = ()  # by a person, who changed the labels that bring requests
     due: datetime | None = None  # when a node that is silent now counts as lost
 
     @property
@@ -42,13 +44,16 @@ def fleet(view: InferenceView, revision: str | None, now: datetime) -> Fleet:
     silent = lost_nodes(view.nodes, view.defaults.node_not_ready_seconds)
     lost_from = {pod.uid: silent[pod.node] for pod in there if pod.node and pod.node in silent}
     lost = {uid for uid, at in lost_from.items() if at <= now}
-    alive = [pod for pod in there if pod.uid not in lost]
+    selector = serving.selector(view.service).items()
+    found = [pod for pod in there if pod.uid not in lost]
+    alive = [pod for pod in found if selector <= pod.labels.items()]
     return Fleet(
         current=tuple(pod for pod in alive if revision in (None, revision_of(pod))),
         old=tuple(pod for pod in alive if revision not in (None, revision_of(pod))),
         leaving=tuple(leaving),
         ended=tuple(ended),
         lost=tuple(pod for pod in there if pod.uid in lost),
+        released=tuple(pod for pod in found if pod not in alive),
         due=min((at for uid, at in lost_from.items() if uid not in lost), default=None),
     )
 

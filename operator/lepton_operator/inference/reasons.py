@@ -23,6 +23,7 @@ class ServingReason(StrEnum):
     # What keeps a pod from being ready.
     NO_CAPACITY = "NoCapacity"
     NODE_LOST = "NodeLost"
+    RELEASED = "Released"
     IMAGE_ERROR = "ImageError"
     CONTAINER_ERROR = "ContainerError"
     NO_STORE = "NoStore"

@@ -31,6 +31,11 @@ _NO_MODEL_LOADED = "failed to load all models"
 
 MAX_WAITING_MESSAGE = 400
 
+_RELEASED = (
+    "The labels of this pod were changed, so that it gets no requests, and another pod takes its "
+    "place: delete it, or give it its labels back."
+)
+
 
 def explain(pod: PodView, asked: Asked) -> Diagnosis:
     """Return why this serving pod is not ready."""
@@ -85,6 +90,8 @@ def _of_pods(fleet: Fleet, asked: Asked) -> Iterator[Waiting]:
     for pod in fleet.lost:
         message = f"Node {pod.node} does not answer; another pod takes this one's place."
         yield _entry(pod.name, Diagnosis(ServingReason.NODE_LOST, message))
+    for pod in fleet.released:
+        yield _entry(pod.name, Diagnosis(ServingReason.RELEASED, _RELEASED))
     for pod in (*fleet.leaving, *fleet.ended):
         yield _entry(pod.name, explain(pod, asked))
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lepton_operator import names
-from lepton_operator.api.inference import InferenceServiceStatus
+from lepton_operator.api.inference import InferenceServiceStatus, Replicas
 from lepton_operator.conditions import find
 from lepton_operator.inference.plan import plan
 from lepton_operator.plan import Plan
@@ -188,6 +188,16 @@ def test_a_node_that_is_silent_for_a_moment_is_looked_at_again() -> None:
     found = plan(a_view(a_service(), a_pod(0, ready=True), nodes=(silent,)), NOW)
     assert pods_of(found) == []
     assert found.due == since + timedelta(seconds=30)
+
+
+def test_a_pod_whose_labels_bring_it_no_requests_is_replaced_and_left_alone() -> None:
+    pod = a_pod(0, ready=True)
+    released = replace(pod, labels={**pod.labels, names.NAME: "other"})
+    found = plan(a_view(a_service(), released), NOW)
+    assert pods_of(found) == ["digits-serve-1"]
+    assert found.delete == ()
+    assert [each.reason for each in status(found).waiting] == ["Released"]
+    assert status(found).replicas == Replicas()
 
 
 def test_a_failed_pod_is_recorded_then_replaced() -> None:
