@@ -11,6 +11,7 @@ from tests.resilience.faults import Fault, WatchFault, WriteFault
 from tests.resilience.writes import Occurrences, Target, Write
 
 _FIRST_ERROR_STATUS = 400
+_FORBIDDEN = 403
 
 
 @dataclass(slots=True)
@@ -24,6 +25,10 @@ class Sent:
     @property
     def committed(self) -> bool:
         return self.status is not None and self.status < _FIRST_ERROR_STATUS
+
+    @property
+    def forbidden(self) -> bool:
+        return self.status == _FORBIDDEN
 
     def __str__(self) -> str:
         said = f"{self.write}: {self.status or 'not sent'}"

@@ -39,6 +39,7 @@ class Observation:
     happened: Counter[Target]  # by anybody, as the API server told the harness's own watch
     sent: tuple[Sent, ...]
     kill_points: tuple[Write, ...]
+    events: frozenset[tuple[str, str]]  # resource and type of what happened under the fault
     log: str
     errors: tuple[str, ...]  # what the operator logged as one: no fault is a reason for that
     seconds: float
@@ -61,6 +62,7 @@ class Reference:
         wanted = self.observation
         return [
             *found.errors,
+            *(f"the chart's role does not let it: {each}" for each in found.sent if each.forbidden),
             *snapshot.differences(wanted.leaves, found.leaves, self.masked),
             *_miscounted("the operator asked", wanted.asked, found.asked),
             *_miscounted("the API server saw", wanted.happened, found.happened),
@@ -105,7 +107,7 @@ class Harness:
             scenario,
             first,
             tuple(each for each in first.kill_points if each in second.kill_points),
-            snapshot.differing_paths(first.leaves, second.leaves),
+            snapshot.differing_paths(first.leaves, second.leaves) | scenario.untold,
         )
         wrong = reference.judge(second) or reference.judge(first)
         if wrong:
@@ -141,6 +143,7 @@ class Harness:
                 happened=world.effects(),
                 sent=tuple(experiment.sent),
                 kill_points=tuple(experiment.kill_points()),
+                events=frozenset(world.events),
                 log=log.last_lines(_LOG_LINES),
                 errors=tuple(log.errors()),
                 seconds=time.monotonic() - began,
@@ -152,6 +155,7 @@ class Harness:
             await scenario.prepare(stage)
             await self._quiet(stage, experiment)
         experiment.arm()
+        stage.world.events.clear()
         await scenario.act(stage)
         await stage.until(scenario.done)
         await self._operator.restarted()

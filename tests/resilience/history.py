@@ -36,6 +36,7 @@ class World:
     made: dict[str, tuple[str, str]] = field(default_factory=dict)  # resource and name by UID
     removed: dict[str, tuple[str, str]] = field(default_factory=dict)
     pods: dict[str, Body] = field(default_factory=dict)  # the last state of each, by UID
+    events: set[tuple[str, str]] = field(default_factory=set)  # resource and type
     last_event: float = field(default_factory=time.monotonic)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -51,6 +52,7 @@ class World:
         metadata = body["metadata"]
         where = (resource, str(metadata["name"]))
         self.made[metadata["uid"]] = where
+        self.events.add((resource, event))
         if resource == "pods":
             self.pods[metadata["uid"]] = body
         if event == "DELETED":

@@ -30,7 +30,11 @@ class Laboratory:
     async def reference(self, scenario: Scenario) -> Reference:
         """Return what the scenario comes to undisturbed."""
         if scenario.name not in self._references:
-            self._references[scenario.name] = await self.harness.learn(scenario)
+            learnt = await self.harness.learn(scenario)
+            self._references[scenario.name] = learnt
+            print(f"\n{scenario}: {len(learnt.kill_points)} writes", flush=True)
+            for path in sorted(learnt.masked):
+                print(f"  not compared, it differs without any fault: {path}", flush=True)
         return self._references[scenario.name]
 
     async def kill_points(self, scenario: Scenario) -> list[Kill]:

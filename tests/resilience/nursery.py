@@ -11,6 +11,7 @@ each is answered by a line with the pid.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import os
@@ -19,6 +20,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _PRELOADED = ("lepton_operator.run", "lepton_operator.plans")
 
 
@@ -37,6 +39,7 @@ def main(module: str) -> None:
 
 def _become(operate: Callable[[list[str]], int], order: dict[str, Any]) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # no operator outlives its tests
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (log, 1), (log, 2)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 
 from tests.resilience.faults import (
@@ -61,9 +63,10 @@ async def test_no_fault_at_any_write_makes_a_difference(
 async def test_no_fault_of_a_watch_makes_a_difference(
     scenario: Scenario, laboratory: Laboratory
 ) -> None:
+    reference = await laboratory.reference(scenario)
     faults: list[Fault] = []
-    for resource in RESOURCES:
-        for event in EVENT_TYPES:
+    for resource, event in product(RESOURCES, EVENT_TYPES):
+        if (resource, event) in reference.observation.events:
             faults.append(CutWatch(resource, event))
             faults.append(DelayedWatch(resource, event, DELAY_SECONDS))
             faults.append(ExpiredWatch(resource, event))
