@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import suites
+from tests.suites import Suite
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_test_on_a_cluster_is_in_a_suite() -> None:
+    named = {f"test_{each}.py" for _, files in suites.ON_CLUSTERS for each in files}
+    assert {path.name for path in (ROOT / "e2e").glob("test_*.py")} == named
+
+
+@pytest.mark.parametrize(
+    ("code", "budget_seconds", "failure"),
+    [("pass", 60, ""), ("raise SystemExit(3)", 60, "exit code 3"), ("pass", 0, "over its budget")],
+    ids=["a suite that passes", "one that fails", "one that takes too long"],
+)
+def test_how_a_suite_ends(code: str, budget_seconds: int, failure: str) -> None:
+    (outcome,) = suites.run_group([Suite("one", (sys.executable, "-c", code), budget_seconds)])
+    assert outcome.failure.startswith(failure)
+    assert bool(outcome.failure) == bool(failure)
