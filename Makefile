@@ -96,8 +96,10 @@ install: venv  ## build the images and install the chart into the cluster
 images: venv  ## build every image whose inputs changed
 	$(RUN) -m images build
 
-images-push: venv  ## push them: REGISTRY=registry.example.com/lepton
-	$(RUN) -m images push --registry $(REGISTRY)
+images-push: venv  ## push them, and write images.json for the chart: REGISTRY=registry/path
+	@test -n "$(REGISTRY)" || { echo "Say where to: make images-push REGISTRY=registry/path"; exit 2; }
+	$(RUN) -m images push --registry $(REGISTRY) --values images.json \
+		operator agent trainer triton store
 
 ##@ Benchmarks (a table, and a JSON object as the last line)
 

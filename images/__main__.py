@@ -38,12 +38,13 @@ def _run(arguments: argparse.Namespace) -> None:
             arguments.folder.mkdir(parents=True, exist_ok=True)
             mnist.make(arguments.folder, say)
         case "push":
-            _show(
-                push(
-                    arguments.registry, arguments.names, arguments.tag_suffix, base=arguments.base
-                ),
-                as_json=False,
+            pushed = push(
+                arguments.registry, arguments.names, arguments.tag_suffix, base=arguments.base
             )
+            _show(pushed, as_json=False)
+            if arguments.values is not None:
+                arguments.values.write_text(json.dumps({"images": pushed}, indent=2) + "\n")
+                say(f"Give these to the chart with --values {arguments.values}")
 
 
 def _show(found: dict[str, str], *, as_json: bool) -> None:
@@ -71,6 +72,9 @@ def _parser() -> argparse.ArgumentParser:
     pushing = commands.add_parser("push", parents=[common, named], help="build, then push")
     pushing.add_argument("--registry", required=True, metavar="R", help="such as ghcr.io/you")
     pushing.add_argument("--tag-suffix", default="", metavar="S", help="added to each tag")
+    pushing.add_argument(
+        "--values", type=Path, metavar="FILE", help="write the chart's values for these images"
+    )
     datasets = commands.add_parser("datasets", help="put the images' data sets into a folder")
     datasets.add_argument("folder", type=Path, help="what LEPTON_DATASETS is to name")
     return parser
