@@ -20,7 +20,7 @@ from lepton_operator.api.model import (
 from lepton_operator.build import steps
 from lepton_operator.conditions import summarise
 from lepton_operator.models import gate, versions
-from lepton_operator.models.agenda import Agenda, Wanted, agenda, entry_of, step_of
+from lepton_operator.models.agenda import Agenda, Wanted, agenda, entry_of, step_of, unlisted_job
 from lepton_operator.models.events import events
 from lepton_operator.models.outcomes import conflicts, recorded, tidied
 from lepton_operator.models.verdict import Situation, judge, latest_accepted
@@ -35,6 +35,7 @@ def plan(view: ModelView, now: datetime) -> Plan:
     before = view.model.status
     after = _served(view, _gated(view, recorded(view, before, now)))
     todo = agenda(view, after, now)
+    after = _remembered(view, after, todo)
     after = _summarised(Situation(view, after, todo), now)
     if _records(view, before, after):
         return Plan(
@@ -99,6 +100,17 @@ def _name(manifest: dict[str, Any]) -> str:
     return str(manifest["metadata"]["name"])
 
 
+def _remembered(view: ModelView, status: LeptonModelStatus, todo: Agenda) -> LeptonModelStatus:
+    """Return the status with a job's new version in mind, where another step keeps it waiting.
+
+    The job may be deleted before its version is listed.
+    """
+    waits = todo.current is not None and todo.current.step.kind != "index"
+    if not waits or status.unlisted or unlisted_job(view, status) is None:
+        return status
+    return status.model_copy(update={"unlisted": True})
+
+
 def _gated(view: ModelView, status: LeptonModelStatus) -> LeptonModelStatus:
     newest = versions.newest(status.versions)
     judged = tuple(
@@ -150,4 +162,6 @@ def _summarised(situation: Situation, now: datetime) -> LeptonModelStatus:
 
 def _news(before: LeptonModelStatus, after: LeptonModelStatus) -> str:
     told = [f"{each.reason}: {each.message}" for each in events(before, after)]
+    if after.unlisted and not before.unlisted:
+        told.append("that the store has a further version, to be listed after this step")
     return "; ".join(told) or "that the store was listed"

@@ -300,6 +300,20 @@ def test_a_job_whose_version_the_store_does_not_list_is_told_and_looked_for_agai
     assert plan(after(start, found), NOW).due is not None
 
 
+def test_a_version_is_listed_after_an_evaluation_though_its_job_is_gone_by_then() -> None:
+    start = view(
+        evaluation=GATE,
+        status=a_status(a_version(1)),
+        jobs=(a_finished_job(2),),
+        pods=(a_step_pod(evaluate(1)),),
+    )
+    found = plan(start, NOW)
+    assert status(found).unlisted
+    deleted_job = replace(after(start, found), jobs=(), pods=(evaluated(1, 0.99),))
+    recorded = after(deleted_job, plan(deleted_job, NOW))
+    assert created(plan(replace(recorded, pods=()), NOW)) == ["digits-index-1"]
+
+
 # Failures
 
 
