@@ -40,11 +40,16 @@ Json = Mapping[str, Any]
 @pytest.fixture(scope="session")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     with control_plane(tmp_path_factory.mktemp("plane")) as found:
-        for file in sorted((ROOT / "crds").glob("*.yaml")):
-            crd = yaml.safe_load(file.read_text())
-            found.api.apply(f"{CRDS}/{crd['metadata']['name']}", crd)
-        wait_until(lambda: all(map(partial(serves, found.api), clusters.OWN_KINDS)), bool, SERVES)
+        install_crds(found.api)
         yield found
+
+
+def install_crds(api: Api) -> None:
+    """Have our kinds served."""
+    for file in sorted((ROOT / "crds").glob("*.yaml")):
+        crd = yaml.safe_load(file.read_text())
+        api.apply(f"{CRDS}/{crd['metadata']['name']}", crd)
+    wait_until(lambda: all(map(partial(serves, api), clusters.OWN_KINDS)), bool, SERVES)
 
 
 def serves(api: Api, kind: str) -> bool:

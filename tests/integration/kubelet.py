@@ -1,0 +1,55 @@
+"""What a kubelet would say of pods in an API server that has none."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from e2e.waiting import wait_until
+from tests.integration.conftest import Namespace
+
+_STARTED = "2026-11-22T04:00:00Z"
+
+
+@dataclass(frozen=True, slots=True)
+class Kubelet:
+    """Plays the pods of one namespace, as soon as they are there."""
+
+    namespace: Namespace
+
+    def run(self, name: str, address: str = "10.0.0.1") -> None:
+        """All containers run, and the pod is ready."""
+        conditions = ("Initialized", "ContainersReady", "Ready")
+        self._say(
+            name,
+            {"running": {"startedAt": _STARTED}},
+            phase="Running",
+            podIP=address,
+            podIPs=[{"ip": address}],
+            conditions=[
+                {"type": each, "status": "True", "lastTransitionTime": _STARTED}
+                for each in conditions
+            ],
+        )
+
+    def succeed(self, name: str, record: str) -> None:
+        """All containers ended by 0, and left this record."""
+        ended = {"exitCode": 0, "reason": "Completed", "message": record, "finishedAt": _STARTED}
+        self._say(name, {"terminated": ended}, phase="Succeeded")
+
+    def _say(self, name: str, state: Mapping[str, Any], **status: Any) -> None:
+        pod = wait_until(lambda: self.namespace.get("Pod", name), bool, "an object is seen", name)
+        containers = [
+            {
+                "name": each["name"],
+                "image": each["image"],
+                "imageID": "",
+                "ready": "running" in state,
+                "restartCount": 0,
+                "state": state,
+            }
+            for each in (pod or {})["spec"]["containers"]
+        ]
+        change = {"status": {**status, "containerStatuses": containers}}
+        self.namespace.api.patch(self.namespace.path("Pod", name, "status"), change)
