@@ -15,7 +15,7 @@ from tests.resilience.api import own_path
 from tests.resilience.experiment import Experiment, Sent
 from tests.resilience.faults import Fault
 from tests.resilience.plane import Plane
-from tests.resilience.process import Operator
+from tests.resilience.process import Log, Operator
 from tests.resilience.proxy import FaultProxy
 from tests.resilience.scenarios import Scenario
 from tests.resilience.snapshot import Leaves
@@ -75,6 +75,15 @@ def _miscounted(who: str, wanted: Counter[Target], found: Counter[Target]) -> It
             yield f"{who}: {target} {wanted[target]} times became {found[target]} times"
 
 
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """A run that is on its way."""
+
+    experiment: Experiment
+    stage: Stage
+    log: Log
+
+
 class Harness:
     """One operator that is killed again and again; each run has a namespace of its own."""
 
@@ -118,56 +127,69 @@ class Harness:
     async def run(self, scenario: Scenario, fault: Fault | None = None) -> Observation:
         """Run a scenario in a new namespace, with this fault in its way."""
         began = time.monotonic()
-        log = self._operator.log_from_now()
         async with self._namespace(scenario) as namespace:
-            experiment = Experiment(namespace, fault, self._operator.kill_and_restart)
-            world = self._plane.history.world(namespace)
-            stage = Stage(self._plane.api, world, namespace, self._deadline_seconds)
-            self._proxy.experiment = experiment
-            directing = asyncio.create_task(stage.direct(scenario.ending))
-            stuck = ""
+            trial = self._begin(namespace, fault)
+            stuck = await self._play(scenario, trial)
+            return await self._observe(trial, stuck, began)
+
+    def _begin(self, namespace: str, fault: Fault | None) -> _Trial:
+        experiment = Experiment(namespace, fault, self._operator.kill_and_restart)
+        world = self._plane.history.world(namespace)
+        stage = Stage(self._plane.api, world, namespace, self._deadline_seconds)
+        self._proxy.experiment = experiment
+        return _Trial(experiment, stage, self._operator.log_from_now())
+
+    async def _play(self, scenario: Scenario, trial: _Trial) -> str:
+        """Play the scenario to its end; return what there was if it does not come to one."""
+        async with asyncio.TaskGroup() as group:
+            directing = group.create_task(trial.stage.direct(scenario.ending))
             try:
-                await self._perform(scenario, stage, experiment)
+                await self._perform(scenario, trial)
             except TooLongError as error:
-                stuck = str(error)
+                return str(error)
             finally:
                 directing.cancel()
-                await asyncio.gather(directing, return_exceptions=True)
-            self._plane.history.check()
-            everything = await self._plane.api.everything(namespace)
-            return Observation(
-                fault=fault,
-                fired=experiment.fired,
-                leaves=snapshot.leaves(namespace, everything),
-                asked=experiment.effects(),
-                happened=world.effects(),
-                sent=tuple(experiment.sent),
-                kill_points=tuple(experiment.kill_points()),
-                events=frozenset(world.events),
-                log=log.last_lines(_LOG_LINES),
-                errors=tuple(log.errors()),
-                seconds=time.monotonic() - began,
-                stuck=stuck,
-            )
+        return ""
 
-    async def _perform(self, scenario: Scenario, stage: Stage, experiment: Experiment) -> None:
+    async def _perform(self, scenario: Scenario, trial: _Trial) -> None:
+        stage = trial.stage
         if scenario.prepare is not None:
             await scenario.prepare(stage)
-            await self._quiet(stage, experiment)
-        experiment.arm()
+            await self._quiet(trial)
+        trial.experiment.arm()
         stage.world.events.clear()
         await scenario.act(stage)
         await stage.until(scenario.done)
-        await self._operator.restarted()
-        await self._quiet(stage, experiment)
+        await self._quiet(trial)
         await stage.until(scenario.done)
 
-    async def _quiet(self, stage: Stage, experiment: Experiment) -> None:
+    async def _observe(self, trial: _Trial, stuck: str, began: float) -> Observation:
+        experiment, world = trial.experiment, trial.stage.world
+        self._plane.history.check()
+        everything = await self._plane.api.everything(experiment.namespace)
+        return Observation(
+            fault=experiment.fault,
+            fired=experiment.fired,
+            leaves=snapshot.leaves(experiment.namespace, everything),
+            asked=experiment.effects(),
+            happened=world.effects(),
+            sent=tuple(experiment.sent),
+            kill_points=tuple(experiment.kill_points()),
+            events=frozenset(world.events),
+            log=trial.log.last_lines(_LOG_LINES),
+            errors=tuple(trial.log.errors()),
+            seconds=time.monotonic() - began,
+            stuck=stuck,
+        )
+
+    async def _quiet(self, trial: _Trial) -> None:
         """Wait until nothing has been written for a while, by an operator that has seen it all."""
+        stage = trial.stage
         deadline = time.monotonic() + stage.deadline_seconds
         while time.monotonic() < deadline:
             await self._operator.restarted()
-            newest = max(experiment.last_write, stage.world.last_event, self._operator.ready_at)
+            written, seen = trial.experiment.last_write, stage.world.last_event
+            newest = max(written, seen, self._operator.ready_at)
             if time.monotonic() - newest > QUIET_SECONDS:
                 return
             await asyncio.sleep(_POLL_SECONDS)

@@ -34,7 +34,7 @@ class Laboratory:
             self._references[scenario.name] = learnt
             print(f"\n{scenario}: {len(learnt.kill_points)} writes", flush=True)
             for path in sorted(learnt.masked):
-                print(f"  not compared, it differs without any fault: {path}", flush=True)
+                print(f"  not compared: {path}", flush=True)
         return self._references[scenario.name]
 
     async def kill_points(self, scenario: Scenario) -> list[Kill]:
