@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import yaml
@@ -45,6 +47,23 @@ def test_the_render_is_as_it_was_reviewed(renders: Renders, golden: Golden, case
 
 def test_the_chart_has_nothing_that_helm_warns_of(helm: Helm) -> None:
     assert "0 chart(s) failed" in helm.run("lint", "--strict", str(CHART))
+
+
+def test_every_value_that_can_be_set_stands_in_values_yaml() -> None:
+    """It is the reference: what only the schema knows nobody would find."""
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert missing_from(yaml.safe_load((CHART / "values.yaml").read_text()), schema) == []
+
+
+def missing_from(values: Any, schema: Mapping[str, Any], path: str = "") -> list[str]:
+    missing = []
+    for name, part in schema.get("properties", {}).items():
+        where = f"{path}.{name}"
+        if name in values:
+            missing += missing_from(values[name], part, where)
+        elif where != ".global":  # Helm's own, for charts that contain this one
+            missing.append(where)
+    return missing
 
 
 def test_the_crds_are_those_of_the_repository_and_are_kept(renders: Renders) -> None:
