@@ -95,8 +95,10 @@ def _rolling(situation: Situation) -> Verdict | None:
     wanted = situation.wanted
     if wanted is None or not situation.fleet.old:
         return None
-    message = f"{_answering(situation)} with version {wanted.target.version}."
-    return _reconciling(ServingReason.ROLLING_OUT, f"{message}{_meanwhile(situation)}")
+    left = len(situation.fleet.old)
+    pods = "1 pod of an older revision goes" if left == 1 else f"{left} pods of older revisions go"
+    message = f"{_answering(situation)} with version {wanted.target.version}; {pods} when they do."
+    return _reconciling(ServingReason.ROLLING_OUT, message)
 
 
 def _scaling_down(situation: Situation) -> Verdict | None:
