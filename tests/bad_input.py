@@ -48,6 +48,7 @@ BAD = (
         "can change what a pod may do",
         podAnnotations={"container.apparmor.security.beta.kubernetes.io/train": "unconfined"},
     ),
+    job("a label key too long", "must match", podLabels={"a" * 64: "b"}, rule=False),
     job("a label key with a space", "must match", podLabels={"a b": "c"}, rule=False),
     job(
         "a volume over the launcher",

@@ -51,7 +51,9 @@ LabelKey = Annotated[
     StringConstraints(
         min_length=1,
         max_length=317,
-        pattern="^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
+        # Lengths stand in the pattern: a CRD can bound a map's keys in no other way.
+        pattern="^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?"
+        "[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$",
     ),
 ]
 LabelValue = Annotated[

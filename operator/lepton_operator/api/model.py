@@ -23,7 +23,7 @@ from lepton_operator.api.common import (
 KEPT_VERSIONS = 20
 
 MetricName = Annotated[
-    str, StringConstraints(min_length=1, max_length=64, pattern="^[A-Za-z][A-Za-z0-9_./-]*$")
+    str, StringConstraints(min_length=1, max_length=64, pattern="^[A-Za-z][A-Za-z0-9_./-]{0,63}$")
 ]
 Metrics = Annotated[dict[MetricName, Decimal], Field(max_length=32)]
 
