@@ -106,7 +106,7 @@ class StoreAddress:
         return StoreAddress(url, self.endpoint, self.region, self.access_key, self.secret_key)
 
 
-def open_store(address: StoreAddress | None = None, patience_seconds: float = 60) -> Store:
+def open_store(address: StoreAddress | None = None, patience_seconds: float = 15) -> Store:
     """Open the store; requests are repeated for `patience_seconds` before they count as failed."""
     address = address or StoreAddress.from_environment()
     parts = urlsplit(address.url)
