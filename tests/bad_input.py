@@ -61,6 +61,11 @@ BAD = (
         volumes=[{"name": "a", "claimName": "a", "mountPath": "/data/../lepton"}],
     ),
     job(
+        "a volume over the launcher by another spelling",
+        "'//' or '/./'",
+        volumes=[{"name": "a", "claimName": "a", "mountPath": "//lepton"}],
+    ),
+    job(
         "one path for two volumes",
         "may be used once",
         volumes=[

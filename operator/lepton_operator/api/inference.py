@@ -84,7 +84,8 @@ class Revision(StatusModel):
     digest: Digest
     replicas: int = 0
     ready: int = 0
-    resolved: Annotated[str, StringConstraints(max_length=4096)] | None = Field(
+    # With the 64 resources that a pod may ask for, by names of any length.
+    resolved: Annotated[str, StringConstraints(max_length=65_536)] | None = Field(
         default=None, description="resolved: the defaults that reached its pods, as JSON."
     )
 

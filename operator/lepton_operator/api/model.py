@@ -21,6 +21,8 @@ from lepton_operator.api.common import (
 )
 
 KEPT_VERSIONS = 20
+MAX_LISTED = 2 * KEPT_VERSIONS
+MAX_STEPS = MAX_LISTED + 2  # an evaluation of each version, an index, an import
 
 MetricName = Annotated[
     str, StringConstraints(min_length=1, max_length=64, pattern="^[A-Za-z][A-Za-z0-9_./-]{0,63}$")
@@ -203,7 +205,7 @@ class Imported(StatusModel):
 class LeptonModelStatus(Status):
     """the versions, and which one is served"""
 
-    versions: Annotated[tuple[Version, ...], Field(max_length=KEPT_VERSIONS * 2)] = Field(
+    versions: Annotated[tuple[Version, ...], Field(max_length=MAX_LISTED)] = Field(
         default=(), description="versions: the newest twenty and those in use, newest first."
     )
     served: Served | None = Field(
@@ -220,7 +222,7 @@ class LeptonModelStatus(Status):
     imported: Imported | None = Field(
         default=None, description="imported: the source that became a version."
     )
-    failing: Annotated[tuple[StepStatus, ...], Field(max_length=8)] = Field(
+    failing: Annotated[tuple[StepStatus, ...], Field(max_length=MAX_STEPS)] = Field(
         default=(), description="failing: steps that did not succeed the last time."
     )
 

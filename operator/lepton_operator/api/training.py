@@ -37,7 +37,7 @@ def _starts_well(entrypoint: tuple[str, ...]) -> bool:
 
 def _leaves_our_paths(path: str) -> bool:
     ours = any(path == each or path.startswith(f"{each}/") for each in _OUR_PATHS)
-    return path != "/" and ".." not in path and not ours
+    return path != "/" and not ours and not any(each in path for each in ("..", "//", "/./"))
 
 
 def _is_unique(volumes: tuple[Volume, ...]) -> bool:
@@ -59,10 +59,11 @@ _RESERVED_ENVIRONMENT = Rule(
     lambda env: not any(each.name.startswith("LEPTON_") for each in env),
 )
 _RESERVED_PATHS = Rule(
-    f"self != '/' && !self.contains('..') && !{list(_OUR_PATHS)}.exists(p, self == p || "
+    "self != '/' && !['..', '//', '/./'].exists(p, self.contains(p)) && "
+    f"!{list(_OUR_PATHS)}.exists(p, self == p || "
     "self.startsWith(p + '/'))",
     "volumes: mountPath must not be /, nor in /lepton, /etc/lepton, /tmp, /dev, /proc or /sys, "
-    "which the operator uses, nor contain '..'",
+    "which the operator uses, nor contain '..', '//' or '/./'",
     _leaves_our_paths,
 )
 _UNIQUE_VOLUMES = Rule(

@@ -7,13 +7,12 @@ from collections.abc import Iterable, Sequence
 from lepton_operator.api.inference import InferenceService
 from lepton_operator.api.model import (
     KEPT_VERSIONS,
+    MAX_LISTED,
     LeptonModelStatus,
     Version,
     VersionEvaluation,
 )
 from lepton_operator.records import EvaluationRecord, VersionRecord
-
-MAX_LISTED = 2 * KEPT_VERSIONS
 
 
 def newest(versions: Iterable[Version]) -> Version | None:

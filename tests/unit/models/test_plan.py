@@ -314,6 +314,17 @@ def test_a_version_is_listed_after_an_evaluation_though_its_job_is_gone_by_then(
     assert created(plan(replace(recorded, pods=()), NOW)) == ["digits-index-1"]
 
 
+def test_every_evaluation_that_a_status_may_list_can_fail_in_it() -> None:
+    numbers = range(1, 20)
+    start = view(
+        evaluation=GATE,
+        status=a_status(*(a_version(each) for each in numbers)),
+        services=tuple(a_service(version=each, name=f"pins-{each}") for each in numbers),
+        pods=tuple(failed(evaluate(each), "NoData", "no data") for each in numbers),
+    )
+    assert len(status(plan(start, NOW)).failing) == len(numbers)
+
+
 # Failures
 
 
