@@ -143,7 +143,7 @@ class Executor:
         target = delete.target
         try:
             answer = await self._cluster.delete(target, delete.grace_seconds)
-        except (errors.NotFound, errors.Conflict):  # this very object is gone
+        except errors.NotFound:  # a Conflict may have other reasons than another UID: it is raised
             self._note(self._cache.vanish(target.uid), report)
             return
         report.deleted += 1
