@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tests.resilience.faults import Fault, WatchFault, WriteFault
@@ -20,6 +20,7 @@ class Sent:
 
     write: Write
     status: int | None = None
+    uid: str = ""  # of the object that was created, changed or deleted
     fault: str = ""
 
     @property
@@ -90,10 +91,15 @@ class Experiment:
         return [each.write for each in self.sent[self._prepared :]]
 
     def effects(self) -> Counter[Target]:
-        """Return how often each object was created and deleted, by the API server's own answers."""
-        return Counter(self._effects())
+        """Return how many objects were created and deleted, by the API server's own answers.
 
-    def _effects(self) -> Iterator[Target]:
-        for each in self.sent:
-            if each.committed and each.write.target.verb in ("create", "delete"):
-                yield each.write.target
+        To delete the same object again, because the first answer was lost, does no harm.
+        """
+        return Counter(target for target, _ in self._effects())
+
+    def _effects(self) -> set[tuple[Target, str]]:
+        return {
+            (each.write.target, each.uid)
+            for each in self.sent
+            if each.committed and each.write.target.verb in ("create", "delete")
+        }

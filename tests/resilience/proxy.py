@@ -10,6 +10,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 import aiohttp
@@ -114,7 +115,7 @@ class FaultProxy:
         if isinstance(fault, Answer):
             return web.json_response(fault.body(), status=fault.status, headers=fault.headers)
         answer = await self._forward(request, body)
-        sent.status = answer.status
+        sent.status, sent.uid = answer.status, _uid(answer)
         if isinstance(fault, Kill):
             experiment.kill()
         return _broken(request) if isinstance(fault, Kill | LostAnswer) else answer
@@ -124,7 +125,9 @@ class FaultProxy:
             text = await answer.read()
             return web.Response(status=answer.status, headers=_kept(answer.headers), body=text)
 
-    def _ask(self, request: web.Request, body: bytes) -> _Asking:
+    def _ask(
+        self, request: web.Request, body: bytes
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         return self._session.request(
             request.method,
             f"{self._server}{request.raw_path}",
@@ -168,9 +171,6 @@ class FaultProxy:
         return self.experiment.due_on_watch(resource, line) if self.experiment else None
 
 
-_Asking = aiohttp.client._RequestContextManager
-
-
 async def lines(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
     """Yield whole events, however long, and however they were cut on their way."""
     rest = b""
@@ -178,6 +178,13 @@ async def lines(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
         *whole, rest = (rest + chunk).split(b"\n")
         for line in whole:
             yield line + b"\n"
+
+
+def _uid(answer: web.Response) -> str:
+    """Return whom an answer is about: it holds the object, or a Status with its details."""
+    body = json.loads(answer.body) if isinstance(answer.body, bytes) else {}
+    about = body.get("details" if body.get("kind") == "Status" else "metadata") or {}
+    return str(about.get("uid", ""))
 
 
 def _kept(headers: Mapping[str, str]) -> dict[str, str]:
