@@ -23,6 +23,9 @@ class Suite:
     budget_seconds: int
 
 
+Groups = tuple[tuple[Suite, ...], ...]
+
+
 def _pytest(name: str, budget_seconds: int, *arguments: str) -> Suite:
     return Suite(name, (sys.executable, "-m", "pytest", *arguments), budget_seconds)
 
@@ -39,38 +42,32 @@ QUICK = (
         _pytest("integration", 420, "tests/integration"),
     ),
 )
-# Each of the two has a cluster of its own; most of what they do is waiting for pods.
-ON_CLUSTERS = (
-    (
-        "e2e-jobs",
-        ("training", "kills", "recovery", "cluster", "images"),
-    ),
-    (
-        "e2e-models",
-        ("examples", "models", "serving", "recipes", "attacks"),
-    ),
-)
+# The groups of tests on real nodes; each has clusters of its own, and mostly waits for pods.
+ON_CLUSTERS = {
+    "e2e-machine": ("cluster", "images"),
+    "e2e-jobs": ("training", "kills", "recovery"),
+    "e2e-models": ("examples", "models", "serving", "recipes", "attacks"),
+}
 
 
-def _on_clusters(budget_seconds: int, *arguments: str) -> tuple[Suite, ...]:
-    return tuple(
-        _pytest(name, budget_seconds, *(f"e2e/test_{each}.py" for each in files), *arguments)
-        for name, files in ON_CLUSTERS
+def _on_cluster(name: str, budget_seconds: int, *arguments: str) -> Suite:
+    files = (f"e2e/test_{each}.py" for each in ON_CLUSTERS[name])
+    return _pytest(name, budget_seconds, *files, *arguments)
+
+
+def _on_clusters(resilience_seconds: int, seconds: int, *arguments: str) -> Groups:
+    return (
+        (
+            _pytest("resilience", resilience_seconds, "tests/resilience", *arguments),
+            _on_cluster("e2e-machine", seconds, *arguments),
+        ),
+        tuple(_on_cluster(name, seconds, *arguments) for name in ("e2e-jobs", "e2e-models")),
     )
 
 
-SUITES = {
-    "test": (
-        *SETUP,
-        *QUICK,
-        (_pytest("resilience", 600, "tests/resilience", "-m", "not long"),),
-        _on_clusters(1200, "-m", "not long"),
-    ),
-    "test-long": (
-        *SETUP,
-        (_pytest("resilience", 7200, "tests/resilience", "-s"),),
-        _on_clusters(5400, "-s"),
-    ),
+SUITES: dict[str, Groups] = {
+    "test": (*SETUP, *QUICK, *_on_clusters(600, 1200, "-m", "not long")),
+    "test-long": (*SETUP, *_on_clusters(7200, 5400, "-s")),
 }
 
 

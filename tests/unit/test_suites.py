@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_every_test_on_a_cluster_is_in_a_suite() -> None:
-    named = {f"test_{each}.py" for _, files in suites.ON_CLUSTERS for each in files}
+    named = {f"test_{each}.py" for files in suites.ON_CLUSTERS.values() for each in files}
     assert {path.name for path in (ROOT / "e2e").glob("test_*.py")} == named
 
 
