@@ -55,7 +55,6 @@ def target(name: str = "dev", *, nodes: int = 2, fake_nodes: int = 0) -> Target:
     if own is not None:
         return own
     packages.need_root()
-    packages.install(say)
     references = sorted(image_references().values())
     return target_of.of(up(name, nodes, fake_nodes, images=references))
 

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from e2e.cluster import packages
 from e2e.cluster.layout import cache_folder, lock
 from e2e.cluster.progress import Progress, duration, say
 from images import buildah, catalog, pip_configuration
@@ -37,7 +38,7 @@ def build(
     """
     wanted = list(names) or list(IMAGES)
     needed = {below for name in wanted for below in catalog.lineage(name)}
-    buildah.check()
+    packages.install(progress)  # a new machine has no buildah
     inputs = {image.name: catalog.read(image) for image in IMAGES.values()}
     found = catalog.named(inputs, base)
     if not {found[name] for name in wanted} <= _stored() | {base}:

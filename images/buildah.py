@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -55,13 +54,6 @@ class Build:
             str(self.dockerfile),
             str(self.context),
         ]
-
-
-def check() -> None:
-    if shutil.which("buildah") is None:
-        raise ImageError(
-            "buildah is missing, which builds the images. Install it: apt-get install buildah."
-        )
 
 
 def stored(prefix: str) -> list[Stored]:

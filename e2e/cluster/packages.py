@@ -30,7 +30,7 @@ def install(progress: Progress) -> None:
         return
     if not shutil.which("apt-get"):
         raise ClusterError(
-            f"The embedded cluster needs {', '.join(missing)}, and this machine has no apt-get. "
+            f"The cluster and its images need {', '.join(missing)}; this machine has no apt-get. "
             "Install them, or use a cluster of your own: `make ... KUBECONFIG=file CONTEXT=name`."
         )
     progress(f"Installing Debian packages: {', '.join(missing)} ...")
