@@ -6,6 +6,7 @@ from typing import Any
 
 from bench.installed import FIXTURE, ON_FAKE_NODES, Bench
 from e2e.jobs import service
+from e2e.pods import restricted_pod
 from e2e.waiting import is_current, is_ready, wait_until
 
 KINDS = "trainingjobs,leptonmodels,inferenceservices"
@@ -13,28 +14,7 @@ KINDS = "trainingjobs,leptonmodels,inferenceservices"
 
 def bare_pod(name: str) -> dict[str, Any]:
     """Return a pod as a client would create it itself: the floor."""
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name},
-        "spec": {
-            **ON_FAKE_NODES,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [
-                {
-                    "name": "main",
-                    "image": "none",
-                    "securityContext": {
-                        "allowPrivilegeEscalation": False,
-                        "capabilities": {"drop": ["ALL"]},
-                    },
-                }
-            ],
-        },
-    }
+    return restricted_pod(name, {"name": "main", "image": "none"}, **ON_FAKE_NODES)
 
 
 def training_job(name: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from e2e.cluster import ClusterError
 from e2e.cluster.target import Target
 from e2e.installation import ROOT, image_references
 from e2e.kubectl import Kubectl, KubectlError
+from e2e.pods import ended, program_pod
 from e2e.waiting import WaitedTooLongError, condition, is_ready, wait_until
 
 NAMESPACE = "lepton-demo"
@@ -90,44 +91,21 @@ def predict(kubectl: Kubectl) -> str:
     kubectl.delete("pod", CLIENT, "--wait=true")
     kubectl.apply(client_pod(kubectl.namespace))
     try:
-        wait_until(
-            lambda: kubectl.get("pod", CLIENT),
-            lambda pod: pod is not None and pod["status"].get("phase") in ("Succeeded", "Failed"),
-            "a pod runs",
-        )
+        wait_until(lambda: kubectl.get("pod", CLIENT), ended, "a pod runs")
         return kubectl.logs(CLIENT)
     finally:
         kubectl.delete("pod", CLIENT, "--wait=false")
 
 
 def client_pod(namespace: str) -> dict[str, Any]:
-    """Return a pod that asks the service, under the `restricted` standard like any other."""
+    """Return a pod that asks the service."""
     command = ["python3", "-m", "lepton_ai.recipes.read_digit"]
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": CLIENT},
-        "spec": {
-            "restartPolicy": "Never",
-            "automountServiceAccountToken": False,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": 1000,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [
-                {
-                    "name": "client",
-                    "image": image_references()["trainer"],
-                    "command": [*command, "--url", f"digits.{namespace}.svc:8000"],
-                    "securityContext": {
-                        "allowPrivilegeEscalation": False,
-                        "capabilities": {"drop": ["ALL"]},
-                    },
-                }
-            ],
-        },
+    container = {
+        "name": "client",
+        "image": image_references()["trainer"],
+        "command": [*command, "--url", f"digits.{namespace}.svc:8000"],
     }
+    return program_pod(CLIENT, container)
 
 
 def farewell(at: Target, seconds: float) -> str:

@@ -10,6 +10,7 @@ import pytest
 
 from e2e.installation import ROOT, image_references
 from e2e.kubectl import Kubectl
+from e2e.pods import ended, program_pod
 from e2e.waiting import wait_until
 
 POD = "script"
@@ -50,35 +51,12 @@ def run_in_trainer(kubectl: Kubectl, script: Path, deadline: str) -> str:
     return log
 
 
-def ended(pod: dict[str, Any] | None) -> bool:
-    return pod is not None and pod["status"].get("phase") in {"Succeeded", "Failed"}
-
-
 def trainer_pod(script: str) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": POD},
-        "spec": {
-            "restartPolicy": "Never",
-            "automountServiceAccountToken": False,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": 1000,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "volumes": [{"name": "scripts", "configMap": {"name": POD}}],
-            "containers": [
-                {
-                    "name": "script",
-                    "image": image_references()["trainer"],
-                    "command": ["python", script],
-                    "volumeMounts": [{"name": "scripts", "mountPath": "/scripts"}],
-                    "securityContext": {
-                        "allowPrivilegeEscalation": False,
-                        "capabilities": {"drop": ["ALL"]},
-                    },
-                }
-            ],
-        },
+    container = {
+        "name": "script",
+        "image": image_references()["trainer"],
+        "command": ["python", script],
+        "volumeMounts": [{"name": "scripts", "mountPath": "/scripts"}],
     }
+    volumes = [{"name": "scripts", "configMap": {"name": POD}}]
+    return program_pod(POD, container, volumes=volumes)
