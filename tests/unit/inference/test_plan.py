@@ -24,6 +24,7 @@ from tests.builders import (
     stamp,
 )
 from tests.conftest import Golden
+from tests.plans import deleted, told
 from tests.unit.inference.builders import (
     a_kubernetes_service,
     a_pod,
@@ -54,22 +55,9 @@ def pods_of(found: Plan) -> list[str]:
     ]
 
 
-def deleted(found: Plan) -> list[str]:
-    return [each.target.name for each in found.delete]
-
-
 def status(found: Plan) -> InferenceServiceStatus:
     assert found.status is not None
     return InferenceServiceStatus.model_validate(found.status)
-
-
-def told(found: Plan) -> tuple[str, str, str]:
-    """Ready, its reason, and Reconciling, Stalled or neither."""
-    conditions = status(found).conditions
-    ready = find(conditions, "Ready")
-    assert ready is not None
-    kinds = [each.type for each in conditions if each.type in ("Reconciling", "Stalled")]
-    return ready.status, ready.reason, "".join(kinds)
 
 
 def message(found: Plan) -> str:

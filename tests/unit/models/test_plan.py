@@ -13,6 +13,7 @@ from lepton_operator.plan import Plan
 from lepton_operator.views import ModelView, Refusal
 from tests.builders import NOW, a_model, a_node, a_training_job, a_waiting_container, ago, stamp
 from tests.conftest import Golden
+from tests.plans import deleted, told
 from tests.unit.models.builders import (
     GATE,
     INDEX,
@@ -51,22 +52,9 @@ def created(found: Plan) -> list[str]:
     return [each.manifest["metadata"]["name"] for each in found.create]
 
 
-def deleted(found: Plan) -> list[str]:
-    return [each.target.name for each in found.delete]
-
-
 def status(found: Plan) -> LeptonModelStatus:
     assert found.status is not None
     return LeptonModelStatus.model_validate(found.status)
-
-
-def told(found: Plan) -> tuple[str, str, str]:
-    """Ready, its reason, and Reconciling, Stalled or neither."""
-    conditions = status(found).conditions
-    ready = find(conditions, "Ready")
-    assert ready is not None
-    kinds = [each.type for each in conditions if each.type in ("Reconciling", "Stalled")]
-    return ready.status, ready.reason, "".join(kinds)
 
 
 def message(found: Plan, kind: str = "Ready") -> str:
