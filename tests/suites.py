@@ -1,7 +1,8 @@
 """`make test` and `make test-long`: groups of suites one after another, each within its budget.
 
 The suites of a group run side by side. One that fails or takes longer than its budget fails the
-run; the others still run.
+run; the others still run. What a failed one printed last is printed again at the very end: often
+the end of a log is all that is kept of it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ class Suite:
     budget_seconds: int
 
 
+LAST_LINES = 60
 Groups = tuple[tuple[Suite, ...], ...]
 
 
@@ -73,11 +76,12 @@ SUITES: dict[str, Groups] = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a suite ended."""
+    """How a suite ended, and the last lines that it printed."""
 
     suite: Suite
     exit_code: int
     seconds: float
+    last_lines: tuple[str, ...] = ()
 
     @property
     def failure(self) -> str:
@@ -93,12 +97,14 @@ def run(suite: Suite) -> Outcome:
     """Run a suite; what it prints comes line by line, behind its name."""
     print(f"=== {suite.name} (budget {suite.budget_seconds} s)", flush=True)
     began = time.monotonic()
+    last_lines: deque[str] = deque(maxlen=LAST_LINES)
     with subprocess.Popen(
         suite.argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     ) as process:
         for line in process.stdout or ():
             print(f"{suite.name}: {line}", end="", flush=True)
-    return Outcome(suite, process.returncode, time.monotonic() - began)
+            last_lines.append(line)
+    return Outcome(suite, process.returncode, time.monotonic() - began, tuple(last_lines))
 
 
 def run_group(group: Sequence[Suite]) -> list[Outcome]:
@@ -120,8 +126,10 @@ def main(arguments: Sequence[str]) -> int:
     """Run the named list of suites; return 1 if any failed."""
     outcomes = [outcome for group in SUITES[arguments[0]] for outcome in run_group(group)]
     print(f"\n{table(outcomes)}")
-    failed = sum(bool(each.failure) for each in outcomes)
-    print(f"suites: {len(outcomes) - failed} passed, {failed} failed")
+    failed = [each for each in outcomes if each.failure]
+    print(f"suites: {len(outcomes) - len(failed)} passed, {len(failed)} failed")
+    for each in failed:
+        print(f"\n=== {each.suite.name}: {each.failure}; it ended with\n{''.join(each.last_lines)}")
     return 1 if failed else 0
 
 

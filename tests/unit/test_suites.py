@@ -25,3 +25,16 @@ def test_how_a_suite_ends(code: str, budget_seconds: int, failure: str) -> None:
     (outcome,) = suites.run_group([Suite("one", (sys.executable, "-c", code), budget_seconds)])
     assert outcome.failure.startswith(failure)
     assert bool(outcome.failure) == bool(failure)
+
+
+def test_the_end_of_the_output_says_what_failed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fails = Suite("one", (sys.executable, "-c", "print('the reason'); raise SystemExit(3)"), 60)
+    passes = Suite("two", (sys.executable, "-c", "print('no matter')"), 60)
+    monkeypatch.setitem(suites.SUITES, "these", ((fails,), (passes,)))
+    assert suites.main(["these"]) == 1
+    _, end = capsys.readouterr().out.split("suites: 1 passed, 1 failed")
+    assert "one: exit code 3" in end
+    assert "the reason" in end
+    assert "no matter" not in end
