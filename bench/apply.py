@@ -23,17 +23,21 @@ IDLE_SECONDS = 60
 _SEEN_SECONDS = 10
 
 
+async def latency_ms(made: Client, manifest: dict[str, Any]) -> float:
+    """Create an object; return how long its first pod took."""
+    name = manifest["metadata"]["name"]
+    began = time.monotonic()
+    async with asyncio.timeout(_SEEN_SECONDS):
+        await made.create(manifest)
+        await made.until(lambda: name in made.added)
+    return (made.added[name] - began) * 1000
+
+
 async def latencies_ms(made: Client, objects: Sequence[dict[str, Any]]) -> list[float]:
     """Create the objects one after another; return how long each one's first pod took."""
     found = []
     for manifest in objects:
-        began = time.monotonic()
-        await made.create(manifest)
-        async with asyncio.timeout(_SEEN_SECONDS):
-            while manifest["metadata"]["name"] not in made.added:  # noqa: ASYNC110 - see below
-                # A poll that costs nothing beside the watch in the same loop.
-                await asyncio.sleep(0)
-        found.append((made.added[manifest["metadata"]["name"]] - began) * 1000)
+        found.append(await latency_ms(made, manifest))
         # The next object meets an idle operator: this one's status is written by then.
         await asyncio.sleep(0.2)
     return found

@@ -8,7 +8,7 @@ import json
 import ssl
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +32,9 @@ class Client:
     namespace: str
     added: dict[str, float] = field(default_factory=dict)  # by the owner's name; monotonic seconds
     last_added: float = 0.0
-    pods: int = 0
+    pods: set[str] = field(default_factory=set)  # that exist
+    _resource_version: str = ""
+    _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def create(self, manifest: Manifest) -> None:
         """POST a manifest into the namespace.
@@ -44,21 +46,47 @@ class Client:
             if answer.status >= 400:
                 raise RuntimeError(await answer.text())
 
-    async def watch(self) -> None:
-        """Note when the first pod of each owner was seen, until cancelled."""
-        url = f"{self.server}/api/v1/namespaces/{self.namespace}/pods"
-        async with self.session.get(url, params={"watch": "1"}, timeout=_NO_TIMEOUT) as stream:
-            async for line in stream.content:
-                # What a pod does later is not measured, and reading it would cost the CPU time
-                # that operator and API server share with this client.
-                if line.startswith(b'{"type":"ADDED"'):
-                    self._saw(json.loads(line)["object"]["metadata"])
+    async def delete_pods(self) -> None:
+        """Delete all pods of the namespace at once, and wait until the watch has seen them go."""
+        options = {"gracePeriodSeconds": 0, "propagationPolicy": "Background"}
+        async with self.session.delete(self._url("Pod"), json=options) as answer:
+            answer.raise_for_status()
+        await self.until(lambda: not self.pods)
 
-    def _saw(self, metadata: Manifest) -> None:
-        self.last_added = time.monotonic()
-        self.pods += 1
-        owner = metadata.get("labels", {}).get("lepton.ai/name", metadata["name"])
-        self.added.setdefault(owner, self.last_added)
+    async def until(self, seen: Callable[[], bool]) -> None:
+        """Wait for what the watch is to see; a poll would take CPU time from who is measured."""
+        while not seen():
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def watch(self) -> None:
+        """Note the pods that come and go, and when each owner's first came, until cancelled."""
+        while True:  # the API server ends the watch of a client that is too slow for it
+            await self._watch_from(self._resource_version)
+
+    async def _watch_from(self, resource_version: str) -> None:
+        query = {"watch": "1", "resourceVersion": resource_version}
+        async with self.session.get(self._url("Pod"), params=query, timeout=_NO_TIMEOUT) as stream:
+            stream.raise_for_status()
+            async for line in stream.content:
+                # What else a pod does is not measured, and reading it would cost the CPU time
+                # that operator and API server share with this client.
+                if line.startswith(_READ):
+                    self._saw(json.loads(line))
+
+    def _saw(self, event: Manifest) -> None:
+        if event["type"] == "ERROR":
+            raise RuntimeError(event["object"]["message"])
+        metadata = event["object"]["metadata"]
+        self._resource_version = metadata["resourceVersion"]
+        if event["type"] == "DELETED":
+            self.pods.discard(metadata["name"])
+        else:
+            self.last_added = time.monotonic()
+            self.pods.add(metadata["name"])
+            owner = metadata.get("labels", {}).get("lepton.ai/name", metadata["name"])
+            self.added.setdefault(owner, self.last_added)
+        self._changed.set()
 
     def _url(self, kind: str) -> str:
         if kind == "Pod":
@@ -67,6 +95,7 @@ class Client:
         return f"{self.server}/{group}/namespaces/{self.namespace}/{_PLURALS[kind]}"
 
 
+_READ = tuple(b'{"type":"%s"' % each for each in (b"ADDED", b"DELETED", b"ERROR"))
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
 _CONNECTIONS = 20
 # Lines of a watch are whole pods.
@@ -83,10 +112,9 @@ async def client(kubectl: Kubectl) -> AsyncIterator[Client]:
         connector=connector, read_bufsize=_LONGEST_LINE_BYTES
     ) as session:
         made = Client(session, cluster["server"], kubectl.namespace)
-        watching = asyncio.create_task(made.watch())
-        try:
+        async with asyncio.TaskGroup() as group:  # a watch that fails ends what waits for it
+            watching = group.create_task(made.watch())
             yield made
-        finally:
             watching.cancel()
 
 

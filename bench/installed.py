@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -81,6 +83,7 @@ class Bench:
 def installed(fake_nodes: int = 0) -> Iterator[Bench]:
     """A cluster with the chart and a namespace with a store; all of it ends with the block."""
     name = f"bench-{os.getpid()}"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("The benchmark was ended."))
     try:
         target = installation.target(name, nodes=1, fake_nodes=fake_nodes)
         installation.install(target)
