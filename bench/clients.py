@@ -65,14 +65,20 @@ class Client:
             await self._watch_from(self._resource_version)
 
     async def _watch_from(self, resource_version: str) -> None:
+        async for line in self.stream("Pod", resource_version):
+            # What else a pod does is not measured, and reading it would cost the CPU time that
+            # operator and API server share with this client.
+            if line.startswith(_READ):
+                self._saw(json.loads(line))
+
+    async def stream(self, kind: str, resource_version: str = "") -> AsyncIterator[bytes]:
+        """Yield the events of one watch, each as a line of JSON; without a version all objects
+        that exist come first."""
         query = {"watch": "1", "resourceVersion": resource_version}
-        async with self.session.get(self._url("Pod"), params=query, timeout=_NO_TIMEOUT) as stream:
+        async with self.session.get(self._url(kind), params=query, timeout=_NO_TIMEOUT) as stream:
             stream.raise_for_status()
             async for line in stream.content:
-                # What else a pod does is not measured, and reading it would cost the CPU time
-                # that operator and API server share with this client.
-                if line.startswith(_READ):
-                    self._saw(json.loads(line))
+                yield line
 
     def _saw(self, event: Manifest) -> None:
         if event["type"] == "ERROR":
