@@ -41,6 +41,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(parsed: argparse.Namespace) -> int:
     # `crds` needs neither Kopf nor a client, and these take a second to import.
+    import uvloop  # noqa: PLC0415
+
     from lepton_operator import errors, logs, run  # noqa: PLC0415
     from lepton_operator.leader import Candidate  # noqa: PLC0415
     from lepton_operator.plans import PLANS  # noqa: PLC0415
@@ -54,7 +56,8 @@ def _run(parsed: argparse.Namespace) -> int:
     namespace = os.environ.get("POD_NAMESPACE", "default")
     candidate = Candidate(namespace, os.environ.get("POD_UID") or _process_identity())
     try:
-        return asyncio.run(run.run(chosen, PLANS, candidate, parsed.kubeconfig))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(run.run(chosen, PLANS, candidate, parsed.kubeconfig))
     except (errors.NoCluster, OSError) as error:  # OSError: the port for probes is taken
         print(f"The operator cannot start: {error}", file=sys.stderr)
         return 2

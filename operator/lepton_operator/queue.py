@@ -24,7 +24,7 @@ LAST_BACKOFF_SECONDS = 1000.0
 JITTER = 0.1
 MAX_CHANGES_IN_A_ROW = 20
 _MAX_DOUBLINGS = 30
-_TURNS_PER_KNOWN = 4
+_TURNS_PER_KNOWN = 8
 
 
 class End(Enum):
@@ -58,7 +58,7 @@ class WorkQueue(Generic[K]):
 
     Keys that never had a pass go first, so that a burst of new objects gets its pods before
     anything else; but one that has waited for `patience_seconds` gets its turn all the same, one
-    in four.
+    in eight.
     """
 
     def __init__(
