@@ -70,6 +70,8 @@ class Bench:
         found = []
         with self.target.embedded.audit_log.open() as lines:
             for line in lines:
+                if not line.endswith("\n"):
+                    break  # just being written, and so later than `until`
                 event = json.loads(line)
                 when = datetime.fromisoformat(event["stageTimestamp"])
                 resource = event.get("objectRef", {}).get("resource", "")

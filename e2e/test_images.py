@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import urllib.error
 import urllib.request
@@ -25,6 +24,7 @@ import pytest
 from obstore.exceptions import PermissionDeniedError
 from obstore.store import S3Store
 
+from e2e.cluster.ports import free_ports
 from e2e.deadlines import DEADLINES_SECONDS
 from e2e.waiting import wait_until
 from images.build import build
@@ -381,14 +381,3 @@ def status(url: str) -> int:
         return error.code
     except OSError:
         return 0
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports of this host that nobody has just now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports

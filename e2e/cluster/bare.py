@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from e2e.cluster import tools
 from e2e.cluster.control_plane import ControlPlane, Place
 from e2e.cluster.layout import Layout
+from e2e.cluster.ports import free_ports
 
 _LOCALHOST = "127.0.0.1"
 _DIE_WITH_PARENT = ("setpriv", "--pdeathsig=KILL", "--")
@@ -28,7 +28,7 @@ def control_plane(
     tools.build(["kubernetes", "etcd"])
     layout = Layout("bare", folder, folder / "run")
     layout.make_folders()
-    ports = _free_ports(5)
+    ports = free_ports(5)
     place = Place(
         host=_LOCALHOST,
         port=ports[0],
@@ -51,12 +51,3 @@ def control_plane(
     finally:
         for daemon in plane.daemons():
             daemon.kill()
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that nobody has, all different because all are held until the last is known."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind((_LOCALHOST, 0))
-        return [int(each.getsockname()[1]) for each in sockets]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.agent.gateway import ACCESS_KEY, SECRET_KEY, Gateway, free_port, write_secret
+from e2e.cluster.ports import free_port
+from tests.agent.gateway import ACCESS_KEY, SECRET_KEY, Gateway, write_secret
 from tests.agent.stores import StoreUnderTest
 from tests.fixtures.onnx_models import write_digits_version
 

@@ -66,12 +66,6 @@ class Gateway:
         raise AssertionError((self.folder / "log").read_text())
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def write_secret(folder: Path, **keys: str) -> Path:
     """Write what a mounted Secret looks like: one file a key."""
     folder.mkdir(parents=True)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
+from e2e.cluster.ports import free_port
 from lepton_launcher.records import is_record
-from tests.agent.gateway import ACCESS_KEY, SECRET_KEY, Gateway, free_port, write_secret
+from tests.agent.gateway import ACCESS_KEY, SECRET_KEY, Gateway, write_secret
 from tests.agent.pods import SUCCEEDED, UID, SidecarPod, sidecar, wait_until
 from tests.agent.stores import StoreUnderTest
 from tests.fixtures.onnx_models import write_broken_model, write_too_new_model

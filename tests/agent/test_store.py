@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from e2e.cluster.ports import free_port
 from lepton_ai.record import DigestMismatchError
 from lepton_ai.store import (
     NoStoreError,
@@ -15,7 +16,7 @@ from lepton_ai.store import (
     file_sha256,
     open_store,
 )
-from tests.agent.gateway import SECRET_KEY, free_port, write_secret
+from tests.agent.gateway import SECRET_KEY, write_secret
 from tests.agent.stores import StoreUnderTest
 
 LARGE_BYTES = 20 * 1024 * 1024 + 17

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from e2e.cluster.api import Api
 from e2e.cluster.bare import control_plane
 from e2e.cluster.control_plane import ControlPlane
 from e2e.cluster.layout import ClusterError
+from e2e.cluster.ports import free_port
 from e2e.waiting import wait_until
 from lepton_operator import cluster as clusters
 from lepton_operator.cluster import RESOURCES, Cluster
@@ -158,7 +158,6 @@ class Operators:
     namespace: Namespace
     kubeconfig: Path
     folder: Path
-    free_port: Callable[[], int]
     started: list[Operator] = field(default_factory=list)
 
     def start(
@@ -167,7 +166,7 @@ class Operators:
         """Start one and wait until it leads or stands by."""
         number = len(self.started)
         file = self.folder / f"settings-{number}.json"
-        port = self.free_port()
+        port = free_port()
         chosen = {
             "defaults": {"images": IMAGES},
             "watchNamespaces": [self.namespace.name],
@@ -210,22 +209,13 @@ def namespace(plane: ControlPlane, request: pytest.FixtureRequest) -> Namespace:
 
 
 @pytest.fixture
-def operators(
-    plane: ControlPlane, namespace: Namespace, tmp_path: Path, free_port: Callable[[], int]
-) -> Iterator[Operators]:
-    found = Operators(namespace, plane.layout.kubeconfig, tmp_path, free_port)
+def operators(plane: ControlPlane, namespace: Namespace, tmp_path: Path) -> Iterator[Operators]:
+    found = Operators(namespace, plane.layout.kubeconfig, tmp_path)
     try:
         yield found
     finally:
         for operator in found.started:
             operator.end()
-
-
-@pytest.fixture(scope="session")
-def free_port() -> Callable[[], int]:
-    """Ports below those that the kernel gives to connections."""
-    ports = itertools.count(20_000 + os.getpid() % 5_000)
-    return lambda: next(ports)
 
 
 @pytest.fixture

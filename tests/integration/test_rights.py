@@ -105,12 +105,12 @@ Install = Callable[..., Installation]
 
 
 @pytest.fixture
-def install(plane: ControlPlane, tmp_path: Path, free_port: Callable[[], int]) -> Iterator[Install]:
+def install(plane: ControlPlane, tmp_path: Path) -> Iterator[Install]:
     """Install the chart, and start an operator from source in place of its pods."""
     kubectl = Kubectl(plane.kubeconfig, f"lepton-{plane.layout.name}", SYSTEM)
     releases = Releases(Helm(tmp_path), kubectl)
     system = make_namespace(plane, SYSTEM)
-    operators = Operators(system, tmp_path / "token.kubeconfig", tmp_path, free_port)
+    operators = Operators(system, tmp_path / "token.kubeconfig", tmp_path)
 
     def installed(*namespaces: str) -> Installation:
         releases.install({"watchNamespaces": list(namespaces), "crds": {"create": False}})

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -21,6 +20,7 @@ import yaml
 
 from e2e.cluster import ControlPlane, control_plane, tool
 from e2e.cluster.api import wait_for
+from e2e.cluster.ports import free_port
 from e2e.cluster.tools import KUBERNETES_VERSION
 from e2e.installation import CHART, RELEASE
 from e2e.kubectl import Kubectl
@@ -102,7 +102,7 @@ def _install(control: ControlPlane, folder: Path) -> Setup:
     kinds = "trainingjobs,leptonmodels,inferenceservices"
     wait_for("The CRDs", lambda: _known(kubectl, kinds), _READY_SECONDS)
     token = kubectl.run("create", "token", RELEASE, "--duration", f"{_TOKEN_SECONDS}s").strip()
-    port = _free_port()
+    port = free_port()
     settings = folder / "settings.json"
     settings.write_text(json.dumps(_settings(rendered) | {"httpPort": port, "logLevel": "DEBUG"}))
     return Setup(folder, settings, port, token)
@@ -173,12 +173,6 @@ def _node(name: str) -> dict[str, Any]:
         "metadata": {"name": name, "labels": {"kubernetes.io/hostname": name}},
         "status": {"capacity": capacity, "allocatable": capacity},
     }
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def _close(process: asyncio.subprocess.Process) -> None:
