@@ -7,16 +7,35 @@ of the API server's own schemas.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from lepton_operator import names
-from lepton_operator.views import ContainerView, NodeView, PodView, ServiceView
+from lepton_operator.views import (
+    ContainerView,
+    NodeFault,
+    NodeView,
+    PodView,
+    ServiceView,
+    Taint,
+    Toleration,
+)
 
 Body = Mapping[str, Any]
 
 _OURS = "lepton.ai/"
+_KARPENTER = "karpenter.sh/nodepool"
+_KEEPS_PODS_AWAY = frozenset({"NoSchedule", "NoExecute"})
+# A node short of room is no broken node: the kubelet evicts whom it must, and says so in the pod.
+_PRESSURES = frozenset({"MemoryPressure", "DiskPressure", "PIDPressure"})
+_PRESSURE_TAINTS = frozenset(
+    f"node.kubernetes.io/{name}-pressure" for name in ("memory", "disk", "pid")
+)
+# Conditions that are True while all is well; others (Xid errors, dead links) are it in a fault.
+_GOOD_WHILE_TRUE = ("Ready", "Healthy")
+_MAX_FAULT_TEXT = 256
 _KEPT_METADATA = (
     "name",
     "namespace",
@@ -80,6 +99,7 @@ def pod_view(body: Body) -> PodView:
         owner_uid=owner_uid(body),
         deleting="deletionTimestamp" in metadata,
         deleted_by_eviction=_disrupted(status, conditions),
+        disruption=_disruption(conditions),
         node=spec.get("nodeName"),
         ip=status.get("podIP"),
         ready=is_ready,
@@ -91,6 +111,7 @@ def pod_view(body: Body) -> PodView:
         message=status.get("message", ""),
         containers=tuple(map(_container, status.get("containerStatuses") or ())),
         init_containers=tuple(map(_container, status.get("initContainerStatuses") or ())),
+        tolerations=_tolerations(spec),
     )
 
 
@@ -109,7 +130,7 @@ def service_view(body: Body) -> ServiceView:
 
 def node_view(body: Body, gpu_resource: str) -> NodeView:
     """Return what plans read of a node."""
-    status = body.get("status") or {}
+    spec, status = body.get("spec") or {}, body.get("status") or {}
     conditions = status.get("conditions") or ()
     ready: Body = next((each for each in conditions if each["type"] == "Ready"), {})
     return NodeView(
@@ -117,8 +138,46 @@ def node_view(body: Body, gpu_resource: str) -> NodeView:
         ready=ready.get("status") == "True",
         ready_changed=_optional_time(ready.get("lastTransitionTime")),
         gpus=_count((status.get("allocatable") or {}).get(gpu_resource, "0")),
-        schedulable=not (body.get("spec") or {}).get("unschedulable", False),
+        schedulable=not spec.get("unschedulable", False),
+        taints=tuple(_taints(spec)),
+        faults=tuple(_faults(conditions)),
+        replaceable=_KARPENTER in (body["metadata"].get("labels") or {}),
     )
+
+
+def _taints(spec: Body) -> Iterator[Taint]:
+    for each in spec.get("taints") or ():
+        if each["effect"] in _KEEPS_PODS_AWAY and each["key"] not in _PRESSURE_TAINTS:
+            yield Taint(each["key"], each.get("value", ""), each["effect"])
+
+
+def _faults(conditions: Iterable[Body]) -> Iterator[NodeFault]:
+    for each in conditions:
+        kind, since = each["type"], _optional_time(each.get("lastTransitionTime"))
+        if kind == "Ready" or kind in _PRESSURES or since is None:
+            continue
+        if each["status"] == ("False" if kind.endswith(_GOOD_WHILE_TRUE) else "True"):
+            yield NodeFault(kind, each.get("message", "")[:_MAX_FAULT_TEXT], since)
+
+
+def _tolerations(spec: Body) -> tuple[Toleration, ...]:
+    return _shared(
+        tuple(
+            Toleration(
+                each.get("key", ""),
+                each.get("operator", "Equal"),
+                each.get("value", ""),
+                each.get("effect", ""),
+            )
+            for each in spec.get("tolerations") or ()
+        )
+    )
+
+
+@lru_cache(maxsize=256)
+def _shared(tolerations: tuple[Toleration, ...]) -> tuple[Toleration, ...]:
+    """Return one and the same tuple for equal ones; they recur in thousands of pods."""
+    return tolerations
 
 
 def _container(status: Body) -> ContainerView:
@@ -167,6 +226,11 @@ def _intern(labels: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 def _disrupted(status: Body, conditions: Mapping[str, Body]) -> bool:
     target = conditions.get("DisruptionTarget", {})
     return target.get("status") == "True" or status.get("reason") == "Evicted"
+
+
+def _disruption(conditions: Mapping[str, Body]) -> str:
+    target = conditions.get("DisruptionTarget", {})
+    return sys.intern(target.get("reason", "")) if target.get("status") == "True" else ""
 
 
 def _unschedulable(condition: Body) -> str:

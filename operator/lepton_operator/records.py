@@ -23,6 +23,7 @@ from lepton_operator.api.model import Lineage, Metrics
 MAX_RECORD_BYTES = 4096  # the kubelet cuts a termination message there
 MAX_METRICS = 32
 MAX_VERSIONS = 5
+MAX_MARKS = 24
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _METRIC_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_./-]{0,63}")
@@ -45,6 +46,15 @@ class Reason(StrEnum):
     NO_DATA = "NoData"
     INVALID_DATASET = "InvalidDataset"
     EVALUATION_FAILED = "EvaluationFailed"
+    INVALID_SPEC = "InvalidSpec"
+
+
+class Sign(StrEnum):
+    """What every training pod looks for in its own log."""
+
+    GPU_ERROR = "GpuError"
+    NETWORK_ERROR = "NetworkError"
+    PEER_LOST = "PeerLost"
 
 
 STORE_REASONS = frozenset({Reason.NO_STORE, Reason.STORE_UNAVAILABLE})
@@ -81,6 +91,8 @@ def _metrics(value: object) -> object:
 Text = Annotated[str, BeforeValidator(_clean), StringConstraints(max_length=MAX_RECORD_BYTES)]
 ReportedMetrics = Annotated[Metrics, BeforeValidator(_metrics)]
 Count = Annotated[StrictInt, Field(ge=0, le=2**53)]
+# What the pod found in its own log: a Sign, or the hash of a pattern of the user's.
+Mark = Annotated[str, StringConstraints(min_length=1, max_length=32, pattern="^[A-Za-z0-9]+$")]
 VersionNumber = Annotated[StrictInt, Field(ge=1, le=2**31 - 1)]
 
 
@@ -123,6 +135,8 @@ class Record(StatusModel):
     exit_code: Annotated[StrictInt, Field(ge=-255, le=255)] | None = None
     signal: Annotated[StrictInt, Field(ge=0, le=64)] | None = None
     step: Count | None = None
+    resumed_from: Count | None = None
+    matched: Annotated[tuple[Mark, ...], Field(max_length=MAX_MARKS)] = ()
     metrics: ReportedMetrics = Field(default_factory=dict)
     model: ModelRecord | None = None
     versions: Annotated[tuple[VersionRecord, ...], Field(max_length=MAX_VERSIONS)] = ()

@@ -89,6 +89,8 @@ def _plain(node: Mapping[str, Any], defs: Mapping[str, Any], path: tuple[str, ..
     if out.get("default") in ([], {}):
         # Written into every stored object, it would fill `kubectl describe` with empty headings.
         del out["default"]
+    elif isinstance(out.get("default"), Mapping):
+        out["default"] = {key: it for key, it in out["default"].items() if it not in ([], {})}
     if "properties" in node:
         out["properties"] = {
             key: _convert(value, defs, path) for key, value in node["properties"].items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lepton_operator.api.inference import InferenceService
 from lepton_operator.api.model import LeptonModel
@@ -33,6 +33,39 @@ class ContainerView:
     last_finished: datetime | None = None
 
 
+class Taint(NamedTuple):
+    """A taint of a node that keeps pods away, or drives them out."""
+
+    key: str
+    value: str
+    effect: str  # NoSchedule, NoExecute
+
+
+class Toleration(NamedTuple):
+    """What a pod puts up with; an empty key is every key, an empty effect every effect."""
+
+    key: str
+    operator: str
+    value: str
+    effect: str
+
+    def covers(self, taint: Taint) -> bool:
+        """Tell whether a pod with this toleration may be on a node with this taint."""
+        if self.effect and self.effect != taint.effect:
+            return False
+        if self.operator == "Exists":
+            return self.key in ("", taint.key)
+        return self.key == taint.key and self.value == taint.value
+
+
+class NodeFault(NamedTuple):
+    """A condition of a node, other than Ready, by which somebody says that it is broken."""
+
+    type: str  # e.g. XidError, or AcceleratedHardwareReady where that is False
+    message: str
+    since: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class PodView:
     """A pod. `gone`: its deletion was seen, and this is its last body, kept as a tombstone."""
@@ -47,6 +80,7 @@ class PodView:
     owner_uid: str | None = None
     deleting: bool = False
     deleted_by_eviction: bool = False  # condition DisruptionTarget, or reason Evicted
+    disruption: str = ""  # the reason of that condition, e.g. PreemptionByScheduler
     gone: bool = False
     node: str | None = None
     ip: str | None = None
@@ -59,6 +93,7 @@ class PodView:
     message: str = ""
     containers: tuple[ContainerView, ...] = ()
     init_containers: tuple[ContainerView, ...] = ()
+    tolerations: tuple[Toleration, ...] = ()
 
     @property
     def reference(self) -> Reference:
@@ -95,6 +130,9 @@ class NodeView:
     ready_changed: datetime | None = None  # when `ready` last changed
     gpus: int = 0  # allocatable
     schedulable: bool = True
+    taints: tuple[Taint, ...] = ()
+    faults: tuple[NodeFault, ...] = ()
+    replaceable: bool = False  # made by Karpenter, which gives up on pods that rule nodes out
 
 
 @dataclass(frozen=True, slots=True)

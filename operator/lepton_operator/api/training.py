@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
 from lepton_operator.api.common import (
     INT_OR_STRING,
+    LINE_PATTERN,
     ApiModel,
     Digest,
     ImageReference,
@@ -25,6 +27,8 @@ from lepton_operator.api.common import (
 
 MAX_NODES = 4096
 KEPT_ATTEMPTS = 10
+MAX_RULES = 16
+MAX_AVOIDED_NODES = 16
 
 _OUR_PATHS = ("/lepton", "/etc/lepton", "/tmp", "/dev", "/proc", "/sys")  # noqa: S108 - in pods
 
@@ -106,6 +110,82 @@ class Volume(ApiModel):
     read_only: bool = Field(default=False, description="readOnly mounts the volume for reading.")
 
 
+class Cause(StrEnum):
+    """Every reason of a failed attempt; docs/failures.md says what leads to which."""
+
+    USER_ERROR = "UserError"
+    OUT_OF_MEMORY = "OutOfMemory"
+    STORAGE_EXCEEDED = "StorageExceeded"
+    CANNOT_START = "CannotStart"
+    NO_MESSAGE = "NoMessage"
+    GPU_ERROR = "GpuError"
+    NETWORK_ERROR = "NetworkError"
+    PEER_LOST = "PeerLost"
+    TERMINATED = "Terminated"
+    NO_MODEL = "NoModel"
+    INVALID_MODEL = "InvalidModel"
+    INVALID_SPEC = "InvalidSpec"
+    NO_RECORD = "NoRecord"
+    POD_LOST = "PodLost"
+    EVICTED = "Evicted"
+    PREEMPTED = "Preempted"
+    NODE_NOT_READY = "NodeNotReady"
+    NODE_UNHEALTHY = "NodeUnhealthy"
+    PREPARATION_FAILED = "PreparationFailed"
+    NO_STORE = "NoStore"
+    STORE_UNAVAILABLE = "StoreUnavailable"
+
+
+Action = Literal["Restart", "RestartElsewhere", "Fail", "Ignore"]
+Budget = Literal["User", "Infrastructure", "Preemption"]
+
+
+class FailureMatch(ApiModel):
+    """what a failure looks like: all that is given must hold, of a list any one"""
+
+    exit_codes: Annotated[tuple[Annotated[int, Field(ge=1, le=255)], ...], Field(max_length=32)] = (
+        Field(default=(), description="exitCodes: the exit code of the pod that is the cause.")
+    )
+    signals: Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], Field(max_length=16)] = (
+        Field(default=(), description="signals: the number of the signal that ended it.")
+    )
+    reasons: Annotated[tuple[Cause, ...], Field(max_length=len(Cause))] = Field(
+        default=(), description="reasons: the class of the failure, as in status.attempts."
+    )
+    message_pattern: (
+        Annotated[str, StringConstraints(min_length=1, max_length=512, pattern=LINE_PATTERN)] | None
+    ) = Field(
+        default=None,
+        description="messagePattern is a regular expression (RE2) that is looked for, in the pod, "
+        "in its last error line and in the last 64 KiB of what its ranks wrote to stderr. A "
+        "change reaches the pods of the next attempt.",
+    )
+
+
+def _says_something(match: FailureMatch) -> bool:
+    return bool(match.exit_codes or match.signals or match.reasons or match.message_pattern)
+
+
+_MATCH = Rule(
+    "(has(self.exitCodes) && size(self.exitCodes) > 0) || "
+    "(has(self.signals) && size(self.signals) > 0) || "
+    "(has(self.reasons) && size(self.reasons) > 0) || has(self.messagePattern)",
+    "failurePolicy.rules: a match needs exitCodes, signals, reasons or messagePattern; without any "
+    "it would be about every failure",
+    _says_something,
+)
+
+
+class FailureRule(ApiModel):
+    """what follows from failures that look like this"""
+
+    match: Annotated[FailureMatch, *checked(_MATCH)]
+    action: Action = Field(
+        description="action: Restart, RestartElsewhere (the job avoids the node from then on), "
+        "Fail (the job ends at once), or Ignore (restart, and count against no budget)."
+    )
+
+
 class FailurePolicy(ApiModel):
     """how often the gang is started again, and after what"""
 
@@ -117,7 +197,19 @@ class FailurePolicy(ApiModel):
     max_infrastructure_restarts: Annotated[int, Field(ge=0, le=10_000)] = Field(
         default=20,
         description="maxInfrastructureRestarts is how often the gang is started again after pods "
-        "were lost, evicted or preempted, or their node stopped answering.",
+        "were lost or evicted, or their node was unhealthy or stopped answering. Restarts after a "
+        "preemption are counted, and not bounded.",
+    )
+    max_restarts_without_progress: Annotated[int, Field(ge=0, le=1000)] = Field(
+        default=10,
+        description="maxRestartsWithoutProgress is how often in a row the gang is started again, "
+        "for whatever cause, without getting beyond the furthest step. Restarts that got beyond "
+        "it count against no budget. It holds once a step was reported.",
+    )
+    rules: Annotated[tuple[FailureRule, ...], Field(max_length=MAX_RULES)] = Field(
+        default=(),
+        description="rules: what follows from certain failures. The first that matches decides, "
+        "before the built-in rules.",
     )
 
 
@@ -202,8 +294,13 @@ class Attempt(StatusModel):
     start_time: Timestamp
     end_time: Timestamp | None = None
     outcome: Literal["Running", "Succeeded", "Failed", "Suspended"] = "Running"
-    budget: Literal["User", "Infrastructure"] | None = Field(
-        default=None, description="budget is the one that this failure counted against."
+    budget: Budget | None = Field(
+        default=None,
+        description="budget is the one that this failure counted against. None: the attempt got "
+        "beyond the furthest step, or a rule said Ignore, or the store was missing.",
+    )
+    rule: Annotated[int, Field(ge=0, lt=MAX_RULES)] | None = Field(
+        default=None, description="rule is the index of the failurePolicy rule that decided."
     )
     reason: Annotated[str, StringConstraints(max_length=64)] | None = Field(
         default=None, description="reason is the class of the failure, e.g. UserError or PodLost."
@@ -215,7 +312,20 @@ class Attempt(StatusModel):
         default=None, description="node is the Kubernetes node of the pod that failed first."
     )
     rank: int | None = Field(default=None, description="rank is the global rank that failed first.")
+    step: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="step is the last one that all ranks had reached."
+    )
+    resumed_from: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="resumedFrom is the step of the checkpoint it began with."
+    )
     last_error_line: Annotated[str, StringConstraints(max_length=1024)] | None = None
+    running_time: Timestamp | None = Field(
+        default=None, description="runningTime is when all its ranks ran; unset if they never did."
+    )
+    generation: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="generation is that of the spec when it ended: a changed spec forgives delays.",
+    )
     resolved: Annotated[str, StringConstraints(max_length=4096)] | None = Field(
         default=None,
         description="resolved: the defaults that reached the pods of this attempt, as JSON.",
@@ -227,6 +337,22 @@ class Restarts(StatusModel):
 
     user: Annotated[int, Field(ge=0)] = 0
     infrastructure: Annotated[int, Field(ge=0)] = 0
+    preemption: Annotated[int, Field(ge=0)] = 0
+    without_progress: Annotated[int, Field(ge=0)] = Field(
+        default=0,
+        description="withoutProgress: how many in a row did not get beyond the furthest step.",
+    )
+
+
+class AvoidedNode(StatusModel):
+    """a node that this job stays away from"""
+
+    node: Annotated[str, StringConstraints(max_length=253)]
+    pod: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="pod: only the pod of this index avoids it. Unset: all do."
+    )
+    until: Timestamp
+    because: Annotated[str, StringConstraints(max_length=512)]
 
 
 class OutputStatus(StatusModel):
@@ -245,6 +371,12 @@ class TrainingJobStatus(Status):
         default=(), description="attempts: the last ten, oldest first."
     )
     restarts: Restarts | None = None
+    furthest_step: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="furthestStep is the highest one that any attempt ended at."
+    )
+    avoided_nodes: Annotated[tuple[AvoidedNode, ...], Field(max_length=MAX_AVOIDED_NODES)] = Field(
+        default=(), description="avoidedNodes: where pods of the next attempt do not go, and why."
+    )
     start_time: Timestamp | None = Field(
         default=None, description="startTime is when the job became active; renewed by a resume."
     )

@@ -24,6 +24,31 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class Avoided:
+    """Names of nodes that a pod stays away from: at any price, and if it can."""
+
+    required: Sequence[str] = ()
+    preferred: Sequence[str] = ()
+
+    def affinity(self) -> dict[str, Any]:
+        """Return the pod's node affinity; by the node's name, which is no label."""
+        rules: dict[str, Any] = {}
+        if self.required:
+            terms = {"nodeSelectorTerms": [_none_of(self.required)]}
+            rules["requiredDuringSchedulingIgnoredDuringExecution"] = terms
+        if self.preferred:
+            term = {"weight": 100, "preference": _none_of(self.preferred)}
+            rules["preferredDuringSchedulingIgnoredDuringExecution"] = [term]
+        return {"nodeAffinity": rules} if rules else {}
+
+
+def _none_of(nodes: Sequence[str]) -> dict[str, Any]:
+    # The API server takes one value for each of these.
+    fields = [{"key": "metadata.name", "operator": "NotIn", "values": [each]} for each in nodes]
+    return {"matchFields": fields}
+
+
+@dataclass(frozen=True, slots=True)
 class PodParts:
     """What differs between our pods."""
 
@@ -40,6 +65,7 @@ class PodParts:
     tolerations: Sequence[Mapping[str, Any]] = ()
     restart_policy: str = "Never"
     spread: Sequence[Mapping[str, Any]] = ()
+    affinity: Mapping[str, Any] = field(default_factory=dict)
 
 
 def pod(
@@ -99,6 +125,7 @@ def _spec(settings: PodSettings, identity: Identity, parts: PodParts) -> dict[st
             *(dict(each) for each in parts.tolerations),
         ],
         "topologySpreadConstraints": [dict(each) for each in parts.spread],
+        "affinity": dict(parts.affinity),
     }
     return {
         key: value for key, value in spec.items() if value is not None and value not in ([], {})

@@ -42,6 +42,8 @@ _ANNOTATIONS = {
     "karpenter.sh/do-not-disrupt": "true",
 }
 
+_NOWHERE = pods.Avoided()
+
 # The operator decides when a silent node closes an attempt, not the taint after 300 s.
 _TOLERATIONS = tuple(
     {"key": f"node.kubernetes.io/{taint}", "operator": "Exists", "effect": "NoExecute"}
@@ -136,8 +138,15 @@ def placement(nodes: int, attempt: int, rank: int, address: str) -> str:
     return names.canonical(told)
 
 
-def pod(job: TrainingJob, resolved: Resolved, attempt: int, rank: int) -> dict[str, Any]:
-    """Return the pod of one rank in one attempt."""
+def pod(
+    job: TrainingJob,
+    resolved: Resolved,
+    attempt: int,
+    rank: int,
+    *,
+    avoided: pods.Avoided = _NOWHERE,
+) -> dict[str, Any]:
+    """Return the pod of one rank in one attempt, which stays away from some nodes."""
     spec, recorded = job.spec, resolved.text()
     parts = pods.PodParts(
         name=pod_name(job, attempt, rank),
@@ -162,6 +171,7 @@ def pod(job: TrainingJob, resolved: Resolved, attempt: int, rank: int) -> dict[s
         grace_seconds=resolved.grace_seconds,
         priority_class=resolved.priority_class,
         tolerations=_TOLERATIONS,
+        affinity=avoided.affinity(),
     )
     identity = pods.Identity(resolved.run_as_user, resolved.fs_group)
     return pods.pod(KIND, job.metadata, spec, identity, parts)

@@ -7,43 +7,52 @@ from datetime import datetime
 from typing import Any, Literal
 
 from lepton_operator import names
-from lepton_operator.api.training import Attempt
+from lepton_operator.api.training import Attempt, Budget, Cause
 from lepton_operator.build import training as build
 from lepton_operator.conditions import MAX_MESSAGE, cut
 from lepton_operator.plan import Create, Event, Patch, Plan
-from lepton_operator.training import waiting
-from lepton_operator.training.failure import Budget, Cause, Failure
+from lepton_operator.training import avoidance, evidence, waiting
+from lepton_operator.training.evidence import Failure
 from lepton_operator.training.situation import Gang, Situation, has_ended
-from lepton_operator.training.status import refused, written
+from lepton_operator.training.status import refused, running_since, written
 
 
 def closed(
-    gang: Gang,
-    outcome: Literal["Succeeded", "Failed", "Suspended"],
-    end_time: datetime,
-    failure: Failure | None = None,
-    *,
-    budget: Budget | None = None,
+    situation: Situation, gang: Gang, outcome: Literal["Succeeded", "Failed", "Suspended"]
 ) -> Attempt:
     """Return the open attempt as it is recorded when it ends."""
+    step, resumed_from = evidence.steps(gang)
     ended: dict[str, Any] = {
         "outcome": outcome,
-        "end_time": end_time,
+        "end_time": situation.now,
+        "generation": situation.job.metadata.generation,
+        "running_time": running_since(situation),
+        "step": step,
+        "resumed_from": resumed_from,
         "resolved": gang.resolved.text(),
     }
-    if failure is not None:
-        line = failure.last_error_line
-        ended |= {
-            "budget": budget,
-            "reason": failure.cause.value,
-            "message": cut(failure.message),
-            "exit_code": failure.exit_code,
-            "signal": failure.signal,
-            "node": failure.node,
-            "rank": failure.rank,
-            "last_error_line": cut(line, MAX_MESSAGE) if line else None,
-        }
     return gang.attempt.model_copy(update=ended)
+
+
+def closed_failed(
+    situation: Situation, gang: Gang, failure: Failure, budget: Budget | None, rule: int | None
+) -> Attempt:
+    """Return it with the failure that it is closed for."""
+    line = failure.last_error_line
+    failed: dict[str, Any] = {
+        "budget": budget,
+        "rule": rule,
+        "reason": failure.cause.value,
+        "message": cut(failure.message),
+        "exit_code": failure.exit_code,
+        "signal": failure.signal,
+        "node": failure.node,
+        "rank": failure.rank,
+        "step": failure.step,
+        "resumed_from": failure.resumed_from,
+        "last_error_line": cut(line, MAX_MESSAGE) if line else None,
+    }
+    return closed(situation, gang, "Failed").model_copy(update=failed)
 
 
 def recorded(situation: Situation, attempt: Attempt) -> list[Attempt]:
@@ -86,7 +95,15 @@ def _opening(situation: Situation, gang: Gang, *, relist: bool) -> Plan:
     """Make pods first; the status tells of an attempt only when all its pods were made."""
     because = f"start attempt {gang.number} on {waiting.pods_of(situation.spec.num_nodes)}"
     create = tuple(
-        Create(build.pod(situation.job, gang.resolved, gang.number, rank))
+        Create(
+            build.pod(
+                situation.job,
+                gang.resolved,
+                gang.number,
+                rank,
+                avoided=avoidance.of_pod(situation, rank),
+            )
+        )
         for rank in situation.ranks
         if rank not in gang.pods
     )

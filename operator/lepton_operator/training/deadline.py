@@ -39,7 +39,7 @@ def exceed(situation: Situation) -> Plan | None:
         "Give it more time or less to do",
     )
     gang = situation.gang
-    attempt = attempts.closed(gang, "Failed", situation.now) if gang else None
+    attempt = attempts.closed(situation, gang, "Failed") if gang else None
     if attempt is not None:
         late = {"reason": Reason.DEADLINE_EXCEEDED.value, "message": ended.message}
         attempt = attempt.model_copy(update=late)

@@ -52,7 +52,7 @@ def _attempts(situation: Situation) -> list[Any]:
     gang = situation.gang
     if gang is None:
         return list(situation.status.attempts)
-    return attempts.recorded(situation, attempts.closed(gang, "Succeeded", situation.now))
+    return attempts.recorded(situation, attempts.closed(situation, gang, "Succeeded"))
 
 
 def _all_ended_well(situation: Situation) -> bool:

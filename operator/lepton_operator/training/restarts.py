@@ -2,62 +2,182 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from lepton_operator.api.training import FailurePolicy, Restarts
+from lepton_operator.api.training import (
+    Action,
+    AvoidedNode,
+    Budget,
+    Cause,
+    FailurePolicy,
+    Restarts,
+)
 from lepton_operator.plan import Event, Plan
-from lepton_operator.training import attempts, failure, waiting
-from lepton_operator.training.failure import Budget, Failure
+from lepton_operator.training import (
+    attempts,
+    avoidance,
+    backoff,
+    evidence,
+    failure,
+    policy,
+    repeats,
+    waiting,
+)
+from lepton_operator.training.evidence import Failure
+from lepton_operator.training.repeats import Meaning, Repeat
 from lepton_operator.training.situation import Gang, Situation
 from lepton_operator.training.status import FAILED, End, Reason, failed, written
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """The counters after a failure, the budget it counted against, and the end if there is one."""
+    """The counters after a failure, what it counted against, and the end if there is one.
+
+    `rule` is the user's that decided; `avoided` the nodes that the next attempt stays away from.
+    """
 
     restarts: Restarts
     budget: Budget | None = None
     ended: End | None = None
+    rule: int | None = None
+    avoided: tuple[AvoidedNode, ...] | None = None
 
 
-def judge(policy: FailurePolicy, before: Restarts, found: Failure) -> Judgement:
-    """Return what this failure means. One whose like would come again at once is final."""
-    if found.cause in failure.FINAL:
-        return Judgement(before, ended=_no_model(found))
-    if found.budget == "User":
-        return _user(policy, before, found)
-    if found.budget == "Infrastructure":
-        return _infrastructure(policy, before, found)
-    return Judgement(before)
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """A failure to judge; `beside` are the other failures of its attempt."""
+
+    situation: Situation
+    gang: Gang
+    found: Failure
+    beside: tuple[Failure, ...] = ()
+
+    @property
+    def policy(self) -> FailurePolicy:
+        return self.situation.spec.failure_policy
+
+    @property
+    def before(self) -> Restarts:
+        return self.situation.status.restarts or Restarts()
+
+    @property
+    def moved_forward(self) -> bool:
+        """Tell whether the attempt got further than any before it."""
+        return (self.found.step or 0) > (self.situation.status.furthest_step or 0)
+
+    @property
+    def counts_progress(self) -> bool:
+        return self.found.step is not None or self.situation.status.furthest_step is not None
 
 
-def _user(policy: FailurePolicy, before: Restarts, found: Failure) -> Judgement:
-    if before.user < policy.max_restarts:
-        return Judgement(before.model_copy(update={"user": before.user + 1}), "User")
+def judge(case: _Case) -> Judgement:
+    """Return what this failure means: the user's rules decide first, then its class."""
+    rule = policy.rule_for(case.policy, case.found)
+    if rule is None:
+        return _by_class(case)
+    judgement = _by_action(case, case.policy.rules[rule].action, rule)
+    return replace(judgement, rule=rule)
+
+
+def _by_class(case: _Case) -> Judgement:
+    earlier = [each for each in case.situation.status.attempts if each.outcome == "Failed"]
+    repeat = repeats.look_back(earlier, case.found, case.beside)
+    if repeat.meaning is Meaning.USERS:
+        return Judgement(case.before, ended=_same_error(case.found, repeat))
+    if repeat.meaning is Meaning.MOVE:
+        moved = _avoid(case, repeat.evidence, pod=case.found.index)
+        return replace(_counted(case, case.found.budget), avoided=moved)
+    if repeat.meaning is Meaning.NODES:
+        return _of_the_node(case, repeat)
+    return _by_action(case, case.found.trait.action, None)
+
+
+def _of_the_node(case: _Case, repeat: Repeat) -> Judgement:
+    """Blame the node only where there is another to show the difference."""
+    avoided = _avoid(case, repeat.evidence)
+    budget: Budget | None = "Infrastructure" if avoided else case.found.budget
+    return replace(_counted(case, budget), avoided=avoided)
+
+
+def _by_action(case: _Case, action: Action, rule: int | None) -> Judgement:
+    if action == "Fail":
+        return Judgement(case.before, ended=_at_once(case.found, rule))
+    if action == "Ignore":
+        return Judgement(case.before)
+    counted = _counted(case, case.found.budget)
+    if action == "Restart":
+        return counted
+    return replace(counted, avoided=_avoid(case, case.found.message))
+
+
+def _avoid(case: _Case, because: str, *, pod: int | None = None) -> tuple[AvoidedNode, ...] | None:
+    told = f"Attempt {case.gang.number}: {because}"
+    return avoidance.avoid(case.situation, case.gang, case.found.node, told, pod=pod)
+
+
+def _counted(case: _Case, budget: Budget | None) -> Judgement:
+    """Count a restart, unless its attempt got further than any before, or the store was missing."""
+    before = case.before
+    if budget is None:
+        return Judgement(before)
+    if case.moved_forward:
+        return Judgement(before.model_copy(update={"without_progress": 0}))
+    ended = _used_up(case, budget) or _without_progress(case)
+    if ended is not None:
+        return Judgement(before, budget, ended)
+    field = budget.lower()
+    more = {field: getattr(before, field) + 1}
+    if case.counts_progress:
+        more["without_progress"] = before.without_progress + 1
+    return Judgement(before.model_copy(update=more), budget)
+
+
+def _used_up(case: _Case, budget: Budget) -> End | None:
+    """Return the end if this budget has nothing left; preemptions are counted, not bounded."""
+    before, limits = case.before, case.policy
+    if budget == "User" and before.user >= limits.max_restarts:
+        advice = (
+            f"It was {_restarted(before.user)} (failurePolicy.maxRestarts). Mend the script, "
+            "its image or its data, or raise that number"
+        )
+        return failed(Reason.MAX_RESTARTS_EXCEEDED, case.found.message, advice)
+    if budget == "Infrastructure" and before.infrastructure >= limits.max_infrastructure_restarts:
+        advice = (
+            f"It was {_restarted(before.infrastructure)} after such losses "
+            "(failurePolicy.maxInfrastructureRestarts). Look at the nodes in status.attempts, or "
+            "raise that number"
+        )
+        return failed(Reason.MAX_INFRASTRUCTURE_RESTARTS_EXCEEDED, case.found.message, advice)
+    return None
+
+
+def _without_progress(case: _Case) -> End | None:
+    count = case.before.without_progress
+    if not case.counts_progress or count < case.policy.max_restarts_without_progress:
+        return None
     advice = (
-        f"It was {_restarted(before.user)} (failurePolicy.maxRestarts). Mend the script, "
-        "its image or its data, or raise that number"
+        f"It was {_restarted(count)} in a row without getting beyond step "
+        f"{case.situation.status.furthest_step or case.found.step} "
+        "(failurePolicy.maxRestartsWithoutProgress). Save checkpoints more often, or raise that "
+        "number"
     )
-    ended = failed(Reason.MAX_RESTARTS_EXCEEDED, found.message, advice)
-    return Judgement(before, "User", ended)
+    return failed(Reason.NO_PROGRESS, case.found.message, advice)
 
 
-def _infrastructure(policy: FailurePolicy, before: Restarts, found: Failure) -> Judgement:
-    count = before.infrastructure
-    if count < policy.max_infrastructure_restarts:
-        more = before.model_copy(update={"infrastructure": count + 1})
-        return Judgement(more, "Infrastructure")
+def _same_error(found: Failure, repeat: Repeat) -> End:
+    evidence_ = repeat.evidence[:1].upper() + repeat.evidence[1:]
     advice = (
-        f"It was {_restarted(count)} after such losses "
-        "(failurePolicy.maxInfrastructureRestarts). Look at the nodes in status.attempts, or raise "
-        "that number"
+        f"{evidence_}, so a restart would give the same. Mend the script, its image or its data"
     )
-    ended = failed(Reason.MAX_INFRASTRUCTURE_RESTARTS_EXCEEDED, found.message, advice)
-    return Judgement(before, "Infrastructure", ended)
+    return failed(Reason.SAME_ERROR, found.message, advice)
 
 
-def _no_model(found: Failure) -> End:
+def _at_once(found: Failure, rule: int | None) -> End:
+    if rule is not None:
+        advice = f"failurePolicy.rules[{rule}] says Fail. Mend what failed"
+        return failed(Reason.FAILED_BY_RULE, found.message, advice)
+    if found.cause is Cause.INVALID_SPEC:
+        return failed(Reason.INVALID_SPEC, found.message, "Mend the pattern")
     advice = "Mend the script, or leave out output"
     return failed(Reason(found.cause.value), found.message, advice)
 
@@ -73,14 +193,15 @@ def close_failed(situation: Situation) -> Plan | None:
 
     Nothing is deleted before that is recorded: its pods go in a later pass.
     """
-    gang, found = situation.gang, failure.cause(situation)
-    if gang is None or found is None:
+    gang, causes = situation.gang, failure.causes(situation)
+    if gang is None or not causes:
         return None
-    before = situation.status.restarts or Restarts()
-    judgement = judge(situation.spec.failure_policy, before, found)
+    found = _with_steps(gang, causes[0])
+    judgement = judge(_Case(situation, gang, found, tuple(causes[1:])))
     ended = judgement.ended
-    attempt = attempts.closed(gang, "Failed", situation.now, found, budget=judgement.budget)
+    attempt = attempts.closed_failed(situation, gang, found, judgement.budget, judgement.rule)
     every = attempts.recorded(situation, attempt)
+    metadata = situation.job.metadata
     return Plan(
         because=f"close attempt {gang.number}: {found.message}",
         status=written(
@@ -88,14 +209,32 @@ def close_failed(situation: Situation) -> Plan | None:
             ended.verdict if ended else waiting.verdict_after(situation, attempt),
             attempts=every,
             restarts=judgement.restarts,
+            avoided=judgement.avoided,
             ended=ended,
         ),
-        events=_events(gang, found, ended),
-        due=None if ended else waiting.opens_at(every),
+        events=_events(gang, found, judgement),
+        due=None if ended else backoff.opens_at(every, metadata.uid, metadata.generation),
         relist=found.absent,
     )
 
 
-def _events(gang: Gang, found: Failure, ended: End | None) -> tuple[Event, ...]:
-    attempt = Event("Warning", "AttemptFailed", f"Attempt {gang.number} failed. {found.message}")
-    return (attempt, Event("Warning", FAILED, ended.message)) if ended else (attempt,)
+def _with_steps(gang: Gang, found: Failure) -> Failure:
+    """Complete a failure with what the pod's peers report of the steps."""
+    step, resumed_from = evidence.steps(gang)
+    return replace(
+        found,
+        step=step if found.step is None else found.step,
+        resumed_from=resumed_from if found.resumed_from is None else found.resumed_from,
+    )
+
+
+def _events(gang: Gang, found: Failure, judgement: Judgement) -> tuple[Event, ...]:
+    told = [Event("Warning", "AttemptFailed", f"Attempt {gang.number} failed. {found.message}")]
+    if judgement.avoided:
+        newest = judgement.avoided[-1]
+        who = "The job" if newest.pod is None else f"Pod {newest.pod} of the job"
+        message = f"{who} avoids node {newest.node} from now on. {newest.because}"
+        told.append(Event("Warning", "NodeAvoided", message))
+    if judgement.ended:
+        told.append(Event("Warning", FAILED, judgement.ended.message))
+    return tuple(told)

@@ -10,11 +10,13 @@ from enum import StrEnum
 from lepton_operator.api.training import (
     KEPT_ATTEMPTS,
     Attempt,
+    AvoidedNode,
     OutputStatus,
     Restarts,
     TrainingJobStatus,
 )
 from lepton_operator.conditions import (
+    READY,
     Extra,
     Standing,
     Verdict,
@@ -30,6 +32,7 @@ from lepton_operator.training.situation import Situation
 COMPLETE = "Complete"
 FAILED = "Failed"
 SUSPENDED = "Suspended"
+PROGRESS_KNOWN = "ProgressKnown"
 
 MAX_CAUSE = 600  # characters of a cause in a message, so that the advice after it is never cut
 
@@ -58,6 +61,10 @@ class Reason(StrEnum):
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     NO_MODEL = "NoModel"
     INVALID_MODEL = "InvalidModel"
+    INVALID_SPEC = "InvalidSpec"
+    SAME_ERROR = "SameError"
+    NO_PROGRESS = "NoProgress"
+    FAILED_BY_RULE = "FailedByRule"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +134,26 @@ def active_since(situation: Situation) -> datetime | None:
     return status.start_time
 
 
+def running_since(situation: Situation) -> datetime | None:
+    """Return since when all ranks run; None if they do not."""
+    ready = find(situation.status.conditions, READY)
+    runs = ready is not None and ready.status == "True" and ready.reason == Reason.RUNNING
+    return ready.last_transition_time if ready is not None and runs else None
+
+
+def furthest_step(old: TrainingJobStatus, attempts: Sequence[Attempt]) -> int | None:
+    """Return the highest step that an attempt ended at; those that are no longer listed count."""
+    known = [old.furthest_step, *(each.step for each in attempts)]
+    return max((each for each in known if each is not None), default=None)
+
+
 def written(
     situation: Situation,
     verdict: Verdict,
     *,
     attempts: Sequence[Attempt] | None = None,
     restarts: Restarts | None = None,
+    avoided: Sequence[AvoidedNode] | None = None,
     output: OutputStatus | None = None,
     completion_time: datetime | None = None,
     ended: End | None = None,
@@ -145,13 +166,19 @@ def written(
         conditions=summarise(
             old.conditions,
             verdict,
-            _extras(situation, ended or end(situation)),
+            _extras(situation, ended or end(situation), kept),
             generation=generation,
             now=situation.now,
         ),
         attempt=kept[-1].number if kept else None,
         attempts=kept,
         restarts=restarts or old.restarts or Restarts(),
+        furthest_step=furthest_step(old, kept),
+        avoided_nodes=tuple(
+            each
+            for each in (old.avoided_nodes if avoided is None else avoided)
+            if each.until > situation.now
+        ),
         start_time=active_since(situation),
         completion_time=completion_time or old.completion_time,
         output=output or old.output,
@@ -159,13 +186,29 @@ def written(
     return wanted if wanted != old.wire() else None
 
 
-def _extras(situation: Situation, ended: End | None) -> list[Extra]:
+def _extras(situation: Situation, ended: End | None, attempts: Sequence[Attempt]) -> list[Extra]:
     extras = [Extra(ended.type, "True", ended.reason, ended.message)] if ended else []
+    if not ended and _counts_blindly(situation.status, attempts):
+        extras.append(_NO_STEPS)
     before = find(situation.status.conditions, SUSPENDED)
     if ended and before:
         return [*extras, Extra(SUSPENDED, before.status, before.reason, before.message)]
     if situation.spec.suspend and not ended:
-        return [Extra(SUSPENDED, "True", Reason.SUSPENDED, "The job is suspended.")]
+        return [*extras, Extra(SUSPENDED, "True", Reason.SUSPENDED, "The job is suspended.")]
     if before:
-        return [Extra(SUSPENDED, "False", "Resumed", "The job was resumed.")]
+        return [*extras, Extra(SUSPENDED, "False", "Resumed", "The job was resumed.")]
     return extras
+
+
+_NO_STEPS = Extra(
+    PROGRESS_KNOWN,
+    "False",
+    "NoSteps",
+    "No rank has told of a step or a checkpoint, so every restart counts against its budget, "
+    "however far the run had come: write the step to the file LEPTON_STEP_FILE, or use the SDK.",
+)
+
+
+def _counts_blindly(old: TrainingJobStatus, attempts: Sequence[Attempt]) -> bool:
+    ran = any(each.outcome == "Failed" and each.running_time is not None for each in attempts)
+    return ran and furthest_step(old, attempts) is None

@@ -19,7 +19,7 @@ def suspend(situation: Situation) -> Plan | None:
     if not situation.spec.suspend:
         return None
     gang = situation.gang
-    ended = attempts.closed(gang, "Suspended", situation.now) if gang else None
+    ended = attempts.closed(situation, gang, "Suspended") if gang else None
     holds = _holds(situation)
     verdict = _ENDING if holds else _AT_REST
     status = written(

@@ -9,13 +9,11 @@ from lepton_operator.api.training import Attempt
 from lepton_operator.build import training as build
 from lepton_operator.conditions import Verdict, cut, sentence
 from lepton_operator.plan import Delete, Plan
-from lepton_operator.training.failure import STORE
+from lepton_operator.training import backoff
+from lepton_operator.training.causes import STORE
 from lepton_operator.training.situation import Member, Situation
 from lepton_operator.training.status import MAX_CAUSE, Reason, reconciling, written
 from lepton_operator.views import PodView
-
-FIRST_DELAY_SECONDS = 1
-MAX_DELAY_SECONDS = 60
 
 
 def verdict(situation: Situation) -> Verdict:
@@ -42,31 +40,6 @@ def verdict_after(situation: Situation, previous: Attempt | None) -> Verdict:
     )
 
 
-def delay_seconds(failures_in_a_row: int) -> int:
-    """Return the time between the end of an attempt and the start of the next: 1 s, doubling."""
-    if not failures_in_a_row:
-        return 0
-    doublings = min(failures_in_a_row - 1, MAX_DELAY_SECONDS.bit_length())
-    return min(MAX_DELAY_SECONDS, FIRST_DELAY_SECONDS << doublings)
-
-
-def opens_at(attempts: Iterable[Attempt]) -> datetime | None:
-    """Return when the attempt after these may open; None if there is nothing to wait for."""
-    failures = _failures_in_a_row(attempts)
-    if not failures or failures[-1].end_time is None:
-        return None
-    # The status holds whole seconds, and what is decided now must hold when it is read.
-    ended = failures[-1].end_time.replace(microsecond=0)
-    return ended + timedelta(seconds=delay_seconds(len(failures)))
-
-
-def _failures_in_a_row(attempts: Iterable[Attempt]) -> list[Attempt]:
-    found: list[Attempt] = []
-    for attempt in attempts:
-        found = [*found, attempt] if attempt.outcome == "Failed" else []
-    return found
-
-
 def clear(situation: Situation) -> Plan | None:
     """Delete what is left of attempts that are closed in the status."""
     left = [each for each in situation.others if not each.pod.deleting]
@@ -87,7 +60,8 @@ def wait(situation: Situation) -> Plan | None:
     """Wait until the pods of closed attempts are gone, and until the delay has passed."""
     if situation.gang is not None:
         return None
-    due = opens_at(situation.status.attempts)
+    job = situation.job.metadata
+    due = backoff.opens_at(situation.status.attempts, job.uid, job.generation)
     leaving = still_leaving(situation)
     if not leaving and (due is None or due <= situation.now):
         return None

@@ -13,6 +13,7 @@ from tests.builders import a_container, a_node, a_pod, a_record, a_result, ago
 from tests.unit.training.builders import a_view, an_open_job, decide, status_of
 
 NO_STORE = a_record("Failed", reason="NoStore", message="There is no Secret lepton-store.")
+BUG = a_record("Failed", reason="UserError", message="ValueError: bad")
 UNAVAILABLE = a_record("Failed", reason="StoreUnavailable", message="The store does not answer.")
 
 
@@ -37,13 +38,28 @@ RUNNING = a_pod(0, running=True)
     ("pod", "reason", "budget"),
     [
         pytest.param(
-            a_pod(1, failed=True), "UserError", "User", id="a script that exits 1 is the user's"
+            a_pod(1, failed=True, said=BUG),
+            "UserError",
+            "User",
+            id="a script that exits 1 is the user's",
         ),
         pytest.param(
-            a_pod(1, failed=True, exit_code=137),
+            a_pod(1, failed=True, exit_code=137, said=BUG),
             "UserError",
             "User",
             id="a signal with pod and node alive is the user's",
+        ),
+        pytest.param(
+            a_pod(1, failed=True, exit_code=137),
+            "NoMessage",
+            "User",
+            id="a launcher that was killed too left no message",
+        ),
+        pytest.param(
+            a_pod(1, failed=True, said='{"outcome": "Fai'),
+            "NoMessage",
+            "User",
+            id="a message that was cut is none",
         ),
         pytest.param(
             a_pod(1, failed=True, said=NO_STORE),
@@ -180,8 +196,8 @@ def test_a_node_is_given_up_after_its_patience() -> None:
     [
         pytest.param(
             (
-                a_pod(0, failed=True, finished=ago(2)),
-                a_pod(1, failed=True, finished=ago(5), node="node-2"),
+                a_pod(0, failed=True, said=BUG, finished=ago(2)),
+                a_pod(1, failed=True, said=BUG, finished=ago(5), node="node-2"),
             ),
             "UserError",
             "node-2",

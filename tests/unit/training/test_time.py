@@ -42,7 +42,12 @@ def test_a_suspension_is_recorded_before_the_pods_go_and_counts_against_nothing(
     assert conditions(recorded) == {"Ready": "False", "Reconciling": "True", "Suspended": "True"}
     assert condition(recorded).reason == "Suspended"
     assert status_of(recorded)["attempts"][0]["outcome"] == "Suspended"
-    assert status_of(recorded)["restarts"] == {"user": 0, "infrastructure": 0}
+    assert status_of(recorded)["restarts"] == {
+        "user": 0,
+        "infrastructure": 0,
+        "preemption": 0,
+        "withoutProgress": 0,
+    }
     assert [each.reason for each in recorded.events] == ["Suspended"]
     assert deleted(decide(a_view(after(job, recorded), RUNNING))) == ["digits-train-1-0"]
 

@@ -1,0 +1,183 @@
+"""What is known of a pod that has not ended well, and how its failure is told."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from lepton_operator import records
+from lepton_operator.api.training import Budget, Cause
+from lepton_operator.build import training as build
+from lepton_operator.training.causes import TRAITS, Trait
+from lepton_operator.training.situation import Gang, Situation, training_container
+from lepton_operator.views import ContainerView, NodeView, PodView
+
+SIGNAL_EXIT_CODE = 128  # what a shell adds to a signal's number
+MAX_SIGNAL = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How one pod of the gang failed. `absent`: nothing is left of it to see.
+
+    `rank` is the global rank that failed first, `index` the pod's own; `step` the last that all
+    its ranks had reached; `matched` what the pod found in its own log.
+    """
+
+    cause: Cause
+    message: str
+    pod: str
+    index: int
+    node: str | None = None
+    rank: int | None = None
+    exit_code: int | None = None
+    signal: int | None = None
+    step: int | None = None
+    resumed_from: int | None = None
+    last_error_line: str | None = None
+    finished: datetime | None = None
+    absent: bool = False
+    matched: frozenset[str] = frozenset()
+
+    @property
+    def trait(self) -> Trait:
+        return TRAITS[self.cause]
+
+    @property
+    def budget(self) -> Budget | None:
+        """Return the budget that a restart after this counts against."""
+        return self.trait.budget
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A pod of the open attempt that has not ended well."""
+
+    situation: Situation
+    gang: Gang
+    index: int
+    pod: PodView
+
+    @property
+    def only_rank(self) -> int | None:
+        """Return the global rank, where a pod has but one."""
+        return self.index if self._ranks_per_pod == 1 else None
+
+    @property
+    def _ranks_per_pod(self) -> int:
+        return build.ranks_per_pod(self.situation.spec, self.gang.resolved)
+
+    @property
+    def where(self) -> str:
+        return f"pod {self.pod.name}" + (f" on node {self.pod.node}" if self.pod.node else "")
+
+    @property
+    def node(self) -> NodeView | None:
+        return self.situation.node(self.pod)
+
+    @property
+    def failed_container(self) -> ContainerView | None:
+        """Return our container if it ended badly."""
+        container = training_container(self.pod)
+        ended = container is not None and container.state == "terminated"
+        return container if container is not None and ended and container.exit_code else None
+
+    @property
+    def record(self) -> records.Record | None:
+        """Return what the launcher left; None where that is nothing readable."""
+        return record_of(self.pod)
+
+    def said(self, sign: records.Sign) -> bool:
+        """Tell whether the pod found this sign in its own log."""
+        return self.record is not None and sign in self.record.matched
+
+    @property
+    def silent_until(self) -> datetime | None:
+        """Return when its node, which does not answer, will have been silent for too long."""
+        return silent_until(self.situation, self.pod)
+
+    def failure(self, cause: Cause, message: str) -> Failure:
+        """Return the failure of a pod that did not end by itself."""
+        return Failure(
+            cause=cause,
+            message=message,
+            pod=self.pod.name,
+            index=self.index,
+            node=self.pod.node,
+            rank=self.only_rank,
+        )
+
+    def end(self, cause: Cause, container: ContainerView, why: str) -> Failure:
+        """Return the failure of a pod whose container ended: who, how, and why."""
+        record = self.record or records.Record(outcome="Failed")
+        rank = record.rank if self._owns(record.rank) else self.only_rank
+        number = _signal_of(container, record)
+        who = f"Rank {rank}, {self.where}," if rank is not None else f"The {self.where}"
+        return Failure(
+            cause=cause,
+            message=f"{who} {_how(container, number)}: {why}",
+            pod=self.pod.name,
+            index=self.index,
+            node=self.pod.node,
+            rank=rank,
+            exit_code=container.exit_code,
+            signal=number,
+            step=record.step,
+            resumed_from=record.resumed_from,
+            last_error_line=record.message or None,
+            finished=container.finished,
+            matched=frozenset(record.matched),
+        )
+
+    def _owns(self, global_rank: int | None) -> bool:
+        """Tell whether a global rank is one of this pod's."""
+        return global_rank is not None and global_rank // self._ranks_per_pod == self.index
+
+
+def record_of(pod: PodView) -> records.Record | None:
+    container = training_container(pod)
+    return records.parse(container.message) if container else None
+
+
+def steps(gang: Gang) -> tuple[int | None, int | None]:
+    """Return the last step that a gang's pods report, and the step that they resumed from.
+
+    Ranks run in step, so what one pod reports holds for a peer that left no record.
+    """
+    found = list(_records(gang))
+    reached = max((each.step for each in found if each.step is not None), default=None)
+    resumed = (each.resumed_from for each in found if each.resumed_from is not None)
+    return reached, max(resumed, default=None)
+
+
+def _records(gang: Gang) -> Iterator[records.Record]:
+    for pod in gang.pods.values():
+        record = record_of(pod)
+        if record is not None:
+            yield record
+
+
+def silent_until(situation: Situation, pod: PodView) -> datetime | None:
+    node = situation.node(pod)
+    if node is None or node.ready:
+        return None
+    patience = timedelta(seconds=situation.view.defaults.node_not_ready_seconds)
+    return (node.ready_changed or situation.now) + patience
+
+
+def _signal_of(container: ContainerView, record: records.Record) -> int | None:
+    if container.signal or record.signal:
+        return container.signal or record.signal
+    number = (container.exit_code or 0) - SIGNAL_EXIT_CODE
+    return number if 0 < number <= MAX_SIGNAL else None
+
+
+def _how(container: ContainerView, number: int | None) -> str:
+    if number is None:
+        return f"exited {container.exit_code}"
+    try:
+        return f"was ended by {signal.Signals(number).name}"
+    except ValueError:
+        return f"was ended by signal {number}"
