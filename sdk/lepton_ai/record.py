@@ -32,6 +32,7 @@ class Reason(StrEnum):
     NO_DATA = "NoData"
     INVALID_DATASET = "InvalidDataset"
     EVALUATION_FAILED = "EvaluationFailed"
+    INVALID_SPEC = "InvalidSpec"
 
 
 class FailureError(Exception):
@@ -46,6 +47,10 @@ class NoModelError(FailureError):
 
 class InvalidModelError(FailureError):
     reason = Reason.INVALID_MODEL
+
+
+class InvalidSpecError(FailureError):
+    reason = Reason.INVALID_SPEC
 
 
 class DigestMismatchError(FailureError):
@@ -117,6 +122,8 @@ class Record(Document):
     exit_code: int | None = None
     signal: int | None = None
     step: int | None = None
+    resumed_from: int | None = None
+    matched: tuple[str, ...] | None = None
     metrics: Metrics | None = None
     model: ModelReference | None = None
     versions: tuple[VersionSummary, ...] | None = None
@@ -195,4 +202,6 @@ def _with_few_metrics(part: HasMetrics) -> HasMetrics:
 def _keep_outcome(record: Record) -> Record:
     if _excess_bytes(record) <= 0:
         return record
-    return Record(outcome=record.outcome, reason=record.reason, model=record.model)
+    return Record(
+        outcome=record.outcome, reason=record.reason, model=record.model, matched=record.matched
+    )

@@ -1,4 +1,4 @@
-"""The folder that the launcher shares with its sidecar: three files, each renamed into place."""
+"""The folder that the launcher shares with its sidecar: files that are renamed into place."""
 
 from __future__ import annotations
 
@@ -29,6 +29,10 @@ class Exchange:
         start = self._read("start.json")
         found = start.get("found") if isinstance(start, dict) else None
         return found if is_record(found) else None
+
+    def leave_tail(self, text: bytes) -> None:
+        """Leave the end of what the ranks wrote, for the sidecar to look for patterns in."""
+        write_atomically(self._folder / "log-tail", text)
 
     def tell(self, record: Record) -> None:
         """Hand the record to the sidecar; an answer from before it is nobody's answer."""

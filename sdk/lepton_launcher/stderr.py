@@ -72,6 +72,10 @@ class RankStderr(threading.Thread):
             os.close(os.open(self._path, os.O_WRONLY | os.O_NONBLOCK))
         self.join(timeout_seconds)
 
+    def tail(self, limit_bytes: int) -> bytes:
+        """The last lines, in at most so many bytes."""
+        return b"\n".join(self._lines)[-limit_bytes:]
+
     def last_error_line(self) -> str:
         """What went wrong, in the rank's own words; empty if it wrote nothing."""
         return last_error_line([line.decode("utf-8", "replace") for line in self._lines])

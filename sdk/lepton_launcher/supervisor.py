@@ -26,6 +26,8 @@ _ANSWER_SECONDS = 10.0
 _VICTIM_SECONDS = 2.0
 # What is left of the grace period, once the ranks are gone, for the record and its answer.
 _RESERVE_SECONDS = 3.0
+# The end of what all ranks of the pod wrote to stderr, in which the sidecar looks for patterns.
+_TAIL_BYTES = 64 * 1024
 
 
 def main(arguments: list[str]) -> int:
@@ -112,6 +114,7 @@ class Supervisor:
             self._children.kill_all()
             for pipe in pipes:
                 pipe.close()
+            self._leave_tail(pipes)
             return self._judge(self._result(folder), pipes)
 
     def _start_child(self, folder: Path, attempt: Attempt) -> None:
@@ -152,6 +155,15 @@ class Supervisor:
                 self._children.terminate()
             self._signals.pause(min(remaining, 3600))
             self._children.reap()
+
+    def _leave_tail(self, pipes: list[RankStderr]) -> None:
+        if self._options.alone:
+            return
+        share = _TAIL_BYTES // len(pipes)
+        try:
+            self._exchange.leave_tail(b"\n".join(pipe.tail(share - 1) for pipe in pipes))
+        except OSError as error:
+            say(f"the end of the log cannot be handed to the sidecar: {error}")
 
     def _result(self, folder: Path) -> Result | None:
         """How the ranks ended; None if the child was stopped, or died without a word."""

@@ -15,8 +15,8 @@ from lepton_operator.api.training import TrainingJob
 from lepton_operator.conditions import READY, is_true
 from lepton_operator.plan import Plan
 from lepton_operator.settings import Images
-from lepton_operator.training.plan import plan
 from lepton_operator.training.backoff import MAX_DELAY_SECONDS
+from lepton_operator.training.plan import plan
 from lepton_operator.views import PodView
 from tests.builders import a_node, a_record, a_result, a_training_job
 from tests.world import Key, Killed, World, is_empty

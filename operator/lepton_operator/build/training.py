@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from lepton_operator import names
 from lepton_operator.api.common import Metadata, Resources, StatusModel
-from lepton_operator.api.training import TrainingJob, TrainingJobSpec, Volume
+from lepton_operator.api.training import FailurePolicy, TrainingJob, TrainingJobSpec, Volume
 from lepton_operator.build import pods
 from lepton_operator.diagnosis import gpus_asked
 from lepton_operator.settings import Defaults
@@ -215,7 +215,18 @@ def _train(spec: TrainingJobSpec, resolved: Resolved, attempt: int, rank: int) -
 
 def _prepare(spec: TrainingJobSpec, resolved: Resolved) -> dict[str, Any]:
     needs_store = ["--needs-store"] if spec.output else []
-    return _agent(PREPARE, resolved, ["prepare", "--launcher", LAUNCHER_PATH, *needs_store])
+    options = [*needs_store, *_options(_patterns(spec.failure_policy))]
+    return _agent(PREPARE, resolved, ["prepare", "--launcher", LAUNCHER_PATH, *options])
+
+
+def _patterns(policy: FailurePolicy) -> dict[str, str]:
+    """Return the option that tells a pod what to look for in its log.
+
+    Each pattern goes by a name that follows from its text: rules may change while a pod runs.
+    """
+    every = (rule.match.message_pattern for rule in policy.rules)
+    named = {names.short_hash(pattern): pattern for pattern in every if pattern is not None}
+    return {"--patterns": names.canonical(named)} if named else {}
 
 
 def _sidecar(
@@ -236,7 +247,7 @@ def _sidecar(
             "--image": spec.image or resolved.image,
             "--entrypoint": _lineage(spec.entrypoint),
         }
-    arguments = ["sidecar", *_options(options)]
+    arguments = ["sidecar", *_options(options | _patterns(spec.failure_policy))]
     return _agent(SIDECAR, resolved, arguments, restartPolicy="Always")
 
 

@@ -26,6 +26,7 @@ USER_REASONS = frozenset(
         Reason.NO_DATA,
         Reason.INVALID_DATASET,
         Reason.EVALUATION_FAILED,
+        Reason.INVALID_SPEC,
     }
 )
 MODULES = {"import": "importer"}
@@ -124,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--launcher", type=Path, required=True, help="where to write the launcher")
     parser.add_argument("--needs-store", action="store_true", help="fail unless the store answers")
+    _add_patterns(parser)
 
 
 def _add_sidecar(parser: argparse.ArgumentParser) -> None:
@@ -137,6 +139,13 @@ def _add_sidecar(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", help="of the training container, for the lineage")
     parser.add_argument("--entrypoint", type=_strings, help="a JSON list, for the lineage")
     parser.add_argument("--shared", type=Path, default=Path("/lepton"), help="the shared folder")
+    _add_patterns(parser)
+
+
+def _add_patterns(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--patterns", type=_texts, default={}, help="RE2, by the names that are reported: JSON"
+    )
 
 
 def _add_fetch(parser: argparse.ArgumentParser) -> None:
@@ -223,6 +232,16 @@ def _strings(text: str) -> list[str]:
     if not isinstance(value, list):
         raise argparse.ArgumentTypeError(f"{text!r} is not a JSON list")
     return [str(item) for item in value]
+
+
+def _texts(text: str) -> dict[str, str]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
+    return {str(name): str(each) for name, each in value.items()}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The first container of a training pod: leaves the launcher, or says that the store is missing."""
+"""The first container of a training pod: leaves the launcher, or says why the pod cannot run."""
 
 from __future__ import annotations
 
@@ -14,6 +14,11 @@ PATIENCE_SECONDS = 10.0
 
 def run(options: argparse.Namespace) -> Record:
     """Write the launcher and the folders that the pod's containers share."""
+    if options.patterns:
+        # RE2 is loaded by the few pods that have patterns.
+        from lepton_ai.agent import marks  # noqa: PLC0415
+
+        marks.check(options.patterns)
     if options.needs_store:
         open_store(patience_seconds=PATIENCE_SECONDS).check()
     launcher: Path = options.launcher

@@ -30,6 +30,7 @@ START_PATIENCE_WITH_MODEL_SECONDS = 30.0
 FAILURE_PATIENCE_SECONDS = 4.0  # the launcher waits 10 s, and a request may outlive its retries
 SUCCESS_PATIENCE_SECONDS = 15.0
 LONGEST_DELAY_SECONDS = 30.0
+MAX_TAIL_BYTES = 64 * 1024
 
 STORE_ERRORS = (NoStoreError, StoreUnavailableError)
 
@@ -62,6 +63,14 @@ class Exchange:
         return Record.parse(file.read_bytes()) or Record.failed(
             Reason.USER_ERROR, "The launcher's record cannot be read. Look at the container's log."
         )
+
+    def log_tail(self) -> bytes:
+        """Return the end of what the ranks wrote to stderr; nothing if the launcher left none."""
+        try:
+            with (self.folder / "log-tail").open("rb") as file:
+                return file.read(MAX_TAIL_BYTES)
+        except OSError:
+            return b""
 
     def answer(self, record: Record) -> None:
         self._write("answer.json", record.line())
@@ -119,7 +128,7 @@ def run(options: argparse.Namespace) -> NoReturn:
     if not (exchange.folder / "start.json").exists():
         exchange.tell_start(_find(options))
     if not exchange.is_answered:
-        exchange.answer(hand_over(options, exchange.wait_for_record()))
+        exchange.answer(hand_over(options, marked(options, exchange)))
         logger.info("the launcher has its answer")
     # The kubelet would start a sidecar again that ended while its pod runs.
     while True:
@@ -154,6 +163,18 @@ def _find(options: argparse.Namespace) -> Record | None:
     if found:
         logger.info("this run ended before: %s %s", found.outcome, found.message or "")
     return found
+
+
+def marked(options: argparse.Namespace, exchange: Exchange) -> Record:
+    """Return the launcher's record, as soon as it is there, with what a failed pod's log tells."""
+    record = exchange.wait_for_record()
+    if record.is_success:
+        return record
+    # RE2 is loaded when something has failed: a pod's start does not wait for it.
+    from lepton_ai.agent import marks  # noqa: PLC0415
+
+    found = marks.found(options.patterns, record.message or "", exchange.log_tail())
+    return record.model_copy(update={"matched": found}) if found else record
 
 
 def hand_over(options: argparse.Namespace, record: Record) -> Record:
