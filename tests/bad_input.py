@@ -104,6 +104,46 @@ BAD = (
         failurePolicy={"maxRestarts": -1},
         rule=False,
     ),
+    job(
+        "a rule about every failure",
+        "a match needs exitCodes",
+        failurePolicy={"rules": [{"match": {}, "action": "Fail"}]},
+    ),
+    job(
+        "a rule about every failure, by an empty list",
+        "a match needs exitCodes",
+        failurePolicy={"rules": [{"match": {"exitCodes": []}, "action": "Fail"}]},
+    ),
+    job(
+        "a rule about a class that does not exist",
+        "Unsupported value",
+        failurePolicy={"rules": [{"match": {"reasons": ["Hung"]}, "action": "Fail"}]},
+        rule=False,
+    ),
+    job(
+        "a rule about success",
+        "greater than or equal to 1",
+        failurePolicy={"rules": [{"match": {"exitCodes": [0]}, "action": "Fail"}]},
+        rule=False,
+    ),
+    job(
+        "an action that does not exist",
+        "Unsupported value",
+        failurePolicy={"rules": [{"match": {"exitCodes": [1]}, "action": "Retry"}]},
+        rule=False,
+    ),
+    job(
+        "a pattern without end",
+        "Too long",
+        failurePolicy={"rules": [{"match": {"messagePattern": "a" * 513}, "action": "Fail"}]},
+        rule=False,
+    ),
+    job(
+        "rules without end",
+        "must have at most 16 items",
+        failurePolicy={"rules": [{"match": {"exitCodes": [1]}, "action": "Fail"}] * 17},
+        rule=False,
+    ),
     model(
         "a scheme that is not read",
         "should match",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,14 +68,21 @@ class SidecarPod:
 
 @contextmanager
 def sidecar(
-    store: StoreUnderTest, folder: Path, *, attempt: int = 1, rank: int = 0, model: str | None
+    store: StoreUnderTest,
+    folder: Path,
+    *,
+    attempt: int = 1,
+    rank: int = 0,
+    model: str | None,
+    patterns: Mapping[str, str] | None = None,
 ) -> Iterator[SidecarPod]:
     (folder / "output").mkdir(parents=True, exist_ok=True)
     who = ["--namespace", "team", "--job", "digits", "--uid", UID]
     where = ["--attempt", attempt, "--rank", rank, "--shared", folder]
     given = ["--image", "trainer:1", "--entrypoint", '["-m","recipe"]']
     handed = ["--model", model, "--max-opset", 21, "--max-ir", 10, *given] if model else []
-    command = agent_command("sidecar", *who, *where, *handed)
+    told = ["--patterns", json.dumps(patterns)] if patterns else []
+    command = agent_command("sidecar", *who, *where, *handed, *told)
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(command, env=store.environment, stdout=log, stderr=log)
     try:

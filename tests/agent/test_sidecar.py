@@ -78,6 +78,19 @@ def test_a_failure_is_recorded_for_the_same_pod_and_for_no_other(
     assert any_store.json(f"runs/{UID}/success.json") is None
 
 
+def test_a_failed_pod_s_log_is_searched_and_what_matched_is_recorded(
+    folder_store: StoreUnderTest, tmp_path: Path
+) -> None:
+    patterns = {"a1b2": "loss is nan", "c3d4": "never"}
+    with sidecar(folder_store, tmp_path / "pod", model=None, patterns=patterns) as pod:
+        pod.start()
+        (pod.folder / "exchange" / "log-tail").write_bytes(b"step 7: loss is nan\nNVRM: Xid 79\n")
+        pod.end(FAILED)
+        answer = pod.answer()
+    assert answer == {**FAILED, "matched": ["GpuError", "a1b2"]}
+    assert folder_store.json(f"runs/{UID}/1-0.json") == answer
+
+
 def test_another_rank_that_succeeds_makes_no_version(
     folder_store: StoreUnderTest, tmp_path: Path
 ) -> None:

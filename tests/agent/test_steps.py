@@ -259,6 +259,14 @@ def test_prepare_leaves_a_launcher_that_starts(
     ]
 
 
+def test_prepare_says_that_a_pattern_is_none(folder_store: StoreUnderTest, tmp_path: Path) -> None:
+    launcher = ["--launcher", tmp_path / "launcher.pyz"]
+    refused = folder_store.agent("prepare", *launcher, "--patterns", '{"a1": "loss is (nan"}')
+    assert (refused.code, refused.record["reason"]) == (2, "InvalidSpec")
+    assert "missing ): loss is (nan" in refused.record["message"]
+    assert folder_store.agent("prepare", *launcher, "--patterns", '{"a1": "nan"}').code == 0
+
+
 def test_prepare_says_before_any_gpu_is_held_that_there_is_no_store(tmp_path: Path) -> None:
     store = StoreUnderTest(str(tmp_path / "secret"), tmp_path / "nothing", tmp_path)
     launcher = ("--launcher", tmp_path / "launcher.pyz")

@@ -327,6 +327,18 @@ def test_a_line_of_10_mb_is_passed_on_and_cut_in_the_message(pod: Pod) -> None:
     assert len(pod.stderr) > 10_000_000
 
 
+def test_the_end_of_the_log_is_left_for_the_sidecar_before_the_record(pod: Pod) -> None:
+    script = pod.script(
+        "import sys\nfor line in range(100_000): print('line', line, file=sys.stderr)\n"
+        "sys.exit('loss is nan')"
+    )
+    pod.run(script).begin().record()
+    tail = (pod.exchange / "log-tail").read_bytes()
+    assert tail.endswith(b"line 99998\nline 99999\nloss is nan")
+    assert len(tail) < 64 * 1024
+    pod.agree().wait()
+
+
 def test_invalid_utf_8_and_control_characters_become_plain_text(pod: Pod) -> None:
     pod.run(
         pod.script("import os; os.write(2, b'\\x1b[31mbad\\xff\\x00\\tend\\x07\\n'); os._exit(3)")

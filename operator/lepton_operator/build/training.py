@@ -226,7 +226,8 @@ def _patterns(policy: FailurePolicy) -> dict[str, str]:
     """
     every = (rule.match.message_pattern for rule in policy.rules)
     named = {names.short_hash(pattern): pattern for pattern in every if pattern is not None}
-    return {"--patterns": names.canonical(named)} if named else {}
+    # The kubelet would take $(HOME) in a command for a variable, and $$ for a dollar sign.
+    return {"--patterns": names.canonical(named).replace("$", "$$")} if named else {}
 
 
 def _sidecar(

@@ -37,6 +37,12 @@ EVERYTHING: dict[str, Any] = {
     "sharedMemory": "16Gi",
     "fsGroup": 2000,
     "runAsUser": 2001,
+    "failurePolicy": {
+        "rules": [
+            {"match": {"messagePattern": "loss is (nan|inf)$"}, "action": "Fail"},
+            {"match": {"exitCodes": [42]}, "action": "Ignore"},
+        ]
+    },
 }
 
 
