@@ -42,6 +42,7 @@ class World:
     pods: dict[str, PodView] = field(default_factory=dict)  # by name
     nodes: dict[str, NodeView] = field(default_factory=dict)
     seen: dict[str, PodView] = field(default_factory=dict)  # by uid, tombstones included
+    kept_away: dict[str, frozenset[str]] = field(default_factory=dict)  # nodes, by pod name
     before_delete: Callable[[PodView], None] = lambda _: None
     made: int = 0
 
@@ -134,6 +135,7 @@ class World:
                 owner_uid=metadata["ownerReferences"][0]["uid"],
             )
             self.pods[found.name] = found
+            self.kept_away[found.name] = _ruled_out(manifest)
         self.seen[found.uid] = found
 
     def _delete(self, delete: Delete) -> None:
@@ -189,8 +191,9 @@ class World:
     # What the scheduler and kubelets do
 
     def schedule(self, name: str, node: str) -> None:
-        pod = self.pods[name]
-        if pod.node is None and self.nodes[node].ready:
+        pod, there = self.pods[name], self.nodes[node]
+        allowed = there.ready and there.schedulable and node not in self.kept_away[name]
+        if pod.node is None and allowed:
             self._change(pod, node=node, scheduled=True, ip=f"10.0.0.{self.made}")
 
     def start(self, name: str, container: str = "train") -> None:
@@ -213,10 +216,18 @@ class World:
         phase = "Failed" if exit_code else "Succeeded"
         self._change(pod, phase=phase, ready=False, containers=(ended,))
 
-    def evict(self, name: str) -> None:
+    def evict(self, name: str, disruption: str = "EvictionByEvictionAPI") -> None:
         pod = self.pods[name]
         if not pod.finished:
-            self._change(pod, deleted_by_eviction=True, deleting=pod.node is not None)
+            self._change(
+                pod,
+                deleted_by_eviction=True,
+                disruption=disruption,
+                deleting=pod.node is not None,
+            )
+
+    def preempt(self, name: str) -> None:
+        self.evict(name, "PreemptionByScheduler")
 
     def ask_to_delete(self, name: str) -> None:
         """A person deletes a pod."""
@@ -244,6 +255,9 @@ class World:
             self.nodes[node] = replace(self.nodes[node], ready=True, ready_changed=self.now)
         self.finish_deletions()
 
+    def cordon(self, node: str, *, schedulable: bool) -> None:
+        self.nodes[node] = replace(self.nodes[node], schedulable=schedulable)
+
     def pass_time(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 
@@ -252,6 +266,14 @@ class World:
 
     def _change(self, pod: PodView, **changes: Any) -> None:
         self.pods[pod.name] = replace(pod, **changes)
+
+
+def _ruled_out(manifest: Mapping[str, Any]) -> frozenset[str]:
+    """Return the nodes that a pod's required node affinity rules out."""
+    affinity = manifest["spec"].get("affinity", {}).get("nodeAffinity", {})
+    rules = affinity.get("requiredDuringSchedulingIgnoredDuringExecution", {})
+    fields = (each for term in rules.get("nodeSelectorTerms", ()) for each in term["matchFields"])
+    return frozenset(value for each in fields for value in each["values"])
 
 
 def is_empty(plan: Plan) -> bool:

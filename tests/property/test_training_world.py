@@ -22,6 +22,8 @@ from tests.builders import a_node, a_record, a_result, a_training_job
 from tests.world import Key, Killed, World, is_empty
 
 NODES = ("node-1", "node-2")
+PATTERN = "loss is nan"
+PATTERN_NAME = names.short_hash(PATTERN)
 WHICH = st.integers(0, 5)
 BUDGET = st.sampled_from([5, 5, 2, 0])  # mostly enough for a long story
 MOST_PASSES = 300
@@ -54,17 +56,27 @@ class TrainingWorld(RuleBasedStateMachine):
         output=st.sampled_from([None, "digits"]),
         max_restarts=BUDGET,
         max_losses=BUDGET,
+        max_idle=BUDGET,
+        action=st.sampled_from([None, "Restart", "RestartElsewhere", "Fail", "Ignore"]),
         deadline=st.sampled_from([None, None, None, 300]),
     )
     def apply(
         self,
+        *,
         nodes: int,
         output: str | None,
         max_restarts: int,
         max_losses: int,
+        max_idle: int,
+        action: str | None,
         deadline: int | None,
     ) -> None:
-        policy = {"maxRestarts": max_restarts, "maxInfrastructureRestarts": max_losses}
+        policy = {
+            "maxRestarts": max_restarts,
+            "maxInfrastructureRestarts": max_losses,
+            "maxRestartsWithoutProgress": max_idle,
+            "rules": [{"match": {"messagePattern": PATTERN}, "action": action}] if action else [],
+        }
         spec: dict[str, Any] = {"activeDeadlineSeconds": deadline} if deadline else {}
         job = a_training_job(nodes, output=output, failurePolicy=policy, **spec)
         self.world.nodes = {name: a_node(name) for name in NODES}
@@ -120,26 +132,51 @@ class TrainingWorld(RuleBasedStateMachine):
         self.world.revive(node)
         for _ in range(LONGEST_START_PASSES):
             self.world.finish_deletions()
+            self.world.cordon(node, schedulable=True)
             self.world.pass_time(MAX_DELAY_SECONDS / 3)
             self.world.tell_all()
             self.world.reconcile(self.key, planner)
             for name in sorted(self.world.pods):
-                self.world.schedule(name, node)
+                for each in (node, *NODES):
+                    self.world.schedule(name, each)
                 self.world.start(name)
 
-    @rule(which=WHICH, exit_code=st.sampled_from([0, 1, 137]), readable=st.booleans())
-    def end(self, *, which: int, exit_code: int, readable: bool) -> None:
-        said = a_record("Failed", reason="UserError") if exit_code else a_result()
+    @rule(
+        which=WHICH,
+        exit_code=st.sampled_from([0, 1, 137]),
+        step=st.sampled_from([None, 0, 50, 100, 101, 200]),
+        marks=st.sampled_from([[], [], ["GpuError"], ["PeerLost"], [PATTERN_NAME]]),
+        readable=st.booleans(),
+    )
+    def end(
+        self, *, which: int, exit_code: int, step: int | None, marks: list[str], readable: bool
+    ) -> None:
+        told: dict[str, Any] = {"message": "ValueError: bad", "matched": marks}
+        told |= {} if step is None else {"step": step}
+        said = a_record("Failed", reason="UserError", **told) if exit_code else a_result()
         for pod in self.one(which):
             self.harms += bool(exit_code) or not readable
             self.world.end(pod.name, exit_code, said if readable else said[:20])
+
+    @rule(node=st.sampled_from(NODES))
+    def break_gpus(self, node: str) -> None:
+        """Ranks get going wherever there is room, and all on one node fail."""
+        self.get_going(node)
+        said = a_record("Failed", reason="UserError", matched=["GpuError"])
+        for pod in [each for each in self.world.pods.values() if each.node == node]:
+            self.harms += 1
+            self.world.end(pod.name, 1, said)
 
     @rule()
     def end_all_well(self) -> None:
         for name in sorted(self.world.pods):
             self.world.end(name, 0, a_result())
 
-    @rule(which=WHICH, how=st.sampled_from(["vanish", "evict", "ask_to_delete"]))
+    @rule(node=st.sampled_from(NODES), schedulable=st.booleans())
+    def cordon(self, node: str, *, schedulable: bool) -> None:
+        self.world.cordon(node, schedulable=schedulable)
+
+    @rule(which=WHICH, how=st.sampled_from(["vanish", "evict", "preempt", "ask_to_delete"]))
     def lose(self, which: int, how: str) -> None:
         for pod in self.one(which):
             self.harms += 1
@@ -206,7 +243,26 @@ class TrainingWorld(RuleBasedStateMachine):
         if restarts:
             assert restarts.user <= policy.max_restarts
             assert restarts.infrastructure <= policy.max_infrastructure_restarts
-            assert restarts.user + restarts.infrastructure <= self.harms, "no pod came to harm"
+            assert restarts.without_progress <= policy.max_restarts_without_progress
+            counted = restarts.user + restarts.infrastructure + restarts.preemption
+            assert counted <= self.harms, "no pod came to harm"
+
+    @invariant()
+    def what_got_further_is_free(self) -> None:
+        attempts, furthest = self.job.status.attempts, 0
+        for attempt in attempts:
+            # Of attempts that are no longer listed the steps are not known.
+            if (attempt.step or 0) > furthest and attempts[0].number == 1:
+                assert attempt.budget is None, f"attempt {attempt.number} got further"
+            furthest = max(furthest, attempt.step or 0)
+        assert (self.job.status.furthest_step or 0) >= furthest
+
+    @invariant()
+    def not_every_node_is_avoided(self) -> None:
+        entries = [e for e in self.job.status.avoided_nodes if e.until > self.world.now]
+        assert len({each.node for each in entries if each.pod is None}) <= 1
+        for index in range(self.job.spec.num_nodes):
+            assert len({each.node for each in entries if each.pod in (None, index)}) < len(NODES)
 
     @invariant()
     def attempts_follow_each_other(self) -> None:
