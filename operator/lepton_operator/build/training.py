@@ -26,7 +26,6 @@ OUTPUT_PATH = f"{SHARED_PATH}/output"
 LAUNCHER_PATH = f"{SHARED_PATH}/launcher.pyz"
 ATTEMPT_FOLDER = "/etc/lepton"
 ATTEMPT_FILE = "attempt"
-MEMORY_PATH = "/dev/shm"  # noqa: S108 - a path inside the pod, on an emptyDir
 
 SHARED_VOLUME = "lepton"
 MEMORY_VOLUME = "shared-memory"
@@ -195,7 +194,7 @@ def _train(spec: TrainingJobSpec, resolved: Resolved, attempt: int, rank: int) -
         },
         mounts=[
             pods.mount(SHARED_VOLUME, SHARED_PATH),
-            pods.mount(MEMORY_VOLUME, MEMORY_PATH),
+            pods.mount(MEMORY_VOLUME, pods.SHARED_MEMORY_PATH),
             pods.mount(ATTEMPT_VOLUME, ATTEMPT_FOLDER, read_only=True),
             *(_mount(each) for each in spec.volumes),
         ],
