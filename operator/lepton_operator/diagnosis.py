@@ -19,6 +19,7 @@ class PodReason(StrEnum):
     """What keeps a pod from being ready."""
 
     NO_CAPACITY = "NoCapacity"
+    VOLUME_NOT_READY = "VolumeNotReady"
     IMAGE_ERROR = "ImageError"
     CONTAINER_ERROR = "ContainerError"
     OUT_OF_MEMORY = "OutOfMemory"
@@ -46,6 +47,8 @@ _CONTAINER_REASONS = frozenset(
     {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 )
 _OUT_OF_MEMORY = "OOMKilled"
+# In whatever the scheduler says of a claim that is missing, unbound or being deleted.
+_CLAIM = "persistentvolumeclaim"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +135,18 @@ def _unschedulable(pod: PodView, asked: Asked) -> Diagnosis | None:
     return Diagnosis(PodReason.NO_CAPACITY, no_capacity(asked, pod.unschedulable_message))
 
 
+def _volume_not_ready(pod: PodView, _: Asked) -> Diagnosis | None:
+    """A pod whose claim is not there fits on no node, and no further node would help."""
+    said = pod.unschedulable_message
+    if pod.scheduled or _CLAIM not in said.lower():
+        return None
+    return Diagnosis(
+        PodReason.VOLUME_NOT_READY,
+        "A PersistentVolumeClaim of this pod does not exist or has no volume yet: create it, or "
+        f"correct its name. The scheduler says: {said}",
+    )
+
+
 def _image_error(pod: PodView, _: Asked) -> Diagnosis | None:
     container = _waiting_for(pod, _IMAGE_REASONS)
     if container is None:
@@ -203,6 +218,7 @@ Rule = Callable[[PodView, Asked], Diagnosis | None]
 RULES: tuple[Rule, ...] = (
     _draining,
     _evicted,
+    _volume_not_ready,
     _unschedulable,
     _image_error,
     _container_error,
