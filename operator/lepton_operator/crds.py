@@ -1,6 +1,6 @@
 """The CustomResourceDefinitions: what kubectl shows, and what the API server refuses.
 
-Generated from `api`; `make crds` writes them, `make verify` checks that they are current.
+Generated from `api`; `make crds` writes them, `make lint` checks that they are current.
 """
 
 from __future__ import annotations
