@@ -167,17 +167,26 @@ class Metadata(StatusModel):
 class Toleration(ApiModel):
     """a taint that the pods tolerate, as in a pod's spec"""
 
-    key: Annotated[str, StringConstraints(max_length=317)] | None = None
-    operator: Literal["Exists", "Equal"] | None = None
-    value: LabelValue | None = None
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    toleration_seconds: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
+    key: Annotated[str, StringConstraints(max_length=317)] | None = Field(
+        default=None, description="key of the taint. Unset, with Exists: every taint."
+    )
+    operator: Literal["Exists", "Equal"] | None = Field(
+        default=None, description="operator: Exists asks for no value. Unset: Equal."
+    )
+    value: LabelValue | None = Field(default=None, description="value of the taint, with Equal.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        default=None, description="effect of the taint. Unset: every effect."
+    )
+    toleration_seconds: Annotated[int, Field(ge=0, le=31_536_000)] | None = Field(
+        default=None,
+        description="tolerationSeconds: how long NoExecute is tolerated. Unset: for ever.",
+    )
 
 
 class ImagePullSecret(ApiModel):
     """a Secret with the credentials of a registry, in the same namespace"""
 
-    name: KubernetesName
+    name: KubernetesName = Field(description="name of the Secret.")
 
 
 class Resources(ApiModel):
@@ -249,7 +258,8 @@ class PodSettings(ApiModel):
     )
     termination_grace_period_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = Field(
         default=None,
-        description="terminationGracePeriodSeconds is the time from SIGTERM to SIGKILL.",
+        description="terminationGracePeriodSeconds is the time from SIGTERM to SIGKILL; a serving "
+        "pod gets no less than it needs to drain.",
     )
     shared_memory: Quantity | None = Field(
         default=None,
@@ -266,12 +276,22 @@ class PodSettings(ApiModel):
 class Condition(StatusModel):
     """one aspect of the object's state, as metav1.Condition"""
 
-    type: Annotated[str, StringConstraints(max_length=64)]
-    status: Literal["True", "False", "Unknown"]
-    observed_generation: Annotated[int, Field(ge=0)] | None = None
-    last_transition_time: Timestamp
-    reason: Annotated[str, StringConstraints(max_length=64, pattern="^[A-Za-z]+$")]
-    message: Annotated[str, StringConstraints(max_length=4096)]
+    type: Annotated[str, StringConstraints(max_length=64)] = Field(
+        description="type is the aspect: Ready, Reconciling, Stalled, or one of this kind's own."
+    )
+    status: Literal["True", "False", "Unknown"] = Field(description="status of that aspect.")
+    observed_generation: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="observedGeneration is the generation of the spec it speaks of."
+    )
+    last_transition_time: Timestamp = Field(
+        description="lastTransitionTime is when status last changed."
+    )
+    reason: Annotated[str, StringConstraints(max_length=64, pattern="^[A-Za-z]+$")] = Field(
+        description="reason is one word of a closed list, for programs."
+    )
+    message: Annotated[str, StringConstraints(max_length=4096)] = Field(
+        description="message says to a person what is so, and what to do about it."
+    )
 
 
 class Status(StatusModel):

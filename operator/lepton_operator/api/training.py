@@ -84,8 +84,10 @@ class EnvironmentVariable(ApiModel):
 
     name: Annotated[
         str, StringConstraints(min_length=1, max_length=256, pattern="^[A-Za-z_][A-Za-z0-9_]*$")
-    ]
-    value: Annotated[str, StringConstraints(max_length=8192)] = ""
+    ] = Field(description="name of the variable; LEPTON_... is the operator's.")
+    value: Annotated[str, StringConstraints(max_length=8192)] = Field(
+        default="", description="value; $(NAME) stands for another variable, as in a pod."
+    )
 
 
 class Volume(ApiModel):
@@ -94,7 +96,7 @@ class Volume(ApiModel):
     name: Annotated[
         str,
         StringConstraints(min_length=1, max_length=50, pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"),
-    ]
+    ] = Field(description="name tells the volumes of a job apart.")
     claim_name: KubernetesName = Field(
         description="claimName is a PersistentVolumeClaim in the same namespace."
     )
@@ -166,7 +168,7 @@ class TrainingJobSpec(PodSettings):
         *checked(_PROCESSES, maxLength=4, **INT_OR_STRING),
     ] = Field(
         default="auto",
-        description="numProcPerNode is the number of ranks in each pod: a number, or auto: as "
+        description="numProcPerNode is the number of ranks in each pod, from 1 to 64; or auto: as "
         "many as GPUs are asked, at least 1.",
     )
     resources_per_node: Resources | None = Field(
@@ -199,23 +201,31 @@ class Attempt(StatusModel):
     """one start of the whole gang"""
 
     number: Annotated[int, Field(ge=1)] = Field(description="number counts from 1.")
-    start_time: Timestamp
-    end_time: Timestamp | None = None
-    outcome: Literal["Running", "Succeeded", "Failed", "Suspended"] = "Running"
+    start_time: Timestamp = Field(description="startTime is when it was opened.")
+    end_time: Timestamp | None = Field(default=None, description="endTime is when it was closed.")
+    outcome: Literal["Running", "Succeeded", "Failed", "Suspended"] = Field(
+        default="Running", description="outcome: Running until it was closed."
+    )
     budget: Literal["User", "Infrastructure"] | None = Field(
         default=None, description="budget is the one that this failure counted against."
     )
     reason: Annotated[str, StringConstraints(max_length=64)] | None = Field(
         default=None, description="reason is the class of the failure, e.g. UserError or PodLost."
     )
-    message: Annotated[str, StringConstraints(max_length=1024)] | None = None
-    exit_code: int | None = None
-    signal: int | None = None
+    message: Annotated[str, StringConstraints(max_length=1024)] | None = Field(
+        default=None, description="message says which pod failed, where and how."
+    )
+    exit_code: int | None = Field(
+        default=None, description="exitCode of the rank that failed first."
+    )
+    signal: int | None = Field(default=None, description="signal that ended it, as a number.")
     node: Annotated[str, StringConstraints(max_length=253)] | None = Field(
         default=None, description="node is the Kubernetes node of the pod that failed first."
     )
     rank: int | None = Field(default=None, description="rank is the global rank that failed first.")
-    last_error_line: Annotated[str, StringConstraints(max_length=1024)] | None = None
+    last_error_line: Annotated[str, StringConstraints(max_length=1024)] | None = Field(
+        default=None, description="lastErrorLine is the error in what that rank wrote to stderr."
+    )
     resolved: Annotated[str, StringConstraints(max_length=4096)] | None = Field(
         default=None,
         description="resolved: the defaults that reached the pods of this attempt, as JSON.",
@@ -225,16 +235,20 @@ class Attempt(StatusModel):
 class Restarts(StatusModel):
     """how many restarts counted against which budget"""
 
-    user: Annotated[int, Field(ge=0)] = 0
-    infrastructure: Annotated[int, Field(ge=0)] = 0
+    user: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="user: against failurePolicy.maxRestarts."
+    )
+    infrastructure: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="infrastructure: against failurePolicy.maxInfrastructureRestarts."
+    )
 
 
 class OutputStatus(StatusModel):
     """the version that this job's result became"""
 
-    model: str
-    version: int
-    digest: Digest
+    model: str = Field(description="model is the name of the LeptonModel.")
+    version: int = Field(description="version is its number there.")
+    digest: Digest = Field(description="digest of the version.")
 
 
 class TrainingJobStatus(Status):
@@ -248,7 +262,9 @@ class TrainingJobStatus(Status):
     start_time: Timestamp | None = Field(
         default=None, description="startTime is when the job became active; renewed by a resume."
     )
-    completion_time: Timestamp | None = None
+    completion_time: Timestamp | None = Field(
+        default=None, description="completionTime is when the job became Complete."
+    )
     output: OutputStatus | None = Field(
         default=None, description="output: the model version that the result became."
     )
