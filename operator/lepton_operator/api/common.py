@@ -67,18 +67,6 @@ Digest = Annotated[str, StringConstraints(max_length=71, pattern="^sha256:[0-9a-
 Decimal = Annotated[str, StringConstraints(max_length=24, pattern="^-?[0-9]+(\\.[0-9]+)?$")]
 
 
-def _timestamp(value: datetime) -> str:
-    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-# Whole seconds, as metav1.Time: what is read back equals what was written.
-Timestamp = Annotated[
-    datetime,
-    PlainSerializer(_timestamp, return_type=str),
-    Field(json_schema_extra={"format": "date-time", "type": "string"}),
-]
-
-
 def cel(rule: str, message: str) -> dict[str, str]:
     """Return one CEL rule of `x-kubernetes-validations`."""
     return {"rule": rule, "message": message}
@@ -121,6 +109,29 @@ _QUANTITY = Rule(
 INT_OR_STRING: dict[str, Any] = {"x-kubernetes-int-or-string": True}
 Quantity = Annotated[
     int | str, *checked(_QUANTITY, pattern=QUANTITY_PATTERN, maxLength=32, **INT_OR_STRING)
+]
+
+
+# A year can be added to any of these, and any time zone: Python's calendar ends with 9999.
+EARLIEST_YEAR = 1970
+LATEST_YEAR = 8999
+
+_CALENDAR = Rule(
+    f"self.getFullYear() >= {EARLIEST_YEAR} && self.getFullYear() <= {LATEST_YEAR}",
+    f"a time must lie between the years {EARLIEST_YEAR} and {LATEST_YEAR}",
+    lambda moment: EARLIEST_YEAR <= moment.year <= LATEST_YEAR,
+)
+
+
+def _timestamp(value: datetime) -> str:
+    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+# Whole seconds, as metav1.Time: what is read back equals what was written.
+Timestamp = Annotated[
+    datetime,
+    *checked(_CALENDAR, format="date-time", type="string"),
+    PlainSerializer(_timestamp, return_type=str),
 ]
 
 

@@ -25,6 +25,7 @@ from lepton_operator.api.common import (
 
 MAX_NODES = 4096
 KEPT_ATTEMPTS = 10
+MAX_ATTEMPTS = 1_000_000_000  # suspensions count too; further ones would not fit a pod's name
 
 _OUR_PATHS = ("/lepton", "/etc/lepton", "/tmp", "/dev", "/proc", "/sys")  # noqa: S108 - in pods
 
@@ -200,7 +201,9 @@ class TrainingJobSpec(PodSettings):
 class Attempt(StatusModel):
     """one start of the whole gang"""
 
-    number: Annotated[int, Field(ge=1)] = Field(description="number counts from 1.")
+    number: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = Field(
+        description="number counts from 1."
+    )
     start_time: Timestamp = Field(description="startTime is when it was opened.")
     end_time: Timestamp | None = Field(default=None, description="endTime is when it was closed.")
     outcome: Literal["Running", "Succeeded", "Failed", "Suspended"] = Field(

@@ -6,8 +6,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from lepton_operator.api.training import TrainingJob
+from lepton_operator.api.training import TrainingJob, TrainingJobStatus
 from lepton_operator.views import PodView
 from tests.builders import DIGEST, NOW, a_model, a_pod, a_result, a_training_job, ago, stamp
 from tests.unit.training.builders import (
@@ -211,3 +212,10 @@ def test_a_status_that_lost_its_conditions_gets_them_back_from_the_output() -> N
     decided = decide(a_view(wiped), ago(-9))
     assert conditions(decided) == {"Ready": "True", "Complete": "True"}
     assert created(decided) == []
+
+
+@pytest.mark.parametrize("year", ["0001", "9999"])
+def test_a_time_that_cannot_be_reckoned_with_is_read_nowhere(year: str) -> None:
+    """Whoever may write a status may write any: a year is added to it, and a time zone."""
+    with pytest.raises(ValidationError, match="between the years"):
+        TrainingJobStatus.model_validate({"startTime": f"{year}-12-31T23:59:59Z"})
