@@ -7,7 +7,7 @@ UV := VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv
 NAME ?= dev
 NODES ?= 2
 FAKE_NODES ?= 0
-CRD_FOLDERS := crds charts/lepton-operator/files/crds
+CRD_FILES := crds charts/lepton-operator/files/crds --reference docs/reference.md
 ON_BASE = $(if $(BASE),--base $(BASE))
 
 # A cluster of one's own is used only when both are given on make's command line: a KUBECONFIG that
@@ -52,11 +52,11 @@ fmt: venv  ## format the code
 	$(VENV)/bin/ruff format
 	$(VENV)/bin/ruff check --fix
 
-crds: venv  ## write the CRDs from the pydantic models
-	$(RUN) -m lepton_operator crds $(CRD_FOLDERS)
+crds: venv  ## write the CRDs and their reference page from the pydantic models
+	$(RUN) -m lepton_operator crds $(CRD_FILES)
 
 verify-crds: venv
-	$(RUN) -m lepton_operator crds --check $(CRD_FOLDERS)
+	$(RUN) -m lepton_operator crds --check $(CRD_FILES)
 
 lock: venv  ## resolve the dependencies anew, with hashes
 	for extra in operator agent client dev; do $(LOCK) --extra $$extra -o locks/$$extra.txt; done

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from lepton_operator import crds
+from lepton_operator import crds, reference
 from lepton_operator.schema import SchemaError, structural
 
 ROOT = Path(__file__).parents[3]
@@ -15,6 +15,21 @@ FOLDERS = (ROOT / "crds", ROOT / "charts/lepton-operator/files/crds")
 
 def test_the_generated_files_are_current() -> None:
     assert crds.outdated(FOLDERS) == []
+
+
+def test_the_reference_is_current() -> None:
+    assert reference.is_current(ROOT / "docs/reference.md")
+
+
+def test_the_reference_tells_every_field_and_every_sentence_of_refusal() -> None:
+    page = reference.rendered()
+    for definition in crds.DEFINITIONS:
+        root = _schema(definition)
+        for part in ("spec", "status"):
+            for path, node in _fields(root["properties"][part], part):
+                assert path == part or path.endswith("[]") or node["description"] in page
+        for rule in root["properties"]["spec"].get("x-kubernetes-validations", ()):
+            assert f"\n{rule['message']}\n" in page
 
 
 def test_a_changed_model_is_noticed(tmp_path: Path) -> None:
