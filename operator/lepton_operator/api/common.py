@@ -27,6 +27,7 @@ VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 
 MAX_NAME_LENGTH = 40
+MAX_VERSION = 2_147_483_647  # of a model, here and in the store's records
 NAME_PATTERN = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
 NAME_MESSAGE = (
     f"metadata.name is the root of every child's name: use at most {MAX_NAME_LENGTH} characters, "

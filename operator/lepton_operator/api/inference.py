@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints
 
 from lepton_operator.api.common import (
     MAX_NAME_LENGTH,
+    MAX_VERSION,
     ApiModel,
     Digest,
     Metadata,
@@ -27,7 +28,7 @@ class ModelReference(ApiModel):
     """the model that is served"""
 
     name: ObjectName = Field(description="name of a LeptonModel in the same namespace.")
-    version: Annotated[int, Field(ge=1)] | None = Field(
+    version: Annotated[int, Field(ge=1, le=MAX_VERSION)] | None = Field(
         default=None,
         description="version is served as it is. Unset: the newest one that passed its gate.",
     )
@@ -70,7 +71,9 @@ class Replicas(StatusModel):
 class Waiting(StatusModel):
     """why a replica is not ready"""
 
-    pod: str = Field(description="pod is its name, or that of the object that could not be made.")
+    pod: Annotated[str, StringConstraints(max_length=253)] = Field(
+        description="pod is its name, or that of the object that could not be made."
+    )
     reason: Annotated[str, StringConstraints(max_length=64)] = Field(
         description="reason is one word of a closed list, e.g. NoCapacity or ModelLoadFailed."
     )
@@ -101,7 +104,7 @@ class Revision(StatusModel):
 class LastFailure(StatusModel):
     """the last failure of a pod; it stays when the pod is gone"""
 
-    pod: str = Field(description="pod that failed.")
+    pod: Annotated[str, StringConstraints(max_length=253)] = Field(description="pod that failed.")
     reason: Annotated[str, StringConstraints(max_length=64)] = Field(
         description="reason is one word of a closed list, e.g. ModelLoadFailed."
     )

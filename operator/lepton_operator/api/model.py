@@ -127,11 +127,15 @@ class LeptonModelSpec(PodSettings):
 class Lineage(StatusModel):
     """where a version comes from"""
 
-    training_job: str | None = Field(
+    training_job: Annotated[str, StringConstraints(max_length=253)] | None = Field(
         default=None, description="trainingJob is the name of the job that made it."
     )
-    uid: str | None = Field(default=None, description="uid of that job: one run, one version.")
-    uri: str | None = Field(default=None, description="uri that it was imported from.")
+    uid: Annotated[str, StringConstraints(max_length=64)] | None = Field(
+        default=None, description="uid of that job: one run, one version."
+    )
+    uri: Annotated[str, StringConstraints(max_length=1024)] | None = Field(
+        default=None, description="uri that it was imported from."
+    )
 
 
 class VersionEvaluation(StatusModel):

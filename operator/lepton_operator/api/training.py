@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints
 
 from lepton_operator.api.common import (
     INT_OR_STRING,
+    MAX_NAME_LENGTH,
     ApiModel,
     Digest,
     ImageReference,
@@ -249,7 +250,9 @@ class Restarts(StatusModel):
 class OutputStatus(StatusModel):
     """the version that this job's result became"""
 
-    model: str = Field(description="model is the name of the LeptonModel.")
+    model: Annotated[str, StringConstraints(max_length=MAX_NAME_LENGTH)] = Field(
+        description="model is the name of the LeptonModel."
+    )
     version: int = Field(description="version is its number there.")
     digest: Digest = Field(description="digest of the version.")
 

@@ -61,10 +61,17 @@ def test_kubectl_explain_tells_the_default_and_the_range_which_it_leaves_out_its
 
 
 @pytest.mark.parametrize("definition", crds.DEFINITIONS, ids=lambda each: each.kind)
-def test_every_string_list_and_map_of_the_spec_is_bounded(definition: crds.Definition) -> None:
-    spec = _schema(definition)["properties"]["spec"]
-    unbounded = [path for path, node in _fields(spec, "spec") if not _is_bounded(node)]
-    assert unbounded == []
+@pytest.mark.parametrize("part", ["spec", "status"])
+def test_every_string_list_and_map_is_bounded(definition: crds.Definition, part: str) -> None:
+    fields = _fields(_schema(definition)["properties"][part], part)
+    assert [path for path, node in fields if not _is_bounded(node)] == []
+
+
+@pytest.mark.parametrize("definition", crds.DEFINITIONS, ids=lambda each: each.kind)
+def test_every_number_of_the_spec_is_bounded_on_both_sides(definition: crds.Definition) -> None:
+    fields = _fields(_schema(definition)["properties"]["spec"], "spec")
+    numbers = [(path, node) for path, node in fields if node.get("type") == "integer"]
+    assert [path for path, node in numbers if not {"minimum", "maximum"} <= node.keys()] == []
 
 
 def test_a_union_is_refused() -> None:
