@@ -153,5 +153,11 @@ BAD = (
         "between the years 1970 and 8999",
         rollout={"restartedAt": "0001-01-01T00:00:00+14:00"},
     ),
+    service(
+        "a version that no model reaches",
+        "less than or equal to 2147483647",
+        model={"name": "m", "version": 2**31},
+        rule=False,
+    ),
     service("a service without a model", "Required", model={}, rule=False),
 )
