@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from lepton_operator.api.common import Condition
 from lepton_operator.api.training import TrainingJob, TrainingJobStatus
 from lepton_operator.views import PodView
 from tests.builders import DIGEST, NOW, a_model, a_pod, a_result, a_training_job, ago, stamp
@@ -198,6 +199,17 @@ def test_a_complete_job_stays_complete_whatever_happens_to_its_pods() -> None:
     job = complete_job(DONE)
     for pods in ((), (a_pod(0, failed=True),), (a_pod(0, gone=True),)):
         assert decide(a_view(job, *pods)).because == ""
+
+
+def test_a_job_that_somebody_else_called_failed_holds_nothing_either() -> None:
+    """The attempt is still open in the status, and no rule but that of the end is asked."""
+    job = an_open_job()
+    ended = {"type": "Failed", "status": "True", "reason": "Odd", "lastTransitionTime": stamp(NOW)}
+    conditions = (Condition.model_validate({**ended, "message": "It was called off."}),)
+    called_off = job.model_copy(
+        update={"status": job.status.model_copy(update={"conditions": conditions})}
+    )
+    assert deleted(decide(a_view(called_off, RUNNING))) == ["digits-train-1-0"]
 
 
 def test_a_suspension_after_the_end_changes_nothing() -> None:
