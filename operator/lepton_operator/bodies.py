@@ -84,7 +84,6 @@ def pod_view(body: Body) -> PodView:
         ip=status.get("podIP"),
         ready=is_ready,
         ready_since=_optional_time(ready.get("lastTransitionTime")) if is_ready else None,
-        started=_optional_time(status.get("startTime")),
         scheduled=conditions.get("PodScheduled", {}).get("status") == "True",
         unschedulable_message=_unschedulable(conditions.get("PodScheduled", {})),
         reason=status.get("reason", ""),
@@ -117,7 +116,6 @@ def node_view(body: Body, gpu_resource: str) -> NodeView:
         ready=ready.get("status") == "True",
         ready_changed=_optional_time(ready.get("lastTransitionTime")),
         gpus=_count((status.get("allocatable") or {}).get(gpu_resource, "0")),
-        schedulable=not (body.get("spec") or {}).get("unschedulable", False),
     )
 
 

@@ -52,7 +52,6 @@ class PodView:
     ip: str | None = None
     ready: bool = False
     ready_since: datetime | None = None
-    started: datetime | None = None
     scheduled: bool = False
     unschedulable_message: str = ""  # the scheduler's own sentence
     reason: str = ""  # status.reason, e.g. Evicted
@@ -94,7 +93,6 @@ class NodeView:
     ready: bool
     ready_changed: datetime | None = None  # when `ready` last changed
     gpus: int = 0  # allocatable
-    schedulable: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,13 +157,6 @@ class StatusModel(BaseModel):
         return {key: value for key, value in dumped.items() if value not in ([], {})}
 
 
-class OwnerReference(StatusModel):
-    kind: str
-    name: str
-    uid: str
-    controller: bool = False
-
-
 class Metadata(StatusModel):
     name: str
     namespace: str = "default"
