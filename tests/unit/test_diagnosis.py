@@ -60,6 +60,31 @@ def test_the_sentence_about_capacity(asked: Asked, words: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("scheduler", "advice"),
+    [
+        pytest.param(
+            "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector.",
+            "change nodeSelector or tolerations",
+            id="no node has the labels",
+        ),
+        pytest.param(
+            "0/2 nodes are available: 2 node(s) had untolerated taint(s).",
+            "change nodeSelector or tolerations",
+            id="every node is tainted",
+        ),
+        pytest.param(
+            "0/2 nodes are available: 1 Insufficient nvidia.com/gpu, "
+            "1 node(s) didn't match Pod's node affinity/selector.",
+            "add a node, or ask for less",
+            id="one of them is only full",
+        ),
+    ],
+)
+def test_more_room_is_asked_for_only_where_it_would_help(scheduler: str, advice: str) -> None:
+    assert advice in no_capacity(Asked(0, GPU, (a_node(),)), scheduler)
+
+
+@pytest.mark.parametrize(
     ("pod", "reason", "words"),
     [
         pytest.param(
