@@ -7,7 +7,8 @@ UV := VIRTUAL_ENV=$(VENV) $(VENV)/bin/uv
 NAME ?= dev
 NODES ?= 2
 FAKE_NODES ?= 0
-CRD_FOLDERS := crds charts/lepton-operator/files/crds
+CRD_FILES := crds charts/lepton-operator/files/crds --reference docs/reference.md
+ON_BASE = $(if $(BASE),--base $(BASE))
 
 # A cluster of one's own is used only when both are given on make's command line: a KUBECONFIG that
 # happens to be in the environment is never touched.
@@ -51,11 +52,11 @@ fmt: venv  ## format the code
 	$(VENV)/bin/ruff format
 	$(VENV)/bin/ruff check --fix
 
-crds: venv  ## write the CRDs from the pydantic models
-	$(RUN) -m lepton_operator crds $(CRD_FOLDERS)
+crds: venv  ## write the CRDs and their reference page from the pydantic models
+	$(RUN) -m lepton_operator crds $(CRD_FILES)
 
 verify-crds: venv
-	$(RUN) -m lepton_operator crds --check $(CRD_FOLDERS)
+	$(RUN) -m lepton_operator crds --check $(CRD_FILES)
 
 lock: venv  ## resolve the dependencies anew, with hashes
 	for extra in operator agent client dev; do $(LOCK) --extra $$extra -o locks/$$extra.txt; done
@@ -93,12 +94,12 @@ install: venv  ## build the images and install the chart into the cluster
 ##@ Images
 
 .PHONY: images images-push
-images: venv  ## build every image whose inputs changed
-	$(RUN) -m images build
+images: venv  ## build every image whose inputs changed; on another base: BASE=python:3.11-slim
+	$(RUN) -m images build $(ON_BASE)
 
 images-push: venv  ## push them, and write images.json for the chart: REGISTRY=registry/path
 	@test -n "$(REGISTRY)" || { echo "Say where to: make images-push REGISTRY=registry/path"; exit 2; }
-	$(RUN) -m images push --registry $(REGISTRY) --values images.json \
+	$(RUN) -m images push --registry $(REGISTRY) --values images.json $(ON_BASE) \
 		operator agent trainer triton store
 
 ##@ Benchmarks (a table, and a JSON object as the last line)
@@ -108,7 +109,7 @@ bench-apply: venv  ## apply to first pod, writes at rest, memory
 	$(RUN) -m bench.apply
 
 bench-burst: venv  ## KIND=trainingjob|inferenceservice COUNT=1000 on fake nodes
-	$(RUN) -m bench.burst --kind $(KIND) --count $(or $(COUNT),1000)
+	$(RUN) -m bench.burst --kind $(or $(KIND),trainingjob) --count $(or $(COUNT),1000)
 
 bench-rollout: venv  ## requests that fail while versions and pods change
 	$(RUN) -m bench.rollout

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from e2e import installation
-from e2e.cluster import ClusterError
+from e2e.cluster import ClusterError, tools
 from e2e.cluster.target import Target
 from e2e.installation import ROOT, image_references
 from e2e.kubectl import Kubectl, KubectlError
@@ -111,7 +111,9 @@ def client_pod(namespace: str) -> dict[str, Any]:
 def farewell(at: Target, seconds: float) -> str:
     """Return how to look at what runs now, and how to stop it."""
     lines = [f"Done in {seconds:.0f} s. The model is still being served."]
-    kubectl = f"kubectl --kubeconfig {at.kubeconfig} --context {at.context} -n {NAMESPACE}"
+    # By its path: a new machine has no kubectl but the one that was built.
+    program = tools.path("kubectl")
+    kubectl = f"{program} --kubeconfig {at.kubeconfig} --context {at.context} -n {NAMESPACE}"
     lines.append(f"Look at it:  {kubectl} get tj,lm,lisvc,pods")
     name = f" NAME={at.embedded.name}" if at.embedded and at.embedded.name != "dev" else ""
     stop = (

@@ -13,8 +13,6 @@ from e2e.models import upload_digits
 from e2e.test_models import ready
 from e2e.waiting import condition, has_reason, is_ready, is_true, wait_until
 
-FEW = {"requests": {"cpu": "100m"}, "limits": {"nvidia.com/gpu": 1}}
-
 
 def service_of(kubectl: Kubectl, name: str) -> dict[str, Any] | None:
     return kubectl.get("inferenceservices.lepton.ai", name)

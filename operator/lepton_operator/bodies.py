@@ -104,7 +104,6 @@ def pod_view(body: Body) -> PodView:
         ip=status.get("podIP"),
         ready=is_ready,
         ready_since=_optional_time(ready.get("lastTransitionTime")) if is_ready else None,
-        started=_optional_time(status.get("startTime")),
         scheduled=conditions.get("PodScheduled", {}).get("status") == "True",
         unschedulable_message=_unschedulable(conditions.get("PodScheduled", {})),
         reason=status.get("reason", ""),

@@ -109,14 +109,20 @@ class Cache:
 
     def pods(self, owner: str) -> tuple[PodView, ...]:
         """Return the pods of an owner's UID, tombstones included, by name."""
-        children = self._children.get(owner, {}).values()
-        pods = (each for each in children if isinstance(each, PodView))
+        pods = (each for each in self._children_of(owner) if isinstance(each, PodView))
         return tuple(sorted(pods, key=lambda pod: (pod.name, pod.created)))
 
     def service(self, owner: str) -> ServiceView | None:
         """Return the Service of an owner's UID."""
-        children = self._children.get(owner, {}).values()
+        children = self._children_of(owner)
         return next((each for each in children if isinstance(each, ServiceView)), None)
+
+    def _children_of(self, owner: str) -> Iterator[Child]:
+        """Yield what an owner's UID controls; of what is in other namespaces, that is a forgery."""
+        key = self._keys.get(owner)
+        for child in self._children.get(owner, {}).values():
+            if key is None or child.namespace == key.namespace:
+                yield child
 
     def users(self, namespace: str, model: str) -> list[Key]:
         """Return the jobs and services that name this model."""
@@ -294,7 +300,7 @@ class Cache:
         """Return the owner; or, if that is gone, what has its name now and needs the child's."""
         owner = self._keys.get(child.owner_uid or "")
         if owner is not None:
-            return owner
+            return owner if owner.namespace == child.namespace else None
         named = _named_owner(child)
         return named if named in self._own else None
 

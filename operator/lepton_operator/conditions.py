@@ -14,6 +14,8 @@ READY = "Ready"
 RECONCILING = "Reconciling"
 STALLED = "Stalled"
 
+COMMON = frozenset({READY, RECONCILING, STALLED})
+
 MAX_MESSAGE = 1024
 
 
@@ -63,6 +65,15 @@ def summarise(
     return tuple(
         _stamped(each, before.get(each.type), generation, now) for each in (*wanted, *extras)
     )
+
+
+def extras(conditions: Iterable[Condition]) -> list[Extra]:
+    """Return the conditions of one kind, to be written again as they are."""
+    return [
+        Extra(each.type, each.status, each.reason, each.message)
+        for each in conditions
+        if each.type not in COMMON
+    ]
 
 
 def _stamped(wanted: Extra, before: Condition | None, generation: int, now: datetime) -> Condition:

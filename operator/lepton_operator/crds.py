@@ -1,11 +1,12 @@
 """The CustomResourceDefinitions: what kubectl shows, and what the API server refuses.
 
-Generated from `api`; `make crds` writes them, `make verify` checks that they are current.
+Generated from `api`; `make crds` writes them, `make lint` checks that they are current.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,7 @@ def _subresources(definition: Definition) -> dict[str, Any]:
 
 
 def _root(definition: Definition) -> Schema:
-    spec = structural(definition.spec.model_json_schema(by_alias=True))
+    spec = explained(structural(definition.spec.model_json_schema(by_alias=True)))
     rules = [*spec.get("x-kubernetes-validations", ()), *definition.rules]
     status = structural(definition.status.model_json_schema(by_alias=True))
     return {
@@ -226,6 +227,34 @@ def _root(definition: Definition) -> Schema:
             )
         ],
     }
+
+
+def explained(schema: Mapping[str, Any]) -> Schema:
+    """Return a schema whose descriptions end with default and range: kubectl shows only these."""
+    found = dict(schema)
+    for key in ("items", "additionalProperties"):
+        if isinstance(found.get(key), Mapping):
+            found[key] = explained(found[key])
+    if "properties" in found:
+        found["properties"] = {key: explained(each) for key, each in found["properties"].items()}
+    if "description" in found:
+        found["description"] = " ".join([found["description"], *_default(found), *_range(found)])
+    return found
+
+
+def _default(schema: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the default; an empty one goes without saying, and one of a whole is its fields'."""
+    default = schema.get("default")
+    if default not in (None, "") and not isinstance(default, Mapping):
+        yield f"Default: {default if isinstance(default, str) else json.dumps(default)}."
+
+
+def _range(schema: Mapping[str, Any]) -> Iterator[str]:
+    lowest, highest = schema.get("minimum"), schema.get("maximum")
+    if lowest is not None and highest is not None:
+        yield f"From {lowest} to {highest}."
+    elif lowest is not None:
+        yield f"At least {lowest}."
 
 
 def _one_line(model: type[StatusModel]) -> str:

@@ -19,6 +19,7 @@ class PodReason(StrEnum):
     """What keeps a pod from being ready."""
 
     NO_CAPACITY = "NoCapacity"
+    VOLUME_NOT_READY = "VolumeNotReady"
     IMAGE_ERROR = "ImageError"
     CONTAINER_ERROR = "ContainerError"
     OUT_OF_MEMORY = "OutOfMemory"
@@ -46,6 +47,11 @@ _CONTAINER_REASONS = frozenset(
     {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 )
 _OUT_OF_MEMORY = "OOMKilled"
+# The scheduler's words of a node that a pod may not go to, and of one that has no room for it.
+_RULED_OUT = ("didn't match Pod's node affinity/selector", "untolerated taint")
+_FULL = ("Insufficient", "Too many pods")
+# In whatever the scheduler says of a claim that is missing, unbound or being deleted.
+_CLAIM = "persistentvolumeclaim"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +108,11 @@ def no_capacity(asked: Asked, scheduler_message: str) -> str:
     """Return the sentence about a pod that no node has room for."""
     gpus, name, largest = asked.gpus, asked.gpu_resource, asked.largest_node_gpus
     said = f" The scheduler says: {scheduler_message}" if scheduler_message else ""
+    if _is_placement(scheduler_message):
+        return (
+            "No node may take this pod: change nodeSelector or tolerations, or add a node that "
+            f"they allow.{said}"
+        )
     if not gpus:
         return f"No node has room for this pod: add a node, or ask for less.{said}"
     if largest is None:
@@ -111,6 +122,12 @@ def no_capacity(asked: Asked, scheduler_message: str) -> str:
     else:
         advice = f"the largest node has {largest}; wait for a free one, or add a node"
     return f"No node has room for this pod: it asks for {gpus} {name}, {advice}.{said}"
+
+
+def _is_placement(scheduler_message: str) -> bool:
+    """Tell whether no node is full: all are ruled out by their labels or taints."""
+    ruled_out = any(words in scheduler_message for words in _RULED_OUT)
+    return ruled_out and not any(words in scheduler_message for words in _FULL)
 
 
 def _draining(pod: PodView, _: Asked) -> Diagnosis | None:
@@ -130,6 +147,18 @@ def _unschedulable(pod: PodView, asked: Asked) -> Diagnosis | None:
     if pod.scheduled or not pod.unschedulable_message:
         return None
     return Diagnosis(PodReason.NO_CAPACITY, no_capacity(asked, pod.unschedulable_message))
+
+
+def _volume_not_ready(pod: PodView, _: Asked) -> Diagnosis | None:
+    """A pod whose claim is not there fits on no node, and no further node would help."""
+    said = pod.unschedulable_message
+    if pod.scheduled or _CLAIM not in said.lower():
+        return None
+    return Diagnosis(
+        PodReason.VOLUME_NOT_READY,
+        "A PersistentVolumeClaim of this pod does not exist or has no volume yet: create it, or "
+        f"correct its name. The scheduler says: {said}",
+    )
 
 
 def _image_error(pod: PodView, _: Asked) -> Diagnosis | None:
@@ -203,6 +232,7 @@ Rule = Callable[[PodView, Asked], Diagnosis | None]
 RULES: tuple[Rule, ...] = (
     _draining,
     _evicted,
+    _volume_not_ready,
     _unschedulable,
     _image_error,
     _container_error,

@@ -79,7 +79,7 @@ class Observer:
         key = own.key
         selector = names.selector(names.owner_labels(key.kind, key.name))
         lists = [
-            self._list(kind, key.namespace, selector, _owned_by(own.uid))
+            self._list(kind, key.namespace, selector, _owned_by(own))
             for kind in _CHILD_KINDS[key.kind]
         ]
         changes = await asyncio.gather(self.refresh(own), *lists)
@@ -189,8 +189,11 @@ def _parsed(kind: type[Own], body: Mapping[str, Any]) -> Own | ValidationError:
         return error
 
 
-def _owned_by(uid: str) -> Callable[[Value], bool]:
-    return lambda value: isinstance(value, PodView | ServiceView) and value.owner_uid == uid
+def _owned_by(own: OwnObject) -> Callable[[Value], bool]:
+    owner = (own.key.namespace, own.uid)
+    return lambda value: (
+        isinstance(value, PodView | ServiceView) and (value.namespace, value.owner_uid) == owner
+    )
 
 
 def _within(namespace: str | None) -> Callable[[Value], bool]:

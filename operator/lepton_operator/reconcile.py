@@ -252,7 +252,9 @@ def _invalid_status(own: OwnObject, error: ValidationError, now: datetime) -> di
     except ValidationError:
         old, before = (), {}
     verdict = Verdict(Standing.STALLED, ready=False, reason="InvalidSpec", message=_sentence(error))
-    summary = conditions.summarise(old, verdict, (), generation=own.generation, now=now)
+    # Complete and Failed are final, whatever an older schema let into the spec.
+    extras = conditions.extras(old)
+    summary = conditions.summarise(old, verdict, extras, generation=own.generation, now=now)
     written = Status(observed_generation=own.generation, conditions=summary).wire()
     return {**before, **written}
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, StrictBool, StrictInt, StringConstraints
 from pydantic import ValidationError as InvalidRecord
 
-from lepton_operator.api.common import Digest, StatusModel
+from lepton_operator.api.common import MAX_VERSION, Digest, StatusModel
 from lepton_operator.api.model import Lineage, Metrics
 
 MAX_RECORD_BYTES = 4096  # the kubelet cuts a termination message there
@@ -93,7 +93,7 @@ ReportedMetrics = Annotated[Metrics, BeforeValidator(_metrics)]
 Count = Annotated[StrictInt, Field(ge=0, le=2**53)]
 # What the pod found in its own log: a Sign, or the hash of a pattern of the user's.
 Mark = Annotated[str, StringConstraints(min_length=1, max_length=32, pattern="^[A-Za-z0-9]+$")]
-VersionNumber = Annotated[StrictInt, Field(ge=1, le=2**31 - 1)]
+VersionNumber = Annotated[StrictInt, Field(ge=1, le=MAX_VERSION)]
 
 
 class ModelRecord(StatusModel):

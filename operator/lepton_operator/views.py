@@ -86,7 +86,6 @@ class PodView:
     ip: str | None = None
     ready: bool = False
     ready_since: datetime | None = None
-    started: datetime | None = None
     scheduled: bool = False
     unschedulable_message: str = ""  # the scheduler's own sentence
     reason: str = ""  # status.reason, e.g. Evicted

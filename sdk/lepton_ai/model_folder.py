@@ -67,7 +67,8 @@ def files(folder: Path) -> tuple[ModelFile, ...]:
 
 
 def _paths(folder: Path) -> Iterator[str]:
-    yield from (name for name in TOP_FILES if (folder / name).is_file())
+    # Whatever has the name of a file: a folder or a pipe is refused, not left out.
+    yield from (name for name in TOP_FILES if os.path.lexists(folder / name))
     for place, _, names in os.walk(folder / TRAINABLE_FOLDER):
         yield from ((Path(place) / name).relative_to(folder).as_posix() for name in names)
 
@@ -79,7 +80,12 @@ def _file(folder: Path, path: str) -> ModelFile:
             f"{path} is a link that leads out of the folder, or no file. "
             "Write the file itself there."
         )
-    return ModelFile(path=path, sha256=file_sha256(file), size_bytes=file.stat().st_size)
+    try:
+        return ModelFile(path=path, sha256=file_sha256(file), size_bytes=file.stat().st_size)
+    except PermissionError:
+        raise InvalidModelError(
+            f"{path} may not be read by user {os.getuid()}. Write it with a mode that lets it."
+        ) from None
 
 
 def source_digest(path: Path) -> str:

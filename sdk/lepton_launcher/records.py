@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import signal
 from typing import TYPE_CHECKING, Any
@@ -85,14 +86,19 @@ def plain_text(text: str) -> str:
 def read_metrics(path: Path) -> dict[str, float]:
     """The numbers in a flat JSON object; nothing if it is missing or anything else."""
     try:
-        with path.open("rb") as file:
-            found = json.loads(file.read(_METRICS_FILE_BYTES))
+        with open(path, "rb", opener=_open_without_waiting) as file:
+            found = json.loads(file.read(_METRICS_FILE_BYTES) or b"")
     except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(found, dict) or not all(_is_finite(value) for value in found.values()):
         return {}
     kept = list(found.items())[:_METRICS]
     return {plain_text(name)[:_METRIC_NAME_CHARACTERS]: value for name, value in kept}
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    # A script may have left a pipe there, which would wait for somebody to write.
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def to_line(record: Record) -> bytes:

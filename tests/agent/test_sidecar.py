@@ -130,6 +130,12 @@ def _write_model_with_weights_elsewhere(folder: Path) -> None:
             "leads out of the folder",
             id="a link out of the folder",
         ),
+        pytest.param(
+            lambda folder: (folder / "model.onnx").mkdir(),
+            "InvalidModel",
+            "or no file",
+            id="a folder of that name",
+        ),
     ],
 )
 def test_a_result_that_is_no_model_is_the_users_failure(

@@ -35,6 +35,7 @@ LEASE = "lepton-operator"
 PATIENT_LEASE = {"leaseSeconds": 60, "renewDeadlineSeconds": 40, "retrySeconds": 1}
 
 Json = Mapping[str, Any]
+Names = list[str]
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +102,7 @@ class Namespace:
         change = {"phase": "Failed", "containerStatuses": [status | required]}
         self.api.patch(self.path("Pod", name, "status"), {"status": change})
 
-    def pods(self) -> list[str]:
+    def pods(self) -> Names:
         return [pod["metadata"]["name"] for pod in self.list("Pod")]
 
     def wait_for_pods(self, *names: str) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -93,3 +94,12 @@ def test_metrics_are_a_flat_object_of_finite_numbers(
 def test_no_metrics_without_a_file(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "metrics.json") == {}
     assert read_metrics(tmp_path) == {}
+
+
+@pytest.mark.parametrize("writes", [False, True], ids=["that nobody writes to", "that stays empty"])
+def test_no_metrics_from_a_pipe(tmp_path: Path, *, writes: bool) -> None:
+    os.mkfifo(tmp_path / "metrics.json")
+    writer = os.open(tmp_path / "metrics.json", os.O_RDWR) if writes else None
+    assert read_metrics(tmp_path / "metrics.json") == {}
+    if writer is not None:
+        os.close(writer)

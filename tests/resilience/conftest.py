@@ -26,4 +26,6 @@ async def laboratory(plane: Plane) -> AsyncIterator[Laboratory]:
     async with plane.operator() as (operator, proxy):
         found = Laboratory(Harness(plane, operator, proxy))
         yield found
+    for fault in found.all_absent():
+        print(f"\nnot tried, its write was not made in three runs: {fault}", end="")
     print(f"\n{json.dumps(found.tally())}")

@@ -28,8 +28,8 @@ def mnist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> datasets.Dataset:
 
 
 def test_mnist_is_read_from_its_folder_as_it_is_stored(mnist: datasets.Dataset) -> None:
-    assert (mnist.x.dtype, mnist.x.shape) == (np.uint8, (SAMPLES, 28, 28))
-    assert (mnist.y.dtype, mnist.y.shape) == (np.int64, (SAMPLES,))
+    assert (mnist.x.dtype, mnist.x.shape) == (np.dtype(np.uint8), (SAMPLES, 28, 28))
+    assert (mnist.y.dtype, mnist.y.shape) == (np.dtype(np.int64), (SAMPLES,))
 
 
 def test_what_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +45,7 @@ def test_what_is_missing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_digits_come_with_scikit_learn_or_say_so() -> None:
     if importlib.util.find_spec("sklearn"):
         digits = datasets.load("digits")
-        assert (digits.x.shape, digits.x.dtype) == ((1797, 8, 8), np.float32)
+        assert (digits.x.shape, digits.x.dtype) == ((1797, 8, 8), np.dtype(np.float32))
         assert digits.x.max() == 1
     else:
         with pytest.raises(DatasetNotFoundError, match="comes with scikit-learn"):
@@ -89,7 +89,8 @@ def test_the_digest_is_that_of_the_values() -> None:
 def test_a_file_that_is_no_data_set_is_told(
     tmp_path: Path, arrays: dict[str, Any], sentence: str
 ) -> None:
-    np.savez(tmp_path / "data.npz", **{name: np.array(each) for name, each in arrays.items()})
+    made = {name: np.array(each) for name, each in arrays.items()}
+    np.savez(tmp_path / "data.npz", allow_pickle=True, **made)
     with pytest.raises(InvalidDatasetError, match=sentence):
         datasets.load(str(tmp_path / "data.npz"))
 

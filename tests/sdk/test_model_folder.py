@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,18 @@ def test_a_pipe_is_refused_and_not_waited_for(folder: Path) -> None:
     os.mkfifo(folder / "trainable" / "pipe")
     with pytest.raises(InvalidModelError, match=r"trainable/pipe is a link .* or no file"):
         files(folder)
+
+
+@pytest.mark.parametrize("path", ["model.onnx", "heldout.npz", "signature.json", "metrics.json"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["a pipe", "a folder"])
+def test_what_only_has_the_name_of_a_file_is_refused(
+    folder: Path, make: Callable[[Path], None], path: str
+) -> None:
+    """Else its reader waits for ever, or ends and is started again for ever; so does the job."""
+    (folder / path).unlink(missing_ok=True)
+    make(folder / path)
+    with pytest.raises(InvalidModelError, match=f"{path} is a link .* or no file"):
+        read_manifest(folder, Limits())
 
 
 @pytest.mark.parametrize(

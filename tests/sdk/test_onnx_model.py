@@ -71,11 +71,8 @@ def _write_weights_elsewhere(file: Path) -> None:
 
 def _write_unknown_operator(file: Path) -> None:
     nodes = [helper.make_node("Telepathy", ["x"], ["y"])]
-    ends = {
-        "inputs": [tensor("x", TensorProto.FLOAT, ["n"])],
-        "outputs": [tensor("y", TensorProto.FLOAT, ["n"])],
-    }
-    onnx.save(model(nodes, **ends), file)
+    x, y = (tensor(name, TensorProto.FLOAT, ["n"]) for name in ("x", "y"))
+    onnx.save(model(nodes, inputs=[x], outputs=[y]), file)
 
 
 def _write_sequence(file: Path) -> None:

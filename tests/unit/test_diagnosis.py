@@ -1,17 +1,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import StrEnum
 from typing import Any
 
 import pytest
 
 from lepton_operator.api.common import Resources
-from lepton_operator.diagnosis import Asked, diagnose, gpus_asked, no_capacity
+from lepton_operator.diagnosis import (
+    TRANSIENT,
+    Asked,
+    PodReason,
+    diagnose,
+    gpus_asked,
+    no_capacity,
+)
+from lepton_operator.inference.reasons import ServingReason
+from lepton_operator.models.reasons import ModelReason
+from lepton_operator.training.status import Reason
 from lepton_operator.views import ContainerView, PodView
 from tests.builders import a_container, a_node, a_pod, a_waiting_container
 
 GPU = "nvidia.com/gpu"
 SCHEDULER = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+NO_CLAIM = '0/2 nodes are available: persistentvolumeclaim "photos" not found. not found'
+UNBOUND = "0/2 nodes are available: pod has unbound immediate PersistentVolumeClaims."
 
 
 def pending(**more: Any) -> PodView:
@@ -47,6 +60,31 @@ def test_the_sentence_about_capacity(asked: Asked, words: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("scheduler", "advice"),
+    [
+        pytest.param(
+            "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector.",
+            "change nodeSelector or tolerations",
+            id="no node has the labels",
+        ),
+        pytest.param(
+            "0/2 nodes are available: 2 node(s) had untolerated taint(s).",
+            "change nodeSelector or tolerations",
+            id="every node is tainted",
+        ),
+        pytest.param(
+            "0/2 nodes are available: 1 Insufficient nvidia.com/gpu, "
+            "1 node(s) didn't match Pod's node affinity/selector.",
+            "add a node, or ask for less",
+            id="one of them is only full",
+        ),
+    ],
+)
+def test_more_room_is_asked_for_only_where_it_would_help(scheduler: str, advice: str) -> None:
+    assert advice in no_capacity(Asked(0, GPU, (a_node(),)), scheduler)
+
+
+@pytest.mark.parametrize(
     ("pod", "reason", "words"),
     [
         pytest.param(
@@ -60,6 +98,18 @@ def test_the_sentence_about_capacity(asked: Asked, words: str) -> None:
         ),
         pytest.param(
             pending(unschedulable_message=SCHEDULER), "NoCapacity", SCHEDULER, id="no node fits"
+        ),
+        pytest.param(
+            pending(unschedulable_message=NO_CLAIM),
+            "VolumeNotReady",
+            f"create it, or correct its name. The scheduler says: {NO_CLAIM}",
+            id="a claim that is not there",
+        ),
+        pytest.param(
+            pending(unschedulable_message=UNBOUND),
+            "VolumeNotReady",
+            UNBOUND,
+            id="a claim without a volume",
         ),
         pytest.param(
             a_pod(containers=(a_waiting_container("train", "InvalidImageName", "bad name"),)),
@@ -120,6 +170,13 @@ def test_why_a_pod_is_not_ready(pod: PodView, reason: str, words: str) -> None:
     found = diagnose(pod, Asked(1, GPU, ()))
     assert found.reason == reason
     assert words in found.message
+
+
+@pytest.mark.parametrize("reasons", [Reason, ModelReason, ServingReason])
+def test_what_holds_a_pod_up_is_a_reason_of_every_kind(reasons: type[StrEnum]) -> None:
+    # A training pod that was evicted closes its attempt, which has reasons of its own.
+    told = set(PodReason) - TRANSIENT - {PodReason.EVICTED}
+    assert {each.value for each in told} <= {each.value for each in reasons}
 
 
 def test_an_image_that_is_tried_again_is_told_in_the_same_words() -> None:

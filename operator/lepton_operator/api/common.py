@@ -27,6 +27,7 @@ VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
 
 MAX_NAME_LENGTH = 40
+MAX_VERSION = 2_147_483_647  # of a model, here and in the store's records
 NAME_PATTERN = "^[a-z]([-a-z0-9]*[a-z0-9])?$"
 NAME_MESSAGE = (
     f"metadata.name is the root of every child's name: use at most {MAX_NAME_LENGTH} characters, "
@@ -65,18 +66,6 @@ ImageReference = Annotated[
 ]
 Digest = Annotated[str, StringConstraints(max_length=71, pattern="^sha256:[0-9a-f]{64}$")]
 Decimal = Annotated[str, StringConstraints(max_length=24, pattern="^-?[0-9]+(\\.[0-9]+)?$")]
-
-
-def _timestamp(value: datetime) -> str:
-    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-# Whole seconds, as metav1.Time: what is read back equals what was written.
-Timestamp = Annotated[
-    datetime,
-    PlainSerializer(_timestamp, return_type=str),
-    Field(json_schema_extra={"format": "date-time", "type": "string"}),
-]
 
 
 def cel(rule: str, message: str) -> dict[str, str]:
@@ -124,6 +113,29 @@ Quantity = Annotated[
 ]
 
 
+# A year can be added to any of these, and any time zone: Python's calendar ends with 9999.
+EARLIEST_YEAR = 1970
+LATEST_YEAR = 8999
+
+_CALENDAR = Rule(
+    f"self.getFullYear() >= {EARLIEST_YEAR} && self.getFullYear() <= {LATEST_YEAR}",
+    f"a time must lie between the years {EARLIEST_YEAR} and {LATEST_YEAR}",
+    lambda moment: EARLIEST_YEAR <= moment.year <= LATEST_YEAR,
+)
+
+
+def _timestamp(value: datetime) -> str:
+    return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+# Whole seconds, as metav1.Time: what is read back equals what was written.
+Timestamp = Annotated[
+    datetime,
+    *checked(_CALENDAR, format="date-time", type="string"),
+    PlainSerializer(_timestamp, return_type=str),
+]
+
+
 class ApiModel(BaseModel):
     """A part of a spec: unknown fields are refused, and nothing changes after reading."""
 
@@ -145,13 +157,6 @@ class StatusModel(BaseModel):
         return {key: value for key, value in dumped.items() if value not in ([], {})}
 
 
-class OwnerReference(StatusModel):
-    kind: str
-    name: str
-    uid: str
-    controller: bool = False
-
-
 class Metadata(StatusModel):
     name: str
     namespace: str = "default"
@@ -167,17 +172,26 @@ class Metadata(StatusModel):
 class Toleration(ApiModel):
     """a taint that the pods tolerate, as in a pod's spec"""
 
-    key: Annotated[str, StringConstraints(max_length=317)] | None = None
-    operator: Literal["Exists", "Equal"] | None = None
-    value: LabelValue | None = None
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-    toleration_seconds: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
+    key: Annotated[str, StringConstraints(max_length=317)] | None = Field(
+        default=None, description="key of the taint. Unset, with Exists: every taint."
+    )
+    operator: Literal["Exists", "Equal"] | None = Field(
+        default=None, description="operator: Exists asks for no value. Unset: Equal."
+    )
+    value: LabelValue | None = Field(default=None, description="value of the taint, with Equal.")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        default=None, description="effect of the taint. Unset: every effect."
+    )
+    toleration_seconds: Annotated[int, Field(ge=0, le=31_536_000)] | None = Field(
+        default=None,
+        description="tolerationSeconds: how long NoExecute is tolerated. Unset: for ever.",
+    )
 
 
 class ImagePullSecret(ApiModel):
     """a Secret with the credentials of a registry, in the same namespace"""
 
-    name: KubernetesName
+    name: KubernetesName = Field(description="name of the Secret.")
 
 
 class Resources(ApiModel):
@@ -249,7 +263,8 @@ class PodSettings(ApiModel):
     )
     termination_grace_period_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = Field(
         default=None,
-        description="terminationGracePeriodSeconds is the time from SIGTERM to SIGKILL.",
+        description="terminationGracePeriodSeconds is the time from SIGTERM to SIGKILL; a serving "
+        "pod gets no less than it needs to drain.",
     )
     shared_memory: Quantity | None = Field(
         default=None,
@@ -266,12 +281,22 @@ class PodSettings(ApiModel):
 class Condition(StatusModel):
     """one aspect of the object's state, as metav1.Condition"""
 
-    type: Annotated[str, StringConstraints(max_length=64)]
-    status: Literal["True", "False", "Unknown"]
-    observed_generation: Annotated[int, Field(ge=0)] | None = None
-    last_transition_time: Timestamp
-    reason: Annotated[str, StringConstraints(max_length=64, pattern="^[A-Za-z]+$")]
-    message: Annotated[str, StringConstraints(max_length=4096)]
+    type: Annotated[str, StringConstraints(max_length=64)] = Field(
+        description="type is the aspect: Ready, Reconciling, Stalled, or one of this kind's own."
+    )
+    status: Literal["True", "False", "Unknown"] = Field(description="status of that aspect.")
+    observed_generation: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="observedGeneration is the generation of the spec it speaks of."
+    )
+    last_transition_time: Timestamp = Field(
+        description="lastTransitionTime is when status last changed."
+    )
+    reason: Annotated[str, StringConstraints(max_length=64, pattern="^[A-Za-z]+$")] = Field(
+        description="reason is one word of a closed list, for programs."
+    )
+    message: Annotated[str, StringConstraints(max_length=4096)] = Field(
+        description="message says to a person what is so, and what to do about it."
+    )
 
 
 class Status(StatusModel):

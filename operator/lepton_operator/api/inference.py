@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints
 
 from lepton_operator.api.common import (
     MAX_NAME_LENGTH,
+    MAX_VERSION,
     ApiModel,
     Digest,
     Metadata,
@@ -27,7 +28,7 @@ class ModelReference(ApiModel):
     """the model that is served"""
 
     name: ObjectName = Field(description="name of a LeptonModel in the same namespace.")
-    version: Annotated[int, Field(ge=1)] | None = Field(
+    version: Annotated[int, Field(ge=1, le=MAX_VERSION)] | None = Field(
         default=None,
         description="version is served as it is. Unset: the newest one that passed its gate.",
     )
@@ -70,20 +71,30 @@ class Replicas(StatusModel):
 class Waiting(StatusModel):
     """why a replica is not ready"""
 
-    pod: str
-    reason: Annotated[str, StringConstraints(max_length=64)]
-    message: Annotated[str, StringConstraints(max_length=1024)] = ""
+    pod: Annotated[str, StringConstraints(max_length=253)] = Field(
+        description="pod is its name, or that of the object that could not be made."
+    )
+    reason: Annotated[str, StringConstraints(max_length=64)] = Field(
+        description="reason is one word of a closed list, e.g. NoCapacity or ModelLoadFailed."
+    )
+    message: Annotated[str, StringConstraints(max_length=1024)] = Field(
+        default="", description="message says what is so, and what to do about it."
+    )
 
 
 class Revision(StatusModel):
     """a set of pods that were made alike"""
 
-    name: Annotated[str, StringConstraints(max_length=16)]
-    model: Annotated[str, StringConstraints(max_length=MAX_NAME_LENGTH)] | None = None
-    version: int
-    digest: Digest
-    replicas: int = 0
-    ready: int = 0
+    name: Annotated[str, StringConstraints(max_length=16)] = Field(
+        description="name: its pods carry it as the label lepton.ai/revision."
+    )
+    model: Annotated[str, StringConstraints(max_length=MAX_NAME_LENGTH)] | None = Field(
+        default=None, description="model that its pods serve."
+    )
+    version: int = Field(description="version of the model.")
+    digest: Digest = Field(description="digest of the version.")
+    replicas: int = Field(default=0, description="replicas: its pods that have not finished.")
+    ready: int = Field(default=0, description="ready: its pods that answer.")
     # With the 64 resources that a pod may ask for, by names of any length.
     resolved: Annotated[str, StringConstraints(max_length=65_536)] | None = Field(
         default=None, description="resolved: the defaults that reached its pods, as JSON."
@@ -91,12 +102,16 @@ class Revision(StatusModel):
 
 
 class LastFailure(StatusModel):
-    """the last failure that mattered"""
+    """the last failure of a pod; it stays when the pod is gone"""
 
-    pod: str
-    reason: Annotated[str, StringConstraints(max_length=64)]
-    message: Annotated[str, StringConstraints(max_length=1024)] = ""
-    time: Timestamp
+    pod: Annotated[str, StringConstraints(max_length=253)] = Field(description="pod that failed.")
+    reason: Annotated[str, StringConstraints(max_length=64)] = Field(
+        description="reason is one word of a closed list, e.g. ModelLoadFailed."
+    )
+    message: Annotated[str, StringConstraints(max_length=1024)] = Field(
+        default="", description="message has the pod's own last words."
+    )
+    time: Timestamp = Field(description="time is when it failed.")
 
 
 class InferenceServiceStatus(Status):

@@ -127,33 +127,51 @@ class LeptonModelSpec(PodSettings):
 class Lineage(StatusModel):
     """where a version comes from"""
 
-    training_job: str | None = None
-    uid: str | None = None
-    uri: str | None = None
+    training_job: Annotated[str, StringConstraints(max_length=253)] | None = Field(
+        default=None, description="trainingJob is the name of the job that made it."
+    )
+    uid: Annotated[str, StringConstraints(max_length=64)] | None = Field(
+        default=None, description="uid of that job: one run, one version."
+    )
+    uri: Annotated[str, StringConstraints(max_length=1024)] | None = Field(
+        default=None, description="uri that it was imported from."
+    )
 
 
 class VersionEvaluation(StatusModel):
     """what an evaluation found"""
 
-    dataset: Annotated[str, StringConstraints(max_length=1024)]
-    dataset_digest: Digest
+    dataset: Annotated[str, StringConstraints(max_length=1024)] = Field(
+        description="dataset that it was evaluated on, as in spec.evaluation."
+    )
+    dataset_digest: Digest = Field(description="datasetDigest is the digest of its bytes.")
     samples: Annotated[int, Field(ge=0)] = Field(description="samples that were judged.")
-    metrics: Metrics = Field(default_factory=dict)
+    metrics: Metrics = Field(
+        default_factory=dict, description="metrics that were measured, as decimals."
+    )
 
 
 class Gate(StatusModel):
     """whether a version may be served"""
 
-    outcome: Literal["Passed", "Failed", "Pending", "NotAsked"]
-    message: Annotated[str, StringConstraints(max_length=1024)] = ""
+    outcome: Literal["Passed", "Failed", "Pending", "NotAsked"] = Field(
+        description="outcome: Passed and NotAsked may be served."
+    )
+    message: Annotated[str, StringConstraints(max_length=1024)] = Field(
+        default="", description="message compares each metric with its bound."
+    )
 
 
 class Version(StatusModel):
     """a version: its bytes never change"""
 
-    version: Annotated[int, Field(ge=1)]
-    digest: Digest
-    size_bytes: Annotated[int, Field(ge=0)] = 0
+    version: Annotated[int, Field(ge=1)] = Field(
+        description="version is its number; none is used twice."
+    )
+    digest: Digest = Field(description="digest of its manifest, which names every file's.")
+    size_bytes: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="sizeBytes of all its files."
+    )
     metrics: Metrics = Field(
         default_factory=dict, description="metrics that the training reported."
     )
@@ -165,8 +183,8 @@ class Version(StatusModel):
 class Served(StatusModel):
     """the version that a service gets when it names none"""
 
-    version: int
-    digest: Digest
+    version: int = Field(description="version is its number.")
+    digest: Digest = Field(description="digest of the version.")
     score: Annotated[str, StringConstraints(max_length=128)] | None = Field(
         default=None, description="score is the first thresholded metric, e.g. accuracy=0.9645."
     )
@@ -175,21 +193,35 @@ class Served(StatusModel):
 class StepStatus(StatusModel):
     """a step of the pipeline that did not succeed the last time"""
 
-    step: Literal["import", "index", "evaluate"]
-    version: int | None = None
-    dataset: Annotated[str, StringConstraints(max_length=1024)] | None = None
-    uri: Annotated[str, StringConstraints(max_length=1024)] | None = None
-    digest: Digest | None = None
+    step: Literal["import", "index", "evaluate"] = Field(description="step that failed.")
+    version: int | None = Field(default=None, description="version that it worked on.")
+    dataset: Annotated[str, StringConstraints(max_length=1024)] | None = Field(
+        default=None, description="dataset that it worked with."
+    )
+    uri: Annotated[str, StringConstraints(max_length=1024)] | None = Field(
+        default=None, description="uri that it was to import."
+    )
+    digest: Digest | None = Field(
+        default=None, description="digest of the version, or of the source."
+    )
     generation: Annotated[int, Field(ge=0)] | None = Field(
         default=None, description="generation of the spec that the step was made for."
     )
     pod: Annotated[str, StringConstraints(max_length=64)] | None = Field(
         default=None, description="pod is the UID of the last pod that was counted."
     )
-    failures: Annotated[int, Field(ge=0)] = 0
-    last_failure_time: Timestamp | None = None
-    reason: Annotated[str, StringConstraints(max_length=64)] | None = None
-    message: Annotated[str, StringConstraints(max_length=1024)] | None = None
+    failures: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="failures in a row: the wait before the next try doubles."
+    )
+    last_failure_time: Timestamp | None = Field(
+        default=None, description="lastFailureTime is when it failed last."
+    )
+    reason: Annotated[str, StringConstraints(max_length=64)] | None = Field(
+        default=None, description="reason is one word of a closed list, e.g. StoreUnavailable."
+    )
+    message: Annotated[str, StringConstraints(max_length=1024)] | None = Field(
+        default=None, description="message says what is so, and what to do about it."
+    )
     final: bool = Field(
         default=False, description="final: only a change of this object can mend it."
     )

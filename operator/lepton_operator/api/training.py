@@ -10,6 +10,7 @@ from pydantic import Field, StringConstraints
 from lepton_operator.api.common import (
     INT_OR_STRING,
     LINE_PATTERN,
+    MAX_NAME_LENGTH,
     ApiModel,
     Digest,
     ImageReference,
@@ -29,6 +30,8 @@ MAX_NODES = 4096
 KEPT_ATTEMPTS = 10
 MAX_RULES = 16
 MAX_AVOIDED_NODES = 16
+MAX_ATTEMPTS = 1_000_000_000  # suspensions count too; further ones would not fit a pod's name
+MAX_STEP = 2**53  # as in a record: what JSON's numbers hold exactly
 
 _OUR_PATHS = ("/lepton", "/etc/lepton", "/tmp", "/dev", "/proc", "/sys")  # noqa: S108 - in pods
 
@@ -88,8 +91,10 @@ class EnvironmentVariable(ApiModel):
 
     name: Annotated[
         str, StringConstraints(min_length=1, max_length=256, pattern="^[A-Za-z_][A-Za-z0-9_]*$")
-    ]
-    value: Annotated[str, StringConstraints(max_length=8192)] = ""
+    ] = Field(description="name of the variable; LEPTON_... is the operator's.")
+    value: Annotated[str, StringConstraints(max_length=8192)] = Field(
+        default="", description="value; $(NAME) stands for another variable, as in a pod."
+    )
 
 
 class Volume(ApiModel):
@@ -98,7 +103,7 @@ class Volume(ApiModel):
     name: Annotated[
         str,
         StringConstraints(min_length=1, max_length=50, pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"),
-    ]
+    ] = Field(description="name tells the volumes of a job apart.")
     claim_name: KubernetesName = Field(
         description="claimName is a PersistentVolumeClaim in the same namespace."
     )
@@ -136,6 +141,8 @@ class Cause(StrEnum):
     STORE_UNAVAILABLE = "StoreUnavailable"
 
 
+Step = Annotated[int, Field(ge=0, le=MAX_STEP)]
+Counter = Annotated[int, Field(ge=0, le=MAX_ATTEMPTS)]
 Action = Literal["Restart", "RestartElsewhere", "Fail", "Ignore"]
 Budget = Literal["User", "Infrastructure", "Preemption"]
 
@@ -258,7 +265,7 @@ class TrainingJobSpec(PodSettings):
         *checked(_PROCESSES, maxLength=4, **INT_OR_STRING),
     ] = Field(
         default="auto",
-        description="numProcPerNode is the number of ranks in each pod: a number, or auto: as "
+        description="numProcPerNode is the number of ranks in each pod, from 1 to 64; or auto: as "
         "many as GPUs are asked, at least 1.",
     )
     resources_per_node: Resources | None = Field(
@@ -290,39 +297,49 @@ class TrainingJobSpec(PodSettings):
 class Attempt(StatusModel):
     """one start of the whole gang"""
 
-    number: Annotated[int, Field(ge=1)] = Field(description="number counts from 1.")
-    start_time: Timestamp
-    end_time: Timestamp | None = None
-    outcome: Literal["Running", "Succeeded", "Failed", "Suspended"] = "Running"
+    number: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = Field(
+        description="number counts from 1."
+    )
+    start_time: Timestamp = Field(description="startTime is when it was opened.")
+    end_time: Timestamp | None = Field(default=None, description="endTime is when it was closed.")
+    outcome: Literal["Running", "Succeeded", "Failed", "Suspended"] = Field(
+        default="Running", description="outcome: Running until it was closed."
+    )
     budget: Budget | None = Field(
         default=None,
-        description="budget is the one that this failure counted against. None: the attempt got "
-        "beyond the furthest step, or a rule said Ignore, or the store was missing.",
+        description="budget is the one that this failure counted against. Unset: the attempt got "
+        "beyond the furthest step, a rule said Ignore, or the store was missing.",
     )
-    rule: Annotated[int, Field(ge=0, lt=MAX_RULES)] | None = Field(
+    rule: Annotated[int, Field(ge=0, le=MAX_RULES - 1)] | None = Field(
         default=None, description="rule is the index of the failurePolicy rule that decided."
     )
     reason: Annotated[str, StringConstraints(max_length=64)] | None = Field(
         default=None, description="reason is the class of the failure, e.g. UserError or PodLost."
     )
-    message: Annotated[str, StringConstraints(max_length=1024)] | None = None
-    exit_code: int | None = None
-    signal: int | None = None
+    message: Annotated[str, StringConstraints(max_length=1024)] | None = Field(
+        default=None, description="message says which pod failed, where and how."
+    )
+    exit_code: int | None = Field(
+        default=None, description="exitCode of the rank that failed first."
+    )
+    signal: int | None = Field(default=None, description="signal that ended it, as a number.")
     node: Annotated[str, StringConstraints(max_length=253)] | None = Field(
         default=None, description="node is the Kubernetes node of the pod that failed first."
     )
     rank: int | None = Field(default=None, description="rank is the global rank that failed first.")
-    step: Annotated[int, Field(ge=0)] | None = Field(
+    step: Step | None = Field(
         default=None, description="step is the last one that all ranks had reached."
     )
-    resumed_from: Annotated[int, Field(ge=0)] | None = Field(
+    resumed_from: Step | None = Field(
         default=None, description="resumedFrom is the step of the checkpoint it began with."
     )
-    last_error_line: Annotated[str, StringConstraints(max_length=1024)] | None = None
+    last_error_line: Annotated[str, StringConstraints(max_length=1024)] | None = Field(
+        default=None, description="lastErrorLine is the error in what that rank wrote to stderr."
+    )
     running_time: Timestamp | None = Field(
         default=None, description="runningTime is when all its ranks ran; unset if they never did."
     )
-    generation: Annotated[int, Field(ge=0)] | None = Field(
+    generation: Annotated[int, Field(ge=0, le=MAX_STEP)] | None = Field(
         default=None,
         description="generation is that of the spec when it ended: a changed spec forgives delays.",
     )
@@ -335,10 +352,14 @@ class Attempt(StatusModel):
 class Restarts(StatusModel):
     """how many restarts counted against which budget"""
 
-    user: Annotated[int, Field(ge=0)] = 0
-    infrastructure: Annotated[int, Field(ge=0)] = 0
-    preemption: Annotated[int, Field(ge=0)] = 0
-    without_progress: Annotated[int, Field(ge=0)] = Field(
+    user: Counter = Field(default=0, description="user: against failurePolicy.maxRestarts.")
+    infrastructure: Counter = Field(
+        default=0, description="infrastructure: against failurePolicy.maxInfrastructureRestarts."
+    )
+    preemption: Counter = Field(
+        default=0, description="preemption: the scheduler gave a pod's place away; not bounded."
+    )
+    without_progress: Counter = Field(
         default=0,
         description="withoutProgress: how many in a row did not get beyond the furthest step.",
     )
@@ -347,20 +368,26 @@ class Restarts(StatusModel):
 class AvoidedNode(StatusModel):
     """a node that this job stays away from"""
 
-    node: Annotated[str, StringConstraints(max_length=253)]
-    pod: Annotated[int, Field(ge=0)] | None = Field(
+    node: Annotated[str, StringConstraints(max_length=253)] = Field(
+        description="node is the name of the node."
+    )
+    pod: Annotated[int, Field(ge=0, le=MAX_NODES - 1)] | None = Field(
         default=None, description="pod: only the pod of this index avoids it. Unset: all do."
     )
-    until: Timestamp
-    because: Annotated[str, StringConstraints(max_length=512)]
+    until: Timestamp = Field(description="until is when it may be used again.")
+    because: Annotated[str, StringConstraints(max_length=512)] = Field(
+        description="because is the evidence."
+    )
 
 
 class OutputStatus(StatusModel):
     """the version that this job's result became"""
 
-    model: str
-    version: int
-    digest: Digest
+    model: Annotated[str, StringConstraints(max_length=MAX_NAME_LENGTH)] = Field(
+        description="model is the name of the LeptonModel."
+    )
+    version: int = Field(description="version is its number there.")
+    digest: Digest = Field(description="digest of the version.")
 
 
 class TrainingJobStatus(Status):
@@ -371,7 +398,7 @@ class TrainingJobStatus(Status):
         default=(), description="attempts: the last ten, oldest first."
     )
     restarts: Restarts | None = None
-    furthest_step: Annotated[int, Field(ge=0)] | None = Field(
+    furthest_step: Step | None = Field(
         default=None, description="furthestStep is the highest one that any attempt ended at."
     )
     avoided_nodes: Annotated[tuple[AvoidedNode, ...], Field(max_length=MAX_AVOIDED_NODES)] = Field(
@@ -380,7 +407,9 @@ class TrainingJobStatus(Status):
     start_time: Timestamp | None = Field(
         default=None, description="startTime is when the job became active; renewed by a resume."
     )
-    completion_time: Timestamp | None = None
+    completion_time: Timestamp | None = Field(
+        default=None, description="completionTime is when the job became Complete."
+    )
     output: OutputStatus | None = Field(
         default=None, description="output: the model version that the result became."
     )

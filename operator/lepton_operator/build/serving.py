@@ -30,7 +30,6 @@ SERVICE_PORTS = (("http", HTTP_PORT), ("grpc", GRPC_PORT))
 MODELS_VOLUME = "models"
 MODELS_PATH = "/models"
 SHARED_MEMORY_VOLUME = "shm"
-SHARED_MEMORY_PATH = "/dev/shm"  # noqa: S108 - a path inside the pod, on an emptyDir
 
 # Between Triton's exit timeout and SIGKILL: what it needs to unload.
 GRACE_MARGIN_SECONDS = 5
@@ -228,7 +227,7 @@ def _triton(target: Target, resolved: Resolved, grace_seconds: int) -> dict[str,
         resources=resolved.resources,
         mounts=[
             pods.mount(MODELS_VOLUME, MODELS_PATH, read_only=True),
-            pods.mount(SHARED_MEMORY_VOLUME, SHARED_MEMORY_PATH),
+            pods.mount(SHARED_MEMORY_VOLUME, pods.SHARED_MEMORY_PATH),
         ],
         ports=[
             {"name": "http", "containerPort": HTTP_PORT},

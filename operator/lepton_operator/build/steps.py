@@ -19,6 +19,7 @@ CONTAINER = "step"
 CLAIM_VOLUME = "source"
 CLAIM_PATH = "/mnt/source"
 CLAIM_SCHEME = "pvc"
+SHARED_MEMORY_VOLUME = "shm"
 
 # Nothing else would ever finish a step that was evicted half-way but the operator, from the start.
 UNDISTURBED = {
@@ -73,7 +74,7 @@ def step_pod(model: LeptonModel, step: Step, number: int, defaults: Defaults) ->
         name=names.step_pod(model.metadata.name, step.kind, number, step.version),
         role=step.kind,
         containers=[_container(model, step, defaults)],
-        volumes=[pods.store_volume(), *_claim_volumes(step)],
+        volumes=[pods.store_volume(), *_claim_volumes(step), *_memory_volumes(model)],
         labels={names.RESOLVED_HASH: names.short_hash(resolved)},
         annotations={
             names.STEP: step.written(),
@@ -103,6 +104,8 @@ def _container(model: LeptonModel, step: Step, defaults: Defaults) -> dict[str, 
     arguments = _ARGUMENTS[step.kind](step, defaults)
     who = ["--namespace", model.metadata.namespace, "--name", model.metadata.name]
     mounts = [pods.mount(CLAIM_VOLUME, CLAIM_PATH, read_only=True)] if step.claim else []
+    if model.spec.shared_memory is not None:
+        mounts.append(pods.mount(SHARED_MEMORY_VOLUME, pods.SHARED_MEMORY_PATH))
     where = ["--mount", CLAIM_PATH] if step.claim else []
     return pods.container(
         CONTAINER,
@@ -139,6 +142,14 @@ def _claim_volumes(step: Step) -> list[dict[str, Any]]:
         return []
     claim = {"claimName": step.claim, "readOnly": True}
     return [{"name": CLAIM_VOLUME, "persistentVolumeClaim": claim}]
+
+
+def _memory_volumes(model: LeptonModel) -> list[dict[str, Any]]:
+    """Return nothing where the spec says nothing: a step does with what the runtime gives."""
+    size = model.spec.shared_memory
+    if size is None:
+        return []
+    return [pods.empty_volume(SHARED_MEMORY_VOLUME, memory=True, size=size)]
 
 
 def _without_nones(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from lepton_operator import names
 from lepton_operator.api.common import Metadata, Resources, StatusModel
@@ -26,7 +26,6 @@ OUTPUT_PATH = f"{SHARED_PATH}/output"
 LAUNCHER_PATH = f"{SHARED_PATH}/launcher.pyz"
 ATTEMPT_FOLDER = "/etc/lepton"
 ATTEMPT_FILE = "attempt"
-MEMORY_PATH = "/dev/shm"  # noqa: S108 - a path inside the pod, on an emptyDir
 
 SHARED_VOLUME = "lepton"
 MEMORY_VOLUME = "shared-memory"
@@ -36,6 +35,7 @@ LOOPBACK = "127.0.0.1"
 BASE_PORT = 29_400
 PORTS = 3_000  # the port stays below 32768, where the kernel takes ports for outgoing connections
 MAX_LINEAGE_TEXT = 1_024
+MAX_GRACE_SECONDS = 86_400  # as in the spec; a record in an annotation may be anybody's
 
 _ANNOTATIONS = {
     "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
@@ -61,7 +61,7 @@ class Resolved(StatusModel):
     sidecar_resources: Resources
     gpu_resource: str
     shared_memory: str | None = None
-    grace_seconds: int | None = None
+    grace_seconds: Annotated[int, Field(ge=0, le=MAX_GRACE_SECONDS)] | None = None
     priority_class: str | None = None
     run_as_user: int | None = None
     fs_group: int | None = None
@@ -205,7 +205,7 @@ def _train(spec: TrainingJobSpec, resolved: Resolved, attempt: int, rank: int) -
         },
         mounts=[
             pods.mount(SHARED_VOLUME, SHARED_PATH),
-            pods.mount(MEMORY_VOLUME, MEMORY_PATH),
+            pods.mount(MEMORY_VOLUME, pods.SHARED_MEMORY_PATH),
             pods.mount(ATTEMPT_VOLUME, ATTEMPT_FOLDER, read_only=True),
             *(_mount(each) for each in spec.volumes),
         ],

@@ -22,6 +22,7 @@ class ServingReason(StrEnum):
 
     # What keeps a pod from being ready.
     NO_CAPACITY = "NoCapacity"
+    VOLUME_NOT_READY = "VolumeNotReady"
     NODE_LOST = "NodeLost"
     RELEASED = "Released"
     IMAGE_ERROR = "ImageError"

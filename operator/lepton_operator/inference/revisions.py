@@ -40,6 +40,8 @@ def revision_name(service: InferenceService, target: Target) -> str:
     spec = service.spec.model_dump(
         mode="json", by_alias=True, exclude_defaults=True, exclude={"model", "replicas"}
     )
+    if spec.get("rollout") == {}:  # empty resources are a word: no GPU; an empty rollout is none
+        del spec["rollout"]
     served = {"model": target.model, "version": target.version, "digest": target.digest}
     return names.short_hash({"spec": spec, **served})
 

@@ -87,6 +87,8 @@ def _index(view: ModelView, status: LeptonModelStatus) -> Iterator[Wanted]:
 def _why_index(view: ModelView, status: LeptonModelStatus) -> str | None:
     if status.indexed_time is None:
         return "the store was not asked for versions yet"
+    if not status.versions and (status.served or status.imported):
+        return "the status lists none of the versions that it speaks of"
     if status.unlisted:
         return "the store has further versions"
     job = unlisted_job(view, status)

@@ -110,6 +110,8 @@ def _indexed(
         # Versions too old to be kept would be told again and again.
         update={"indexed_time": asked_at, "unlisted": True if record.more and news else None}
     )
+    if not status.versions:  # so there is nothing of what these speak of
+        status = status.model_copy(update={"served": None, "imported": None})
     if status.unlisted or unlisted_job(view, status) is None:
         return _without_failure(status, ended.step)
     return _with_failure(view, status, ended, _missing(view, status))

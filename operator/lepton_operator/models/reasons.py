@@ -31,6 +31,7 @@ class ModelReason(StrEnum):
 
     # What keeps a step's pod from running.
     NO_CAPACITY = "NoCapacity"
+    VOLUME_NOT_READY = "VolumeNotReady"
     IMAGE_ERROR = "ImageError"
     CONTAINER_ERROR = "ContainerError"
     OUT_OF_MEMORY = "OutOfMemory"

@@ -39,11 +39,20 @@ def _superfluous(situation: Situation) -> Iterator[Member]:
     """
     last = situation.last.number if situation.last else 0
     patient = _is_patient(situation)
-    for member in situation.others:
+    for member in _remaining(situation):
         if member.pod.deleting:
             continue
         if member.attempt < last or not (has_ended(member.pod) or patient):
             yield member
+
+
+def _remaining(situation: Situation) -> Iterator[Member]:
+    """Yield the pods that exist; an attempt that the status still calls open has ended too."""
+    yield from situation.others
+    gang = situation.gang
+    if gang is not None:
+        pods = gang.pods.items()
+        yield from (Member(gang.number, rank, pod) for rank, pod in pods if not pod.gone)
 
 
 def _is_patient(situation: Situation) -> bool:
@@ -61,7 +70,7 @@ def _patience_ends(situation: Situation) -> datetime | None:
 
 
 def _due(situation: Situation) -> datetime | None:
-    running = [each for each in situation.others if not has_ended(each.pod)]
+    running = [each for each in _remaining(situation) if not has_ended(each.pod)]
     patience = _patience_ends(situation) if running and _is_patient(situation) else None
     dues = [each for each in (patience, deadline.kept_until(situation)) if each is not None]
     return min(dues, default=None)

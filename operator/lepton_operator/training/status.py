@@ -46,6 +46,7 @@ class Reason(StrEnum):
     SUSPENDED = "Suspended"
     COMPLETE = "Complete"
     NO_CAPACITY = "NoCapacity"
+    VOLUME_NOT_READY = "VolumeNotReady"
     IMAGE_ERROR = "ImageError"
     CONTAINER_ERROR = "ContainerError"
     CRASH_LOOP = "CrashLoop"

@@ -23,11 +23,12 @@ def verdict(situation: Situation) -> Verdict:
 
 def verdict_after(situation: Situation, previous: Attempt | None) -> Verdict:
     """Return that verdict after this attempt. It holds until all pods of the next one run."""
-    pods = pods_of(situation.spec.num_nodes)
     if previous is None or previous.outcome != "Failed":
         number = previous.number + 1 if previous else 1
+        nodes = situation.spec.num_nodes
+        all_run = "its pod runs" if nodes == 1 else f"all {pods_of(nodes)} run"
         return reconciling(
-            Reason.STARTING, f"Attempt {number} starts: the job is Ready as soon as {pods} run."
+            Reason.STARTING, f"Attempt {number} starts: the job is Ready as soon as {all_run}."
         )
     said = cut(previous.message or "It left no message.", MAX_CAUSE)
     if previous.reason in STORE:

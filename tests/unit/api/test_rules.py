@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 from pydantic import ValidationError
 
+from lepton_operator.api.common import ApiModel
 from lepton_operator.api.inference import InferenceServiceSpec
 from lepton_operator.api.model import LeptonModelSpec
 from lepton_operator.api.training import TrainingJobSpec
 from tests.bad_input import BAD, Bad
 
-SPECS = {
+SPECS: Mapping[str, type[ApiModel]] = {
     "TrainingJob": TrainingJobSpec,
     "LeptonModel": LeptonModelSpec,
     "InferenceService": InferenceServiceSpec,

@@ -312,6 +312,8 @@ def test_another_model_that_is_not_there_yet_replaces_nothing() -> None:
         pytest.param(
             a_service(rollout={"restartedAt": stamp(NOW)}), False, id="a restart that is asked for"
         ),
+        pytest.param(a_service(rollout={}), True, id="a rollout that says nothing"),
+        pytest.param(a_service(resources={}), False, id="no GPU"),
     ],
 )
 def test_what_makes_another_revision(changed: Any, same: bool) -> None:  # noqa: FBT001

@@ -39,6 +39,7 @@ from tests.unit.models.builders import (
     indexed,
 )
 
+IMPORTED = {"digest": SOURCE_DIGEST, "version": 1}
 OTHER_SOURCE = {**SOURCE, "digest": OTHER_SOURCE_DIGEST}
 
 
@@ -80,6 +81,11 @@ def settled(start: ModelView) -> ModelView:
         ),
         pytest.param(view(status=a_status()), [], id="an empty store is asked once"),
         pytest.param(
+            view(source=SOURCE, status=a_status(imported=IMPORTED)),
+            ["digits-index-1"],
+            id="a list that was lost alone, and not the whole status, is asked for again",
+        ),
+        pytest.param(
             view(status=a_status(), jobs=(a_finished_job(1),)),
             ["digits-index-1"],
             id="a job whose version is not listed makes it ask again",
@@ -102,7 +108,7 @@ def settled(start: ModelView) -> ModelView:
         pytest.param(
             view(
                 source=SOURCE,
-                status=a_status(a_version(1), imported={"digest": SOURCE_DIGEST, "version": 1}),
+                status=a_status(a_version(1), imported=IMPORTED),
             ),
             [],
             id="a source is imported once",
@@ -110,7 +116,7 @@ def settled(start: ModelView) -> ModelView:
         pytest.param(
             view(
                 source=OTHER_SOURCE,
-                status=a_status(a_version(1), imported={"digest": SOURCE_DIGEST, "version": 1}),
+                status=a_status(a_version(1), imported=IMPORTED),
             ),
             ["digits-import-1"],
             id="a source with another digest is imported anew",
@@ -286,6 +292,14 @@ def test_a_job_whose_version_the_store_does_not_list_is_told_and_looked_for_agai
     assert told(found) == ("False", "VersionMissing", "Reconciling")
     assert "TrainingJob lost made version 3" in message(found)
     assert plan(after(start, found), NOW).due is not None
+
+
+def test_a_store_that_has_none_of_what_the_status_speaks_of_is_asked_once() -> None:
+    served = {"version": 1, "digest": digest(1)}
+    lost = a_status(imported=IMPORTED, served=served)
+    found = settled(view(source=SOURCE, status=lost, pods=(indexed(),)))
+    assert (found.model.status.served, found.model.status.imported) == (None, None)
+    assert created(plan(replace(found, pods=()), NOW)) == ["digits-import-1"]
 
 
 def test_a_version_is_listed_after_an_evaluation_though_its_job_is_gone_by_then() -> None:

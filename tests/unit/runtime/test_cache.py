@@ -48,6 +48,16 @@ def test_a_pod_is_found_by_its_owner(cache: Cache) -> None:
     assert names(cache.pods("job-1")) == ["a", "b"]
 
 
+def test_a_pod_of_another_namespace_is_nobodys_though_it_names_an_owner(cache: Cache) -> None:
+    """Whoever may make pods anywhere could else end the jobs of everybody whose UID he knows."""
+    forged = objects.pod("digits-train-1-0", "pod-9")
+    forged["metadata"]["namespace"] = "strangers"
+    change = cache.put("Pod", forged)
+    assert change
+    assert cache.affected(change) == set()
+    assert cache.pods("job-1") == ()
+
+
 def test_an_older_version_does_not_replace_a_newer_one(cache: Cache) -> None:
     cache.put("Pod", objects.pod(version=9, phase="Running"))
     assert cache.put("Pod", objects.pod(version=10, phase="Failed"))

@@ -105,3 +105,10 @@ def test_the_record_is_read_back_as_it_was_made() -> None:
     assert build.parse_resolved(resolved.text()) == resolved
     assert build.parse_resolved("{") is None
     assert build.parse_resolved(None) is None
+
+
+def test_a_record_that_no_pod_could_have_counts_as_none() -> None:
+    """It may be anybody's: whoever may change an annotation or a status can write one."""
+    resolved = build.resolve(a_training_job().spec, defaults())
+    endless = resolved.model_copy(update={"grace_seconds": 10**30})
+    assert build.parse_resolved(endless.text()) is None

@@ -6,8 +6,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from lepton_operator.api.training import TrainingJob
+from lepton_operator.api.common import Condition
+from lepton_operator.api.training import TrainingJob, TrainingJobStatus
 from lepton_operator.views import PodView
 from tests.builders import DIGEST, NOW, a_model, a_pod, a_result, a_training_job, ago, stamp
 from tests.unit.training.builders import (
@@ -204,6 +206,17 @@ def test_a_complete_job_stays_complete_whatever_happens_to_its_pods() -> None:
         assert decide(a_view(job, *pods)).because == ""
 
 
+def test_a_job_that_somebody_else_called_failed_holds_nothing_either() -> None:
+    """The attempt is still open in the status, and no rule but that of the end is asked."""
+    job = an_open_job()
+    ended = {"type": "Failed", "status": "True", "reason": "Odd", "lastTransitionTime": stamp(NOW)}
+    conditions = (Condition.model_validate({**ended, "message": "It was called off."}),)
+    called_off = job.model_copy(
+        update={"status": job.status.model_copy(update={"conditions": conditions})}
+    )
+    assert deleted(decide(a_view(called_off, RUNNING))) == ["digits-train-1-0"]
+
+
 def test_a_suspension_after_the_end_changes_nothing() -> None:
     job = with_spec(complete_job(DONE), suspend=True)
     decided = decide(a_view(job, DONE))
@@ -216,3 +229,10 @@ def test_a_status_that_lost_its_conditions_gets_them_back_from_the_output() -> N
     decided = decide(a_view(wiped), ago(-9))
     assert conditions(decided) == {"Ready": "True", "Complete": "True"}
     assert created(decided) == []
+
+
+@pytest.mark.parametrize("year", ["0001", "9999"])
+def test_a_time_that_cannot_be_reckoned_with_is_read_nowhere(year: str) -> None:
+    """Whoever may write a status may write any: a year is added to it, and a time zone."""
+    with pytest.raises(ValidationError, match="between the years"):
+        TrainingJobStatus.model_validate({"startTime": f"{year}-12-31T23:59:59Z"})

@@ -1,0 +1,50 @@
+"""The guide tells every reason that a status can have, and none that it cannot."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+
+import pytest
+
+from lepton_operator.inference.reasons import ServingReason
+from lepton_operator.models.reasons import ModelReason
+from lepton_operator.training.status import Reason
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
+OF_EVENTS = {
+    ModelReason.VERSION_LISTED,
+    ModelReason.VERSION_ACCEPTED,
+    ModelReason.VERSION_REFUSED,
+    ModelReason.VERSION_CONFLICT,
+    ModelReason.SERVED,
+}
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"`(\w+)`", text)
+
+
+def rows() -> Iterator[tuple[str, str]]:
+    """Yield the first two columns of each row of the table of reasons."""
+    _, _, table = GUIDE.partition("| reason | kind | what it means |\n|---|---|---|\n")
+    for line in table.partition("\n\n")[0].splitlines():
+        _, reasons, kinds, *_ = line.split("|")
+        yield reasons, kinds
+
+
+@pytest.mark.parametrize(
+    ("kind", "reasons"),
+    [("TrainingJob", Reason), ("LeptonModel", ModelReason), ("InferenceService", ServingReason)],
+)
+def test_the_guide_tells_every_reason_of_a_kind(kind: str, reasons: type[StrEnum]) -> None:
+    told = [
+        word
+        for written, kinds in rows()
+        if kind in kinds or kinds.strip() == "all"
+        for word in words(written)
+    ]
+    assert len(told) == len(set(told))
+    assert set(told) == {each.value for each in set(reasons) - OF_EVENTS} | {"InvalidSpec"}
