@@ -49,3 +49,10 @@ def attempts(job: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """Return the attempts that a job's status lists."""
     found: list[dict[str, Any]] = (job or {}).get("status", {}).get("attempts", [])
     return found
+
+
+def counted(job: Mapping[str, Any] | None) -> dict[str, int]:
+    """Return the restarts that counted, by budget."""
+    found = (job or {}).get("status", {}).get("restarts", {})
+    budgets = ("user", "infrastructure", "preemption")
+    return {name: found[name] for name in budgets if found.get(name)}

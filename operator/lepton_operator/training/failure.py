@@ -11,6 +11,7 @@ from lepton_operator.training import policy
 from lepton_operator.training.evidence import Failure, Suspect, silent_until
 from lepton_operator.training.rules import classify
 from lepton_operator.training.situation import Gang, Situation, has_ended
+from lepton_operator.views import PodView
 
 
 def causes(situation: Situation) -> list[Failure]:
@@ -43,9 +44,23 @@ def _failures(situation: Situation, gang: Gang) -> Iterator[Failure]:
             if gang.recorded and not situation.view.refusals:
                 yield _absent(situation, gang, index)
             continue
+        if _goes_on(situation, pod):
+            continue
         failure = classify(Suspect(situation, gang, index, pod))
         if failure is not None:
             yield failure
+
+
+def _goes_on(situation: Situation, pod: PodView) -> bool:
+    """Tell whether nothing at all has happened to a pod: of thousands, most are looked at so."""
+    node = situation.node(pod)
+    return (
+        pod.phase in ("Pending", "Running")
+        and not (pod.gone or pod.deleting or pod.deleted_by_eviction)
+        and (node is None or node.ready)
+        and all(each.state != "terminated" for each in pod.containers)
+        and not any(each.exit_code for each in pod.init_containers)
+    )
 
 
 def _absent(situation: Situation, gang: Gang, index: int) -> Failure:

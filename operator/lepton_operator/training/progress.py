@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from lepton_operator.build import training as build
-from lepton_operator.conditions import Verdict
+from lepton_operator.conditions import Verdict, sentence
 from lepton_operator.diagnosis import TRANSIENT, Diagnosis, diagnose
 from lepton_operator.plan import Plan
-from lepton_operator.training import attempts, failure, waiting
+from lepton_operator.training import attempts, avoidance, failure, waiting
 from lepton_operator.training.situation import Gang, Situation, ended_well, runs
 from lepton_operator.training.status import Reason, reconciling, settled, written
 from lepton_operator.views import PodView
@@ -39,11 +39,15 @@ def _verdict(situation: Situation, gang: Gang) -> Verdict:
     found = ((pod, diagnose(pod, asked)) for pod in idle)
     held_up = next(((pod, each) for pod, each in found if each.reason not in TRANSIENT), None)
     # Stages of an ordinary start are not told: each would be a write, and a write for each pod.
-    return _held_up(*held_up) if held_up else waiting.verdict(situation)
+    return _held_up(situation, *held_up) if held_up else waiting.verdict(situation)
 
 
-def _held_up(pod: PodView, found: Diagnosis) -> Verdict:
-    return reconciling(Reason(found.reason), f"Pod {pod.name}: {found.message}")
+def _held_up(situation: Situation, pod: PodView, found: Diagnosis) -> Verdict:
+    message = f"Pod {pod.name}: {found.message}"
+    avoided = sorted({each.node for each in avoidance.standing(situation)})
+    if found.reason == Reason.NO_CAPACITY and avoided:
+        message = f"{sentence(message)} The job avoids {', '.join(avoided)}: status.avoidedNodes."
+    return reconciling(Reason(found.reason), message)
 
 
 def _running(situation: Situation, gang: Gang) -> str:

@@ -362,6 +362,15 @@ def test_where_nodes_are_not_watched_they_are_only_asked_to_be_avoided() -> None
     assert affinities(closed_job({"node": "node-1"}), None) == [preferred("node-1")] * 2
 
 
+def test_a_pod_that_finds_no_room_is_told_which_nodes_the_job_avoids() -> None:
+    job = a_job(status=standing("node-7", "node-1"))
+    waits = a_pod(0, attempt=1, node=None, unschedulable_message="0/8 nodes are available.")
+    decided = decide(a_view(job, waits, a_pod(1, attempt=1, running=True), nodes=NODES))
+    assert reason(decided) == "NoCapacity"
+    message = condition(decided).message
+    assert message.endswith("The job avoids node-1, node-7: status.avoidedNodes.")
+
+
 def test_an_entry_whose_time_has_passed_binds_nobody_and_goes() -> None:
     job = closed_job({"node": "node-1", "until": stamp(ago(1))})
     assert affinities(job) == [None, None]
