@@ -118,10 +118,12 @@ def a_pod(
 
 def a_container(name: str = "train", exit_code: int | None = None, **more: Any) -> ContainerView:
     """A container that runs, or has ended if it has an exit code."""
+    running = ContainerView(name, "running", ready=True, started=ago(20))
     if exit_code is None:
-        return replace(ContainerView(name, "running", ready=True), **more)
+        return replace(running, **more)
     reason = "Completed" if exit_code == 0 else "Error"
-    return replace(ContainerView(name, "terminated", exit_code=exit_code, reason=reason), **more)
+    ended = replace(running, state="terminated", ready=False, exit_code=exit_code, reason=reason)
+    return replace(ended, **more)
 
 
 def a_waiting_container(name: str, reason: str, message: str = "") -> ContainerView:

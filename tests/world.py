@@ -199,16 +199,18 @@ class World:
     def start(self, name: str, container: str = "train") -> None:
         pod = self.pods[name]
         if self._has_kubelet(pod) and pod.phase == "Pending":
-            running = (ContainerView(container, "running", ready=True),)
+            now = self.now.replace(microsecond=0)
+            running = (ContainerView(container, "running", ready=True, started=now),)
             self._change(pod, phase="Running", ready=True, containers=running)
 
-    def end(self, name: str, exit_code: int, message: str = "", container: str = "train") -> None:
+    def end(self, name: str, exit_code: int, message: str = "") -> None:
         pod = self.pods[name]
         if not self._has_kubelet(pod) or pod.phase != "Running":
             return
-        ended = ContainerView(
-            container,
-            "terminated",
+        ended = replace(
+            pod.containers[0],
+            state="terminated",
+            ready=False,
             exit_code=exit_code,
             message=message,
             finished=self.now.replace(microsecond=0),

@@ -173,7 +173,7 @@ class ModelWorld(RuleBasedStateMachine):
         name = self.one(data)
         self.world.schedule(name, NODE)
         self.world.start(name, CONTAINER)
-        self.world.end(name, 2, said, CONTAINER)
+        self.world.end(name, 2, said)
 
     @precondition(lambda self: self.live())
     @rule(data=st.data())
@@ -193,7 +193,7 @@ class ModelWorld(RuleBasedStateMachine):
         assert step is not None
         self.world.schedule(name, NODE)
         self.world.start(name, CONTAINER)
-        self.world.end(name, 0, self.store.answer(step, self.known(pod)), CONTAINER)
+        self.world.end(name, 0, self.store.answer(step, self.known(pod)))
 
     def known(self, pod: PodView) -> frozenset[int]:
         """Return the versions that an index need not tell, by the command that it was made with."""

@@ -14,7 +14,7 @@ from lepton_operator.plan import Create, Event, Patch, Plan
 from lepton_operator.training import avoidance, evidence, waiting
 from lepton_operator.training.evidence import Failure
 from lepton_operator.training.situation import Gang, Situation, has_ended
-from lepton_operator.training.status import refused, running_since, written
+from lepton_operator.training.status import refused, written
 
 
 def closed(
@@ -26,7 +26,7 @@ def closed(
         "outcome": outcome,
         "end_time": situation.now,
         "generation": situation.job.metadata.generation,
-        "running_time": running_since(situation),
+        "running_time": evidence.running_since(gang),
         "step": step,
         "resumed_from": resumed_from,
         "resolved": gang.resolved.text(),

@@ -152,6 +152,17 @@ def steps(gang: Gang) -> tuple[int | None, int | None]:
     return reached, max(resumed, default=None)
 
 
+def running_since(gang: Gang) -> datetime | None:
+    """Return when the last of the pods that are left started its ranks; None if one never did.
+
+    By what the pods say, not by what a pass happened to see: an attempt may be short.
+    """
+    containers = [training_container(pod) for pod in gang.pods.values()]
+    started = [each.started if each is not None else None for each in containers]
+    known = [each for each in started if each is not None]
+    return max(known) if known and len(known) == len(started) else None
+
+
 def _records(gang: Gang) -> Iterator[records.Record]:
     for pod in gang.pods.values():
         record = record_of(pod)

@@ -16,7 +16,6 @@ from lepton_operator.api.training import (
     TrainingJobStatus,
 )
 from lepton_operator.conditions import (
-    READY,
     Extra,
     Standing,
     Verdict,
@@ -133,13 +132,6 @@ def active_since(situation: Situation) -> datetime | None:
     if status.start_time is None or is_true(status.conditions, SUSPENDED):
         return situation.now
     return status.start_time
-
-
-def running_since(situation: Situation) -> datetime | None:
-    """Return since when all ranks run; None if they do not."""
-    ready = find(situation.status.conditions, READY)
-    runs = ready is not None and ready.status == "True" and ready.reason == Reason.RUNNING
-    return ready.last_transition_time if ready is not None and runs else None
 
 
 def furthest_step(old: TrainingJobStatus, attempts: Sequence[Attempt]) -> int | None:

@@ -8,11 +8,18 @@ import pytest
 
 from lepton_operator import names
 from lepton_operator.api.training import TrainingJob
-from lepton_operator.conditions import READY
 from lepton_operator.plan import Plan
 from lepton_operator.views import PodView
-from tests.builders import a_node, a_pod, a_record, a_training_job, ago, stamp
-from tests.unit.training.builders import a_view, after, condition, conditions, decide, status_of
+from tests.builders import a_container, a_node, a_pod, a_record, a_training_job, ago, stamp
+from tests.unit.training.builders import (
+    a_view,
+    after,
+    an_open_job,
+    condition,
+    conditions,
+    decide,
+    status_of,
+)
 
 NODES = tuple(a_node(f"node-{number}") for number in range(1, 9))
 RAN = {"runningTime": stamp(ago(50))}
@@ -32,17 +39,9 @@ def a_job(
         **RAN,
         **({} if furthest is None else {"step": furthest}),
     }
-    ready = {
-        "type": READY,
-        "status": "True",
-        "reason": "Running",
-        "message": "x",
-        "lastTransitionTime": stamp(ago(40)),
-    }
     status = {
         "observedGeneration": 1,
         "attempts": [before, {"number": 2, "startTime": stamp(ago(60)), "outcome": "Running"}],
-        "conditions": [ready],
         "restarts": counted | (restarts or {}),
         "startTime": stamp(ago(300)),
         **({} if furthest is None else {"furthestStep": furthest}),
@@ -191,13 +190,30 @@ def test_a_job_whose_ranks_never_ran_could_not_tell_of_steps() -> None:
     job = a_job()
     never = [each.model_copy(update={"running_time": None}) for each in job.status.attempts]
     status = job.status.model_copy(update={"attempts": tuple(never), "conditions": ()})
-    decided = close(job.model_copy(update={"status": status}), LOST)
+    decided = close(job.model_copy(update={"status": status}), a_pod(0, attempt=2, gone=True))
     assert conditions(decided).keys() == {"Ready", "Reconciling"}
 
 
 def test_an_attempt_says_since_when_its_ranks_ran_and_under_which_spec() -> None:
     found = status_of(close(a_job(), failed()))["attempts"][-1]
-    assert (found["runningTime"], found["generation"]) == (stamp(ago(40)), 1)
+    assert (found["runningTime"], found["generation"]) == (stamp(ago(20)), 1)
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        pytest.param(a_pod(1, gone=True), id="a pod was lost before its ranks started"),
+        pytest.param(
+            a_pod(1, failed=True, containers=(a_container(exit_code=128, started=None),)),
+            id="a container was never run",
+        ),
+    ],
+)
+def test_an_attempt_whose_ranks_never_all_ran_has_no_such_time(pod: PodView) -> None:
+    decided = decide(a_view(an_open_job(2), a_pod(0, running=True), pod))
+    found = status_of(decided)["attempts"][-1]
+    assert found["outcome"] == "Failed"
+    assert "runningTime" not in found
 
 
 # --- rules of the user's own
