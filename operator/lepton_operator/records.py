@@ -47,6 +47,7 @@ class Reason(StrEnum):
     INVALID_DATASET = "InvalidDataset"
     EVALUATION_FAILED = "EvaluationFailed"
     INVALID_SPEC = "InvalidSpec"
+    HANG = "Hang"
 
 
 class Sign(StrEnum):
@@ -136,6 +137,7 @@ class Record(StatusModel):
     signal: Annotated[StrictInt, Field(ge=0, le=64)] | None = None
     step: Count | None = None
     resumed_from: Count | None = None
+    furthest: Count | None = None
     matched: Annotated[tuple[Mark, ...], Field(max_length=MAX_MARKS)] = ()
     metrics: ReportedMetrics = Field(default_factory=dict)
     model: ModelRecord | None = None

@@ -152,7 +152,7 @@ class TrainingWorld(RuleBasedStateMachine):
         self, *, which: int, exit_code: int, step: int | None, marks: list[str], readable: bool
     ) -> None:
         told: dict[str, Any] = {"message": "ValueError: bad", "matched": marks}
-        told |= {} if step is None else {"step": step}
+        told |= {} if step is None else {"step": step, "furthest": step}
         said = a_record("Failed", reason="UserError", **told) if exit_code else a_result()
         for pod in self.one(which):
             self.harms += bool(exit_code) or not readable

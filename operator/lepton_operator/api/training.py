@@ -122,6 +122,7 @@ class Cause(StrEnum):
     OUT_OF_MEMORY = "OutOfMemory"
     STORAGE_EXCEEDED = "StorageExceeded"
     CANNOT_START = "CannotStart"
+    HANG = "Hang"
     NO_MESSAGE = "NoMessage"
     GPU_ERROR = "GpuError"
     NETWORK_ERROR = "NetworkError"
@@ -211,7 +212,7 @@ class FailurePolicy(ApiModel):
         default=10,
         description="maxRestartsWithoutProgress is how often in a row the gang is started again, "
         "for whatever cause, without getting beyond the furthest step. Restarts that got beyond "
-        "it count against no budget. It holds once a step was reported.",
+        "it count against no budget. It holds once a step was reported or saved.",
     )
     rules: Annotated[tuple[FailureRule, ...], Field(max_length=MAX_RULES)] = Field(
         default=(),
@@ -328,7 +329,8 @@ class Attempt(StatusModel):
     )
     rank: int | None = Field(default=None, description="rank is the global rank that failed first.")
     step: Step | None = Field(
-        default=None, description="step is the last one that all ranks had reached."
+        default=None,
+        description="step is the last one that all ranks had reached, reported or counted.",
     )
     resumed_from: Step | None = Field(
         default=None, description="resumedFrom is the step of the checkpoint it began with."
@@ -399,7 +401,8 @@ class TrainingJobStatus(Status):
     )
     restarts: Restarts | None = None
     furthest_step: Step | None = Field(
-        default=None, description="furthestStep is the highest one that any attempt ended at."
+        default=None,
+        description="furthestStep is the highest one that an attempt reported or saved.",
     )
     avoided_nodes: Annotated[tuple[AvoidedNode, ...], Field(max_length=MAX_AVOIDED_NODES)] = Field(
         default=(), description="avoidedNodes: where pods of the next attempt do not go, and why."

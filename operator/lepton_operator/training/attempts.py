@@ -21,14 +21,14 @@ def closed(
     situation: Situation, gang: Gang, outcome: Literal["Succeeded", "Failed", "Suspended"]
 ) -> Attempt:
     """Return the open attempt as it is recorded when it ends."""
-    step, resumed_from = evidence.steps(gang)
+    steps = evidence.steps(gang)
     ended: dict[str, Any] = {
         "outcome": outcome,
         "end_time": situation.now,
         "generation": situation.job.metadata.generation,
         "running_time": evidence.running_since(gang),
-        "step": step,
-        "resumed_from": resumed_from,
+        "step": steps.reached,
+        "resumed_from": steps.resumed_from,
         "resolved": gang.resolved.text(),
     }
     return gang.attempt.model_copy(update=ended)

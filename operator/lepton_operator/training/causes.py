@@ -56,6 +56,7 @@ TRAITS: Mapping[Cause, Trait] = {
     Cause.GPU_ERROR: Trait("User", Weight.END, "RestartElsewhere", may_repeat=True),
     Cause.NETWORK_ERROR: Trait("User", Weight.END, "RestartElsewhere", may_repeat=True),
     Cause.USER_ERROR: Trait("User", Weight.END, may_repeat=True),
+    Cause.HANG: Trait("User", Weight.END, may_repeat=True),
     Cause.NO_RECORD: Trait("User", Weight.END),
     Cause.NO_MESSAGE: Trait("User", Weight.SILENCE, may_repeat=True),
     Cause.TERMINATED: Trait("User", Weight.VICTIM),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -23,7 +23,8 @@ class Failure:
     """How one pod of the gang failed. `absent`: nothing is left of it to see.
 
     `rank` is the global rank that failed first, `index` the pod's own; `step` the last that all
-    its ranks had reached; `matched` what the pod found in its own log.
+    its ranks had reached, be it only counted by torch; `furthest` the last that they reported
+    themselves or saved; `matched` what the pod found in its own log.
     """
 
     cause: Cause
@@ -36,6 +37,7 @@ class Failure:
     signal: int | None = None
     step: int | None = None
     resumed_from: int | None = None
+    furthest: int | None = None
     last_error_line: str | None = None
     finished: datetime | None = None
     absent: bool = False
@@ -126,6 +128,7 @@ class Suspect:
             signal=number,
             step=record.step,
             resumed_from=record.resumed_from,
+            furthest=record.furthest,
             last_error_line=record.message or None,
             finished=container.finished,
             matched=frozenset(record.matched),
@@ -141,15 +144,29 @@ def record_of(pod: PodView) -> records.Record | None:
     return records.parse(container.message) if container else None
 
 
-def steps(gang: Gang) -> tuple[int | None, int | None]:
-    """Return the last step that a gang's pods report, and the step that they resumed from.
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """How far a gang came, by what its pods say.
 
-    Ranks run in step, so what one pod reports holds for a peer that left no record.
+    Ranks run in step, so what one pod says holds for a peer that left no record.
     """
+
+    reached: int | None
+    resumed_from: int | None
+    furthest: int | None
+
+
+def steps(gang: Gang) -> Steps:
     found = list(_records(gang))
-    reached = max((each.step for each in found if each.step is not None), default=None)
-    resumed = (each.resumed_from for each in found if each.resumed_from is not None)
-    return reached, max(resumed, default=None)
+    return Steps(
+        reached=_highest(each.step for each in found),
+        resumed_from=_highest(each.resumed_from for each in found),
+        furthest=_highest(each.furthest for each in found),
+    )
+
+
+def _highest(steps_: Iterable[int | None]) -> int | None:
+    return max((each for each in steps_ if each is not None), default=None)
 
 
 def running_since(gang: Gang) -> datetime | None:

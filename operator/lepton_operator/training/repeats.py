@@ -36,20 +36,26 @@ class Repeat:
     evidence: str = ""
 
 
-def look_back(failed: Sequence[Attempt], found: Failure, beside: Iterable[Failure]) -> Repeat:
+def look_back(
+    failed: Sequence[Attempt], found: Failure, beside: Iterable[Failure], *, knows_steps: bool
+) -> Repeat:
     """Compare a failure with those of earlier attempts; `beside` are the others of its own.
 
-    Without steps nothing can be told apart: then only the budgets count.
+    Without steps nothing can be told apart: then only the budgets count. Unless it `knows_steps`,
+    they were counted by torch, from 1 in each process: equal ones may tell of the same error,
+    different ones tell nothing.
     """
     if found.cause is Cause.NODE_NOT_READY:
         return _node_again([each for each in failed if each.reason == found.cause], found)
     if not found.trait.may_repeat or found.step is None:
         return Repeat(Meaning.NEW)
     same = [each for each in failed if _is_same(each, found)]
+    alike = [each for each in beside if _is_alike(each, found)]
     if same:
-        alike = [each for each in beside if _is_alike(each, found)]
         nodes = {found.node, *(each.node for each in same), *(each.node for each in alike)}
         return _same_again(same, found, sorted(each for each in nodes if each is not None))
+    if not knows_steps or any(each.node != found.node for each in alike):
+        return Repeat(Meaning.NEW)
     return _node_again([each for each in failed if _is_at_another_step(each, found)], found)
 
 

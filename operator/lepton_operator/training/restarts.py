@@ -63,11 +63,16 @@ class _Case:
     @property
     def moved_forward(self) -> bool:
         """Tell whether the attempt got further than any before it."""
-        return (self.found.step or 0) > (self.situation.status.furthest_step or 0)
+        return (self.furthest_step or 0) > (self.situation.status.furthest_step or 0)
 
     @property
-    def counts_progress(self) -> bool:
-        return self.found.step is not None or self.situation.status.furthest_step is not None
+    def furthest_step(self) -> int | None:
+        """Return the furthest step of all attempts; None if none was reported or saved.
+
+        Steps that torch counted are none of them: they begin with 1 in every process.
+        """
+        known = (self.found.furthest, self.situation.status.furthest_step)
+        return max((each for each in known if each is not None), default=None)
 
 
 def judge(case: _Case) -> Judgement:
@@ -81,7 +86,8 @@ def judge(case: _Case) -> Judgement:
 
 def _by_class(case: _Case) -> Judgement:
     earlier = [each for each in case.situation.status.attempts if each.outcome == "Failed"]
-    repeat = repeats.look_back(earlier, case.found, case.beside)
+    knows_steps = case.furthest_step is not None
+    repeat = repeats.look_back(earlier, case.found, case.beside, knows_steps=knows_steps)
     if repeat.meaning is Meaning.USERS:
         return Judgement(case.before, ended=_same_error(case.found, repeat))
     if repeat.meaning is Meaning.MOVE:
@@ -127,7 +133,7 @@ def _counted(case: _Case, budget: Budget | None) -> Judgement:
         return Judgement(before, budget, ended)
     field = budget.lower()
     more = {field: getattr(before, field) + 1}
-    if case.counts_progress:
+    if case.furthest_step is not None:
         more["without_progress"] = before.without_progress + 1
     return Judgement(before.model_copy(update=more), budget)
 
@@ -153,11 +159,10 @@ def _used_up(case: _Case, budget: Budget) -> End | None:
 
 def _without_progress(case: _Case) -> End | None:
     count = case.before.without_progress
-    if not case.counts_progress or count < case.policy.max_restarts_without_progress:
+    if case.furthest_step is None or count < case.policy.max_restarts_without_progress:
         return None
     advice = (
-        f"It was {_restarted(count)} in a row without getting beyond step "
-        f"{case.situation.status.furthest_step or case.found.step} "
+        f"It was {_restarted(count)} in a row without getting beyond step {case.furthest_step} "
         "(failurePolicy.maxRestartsWithoutProgress). Save checkpoints more often, or raise that "
         "number"
     )
@@ -197,7 +202,8 @@ def close_failed(situation: Situation) -> Plan | None:
     if gang is None or not causes:
         return None
     found = _with_steps(gang, causes[0])
-    judgement = judge(_Case(situation, gang, found, tuple(causes[1:])))
+    case = _Case(situation, gang, found, tuple(causes[1:]))
+    judgement = judge(case)
     ended = judgement.ended
     attempt = attempts.closed_failed(situation, gang, found, judgement.budget, judgement.rule)
     every = attempts.recorded(situation, attempt)
@@ -209,6 +215,7 @@ def close_failed(situation: Situation) -> Plan | None:
             ended.verdict if ended else waiting.verdict_after(situation, attempt),
             attempts=every,
             restarts=judgement.restarts,
+            furthest_step=case.furthest_step,
             avoided=judgement.avoided,
             ended=ended,
         ),
@@ -220,11 +227,12 @@ def close_failed(situation: Situation) -> Plan | None:
 
 def _with_steps(gang: Gang, found: Failure) -> Failure:
     """Complete a failure with what the pod's peers report of the steps."""
-    step, resumed_from = evidence.steps(gang)
+    steps = evidence.steps(gang)
     return replace(
         found,
-        step=step if found.step is None else found.step,
-        resumed_from=resumed_from if found.resumed_from is None else found.resumed_from,
+        step=steps.reached if found.step is None else found.step,
+        resumed_from=steps.resumed_from if found.resumed_from is None else found.resumed_from,
+        furthest=steps.furthest,
     )
 
 

@@ -243,6 +243,13 @@ def _by_its_own_words(suspect: Suspect, sign: records.Sign, cause: Cause) -> Fai
     return suspect.end(cause, container, record.message or f"its log tells of a {sign}")
 
 
+def _hung(suspect: Suspect) -> Failure | None:
+    container, record = suspect.failed_container, suspect.record
+    if container is None or record is None or record.reason is not records.Reason.HANG:
+        return None
+    return suspect.end(Cause.HANG, container, record.message or "it made no progress.")
+
+
 def _was_asked_to_leave(suspect: Suspect) -> Failure | None:
     container, record = suspect.failed_container, suspect.record
     if container is None or record is None or record.reason is not records.Reason.TERMINATED:
@@ -369,6 +376,11 @@ RULES: tuple[Rule, ...] = (
         Cause.PEER_LOST,
         "the pod's last error line says that a peer's connection broke",
         _blames_a_peer,
+    ),
+    Rule(
+        Cause.HANG,
+        "the pod's message: its ranks made no progress within their limit, and were ended",
+        _hung,
     ),
     Rule(
         Cause.TERMINATED,

@@ -134,18 +134,13 @@ def active_since(situation: Situation) -> datetime | None:
     return status.start_time
 
 
-def furthest_step(old: TrainingJobStatus, attempts: Sequence[Attempt]) -> int | None:
-    """Return the highest step that an attempt ended at; those that are no longer listed count."""
-    known = [old.furthest_step, *(each.step for each in attempts)]
-    return max((each for each in known if each is not None), default=None)
-
-
 def written(
     situation: Situation,
     verdict: Verdict,
     *,
     attempts: Sequence[Attempt] | None = None,
     restarts: Restarts | None = None,
+    furthest_step: int | None = None,
     avoided: Sequence[AvoidedNode] | None = None,
     output: OutputStatus | None = None,
     completion_time: datetime | None = None,
@@ -154,19 +149,20 @@ def written(
     """Return the whole wanted status, or None if it is the one that stands."""
     old, generation = situation.status, situation.job.metadata.generation
     kept = tuple(old.attempts if attempts is None else attempts)[-KEPT_ATTEMPTS:]
+    furthest = old.furthest_step if furthest_step is None else furthest_step
     wanted = TrainingJobStatus(
         observed_generation=generation,
         conditions=summarise(
             old.conditions,
             verdict,
-            _extras(situation, ended or end(situation), kept),
+            _extras(situation, ended or end(situation), kept, furthest),
             generation=generation,
             now=situation.now,
         ),
         attempt=kept[-1].number if kept else None,
         attempts=kept,
         restarts=restarts or old.restarts or Restarts(),
-        furthest_step=furthest_step(old, kept),
+        furthest_step=furthest,
         avoided_nodes=tuple(
             each
             for each in (old.avoided_nodes if avoided is None else avoided)
@@ -179,9 +175,11 @@ def written(
     return wanted if wanted != old.wire() else None
 
 
-def _extras(situation: Situation, ended: End | None, attempts: Sequence[Attempt]) -> list[Extra]:
+def _extras(
+    situation: Situation, ended: End | None, attempts: Sequence[Attempt], furthest: int | None
+) -> list[Extra]:
     extras = [Extra(ended.type, "True", ended.reason, ended.message)] if ended else []
-    if not ended and _counts_blindly(situation.status, attempts):
+    if not ended and furthest is None and any(map(_failed_while_it_ran, attempts)):
         extras.append(_NO_STEPS)
     before = find(situation.status.conditions, SUSPENDED)
     if ended and before:
@@ -197,11 +195,11 @@ _NO_STEPS = Extra(
     PROGRESS_KNOWN,
     "False",
     "NoSteps",
-    "No rank has told of a step or a checkpoint, so every restart counts against its budget, "
-    "however far the run had come: write the step to the file LEPTON_STEP_FILE, or use the SDK.",
+    "No rank has reported a step or saved a checkpoint, so every restart counts against its "
+    "budget, however far the run had come: write the step to the file LEPTON_STEP_FILE, or use "
+    "the SDK.",
 )
 
 
-def _counts_blindly(old: TrainingJobStatus, attempts: Sequence[Attempt]) -> bool:
-    ran = any(each.outcome == "Failed" and each.running_time is not None for each in attempts)
-    return ran and furthest_step(old, attempts) is None
+def _failed_while_it_ran(attempt: Attempt) -> bool:
+    return attempt.outcome == "Failed" and attempt.running_time is not None

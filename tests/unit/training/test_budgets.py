@@ -50,8 +50,9 @@ def a_job(
 
 
 def said(step: int | None = None, **more: Any) -> str:
-    told = {} if step is None else {"step": step}
-    return a_record("Failed", reason="UserError", message="ValueError: bad", **told, **more)
+    """What a pod leaves whose ranks reported this step themselves."""
+    told = {} if step is None else {"step": step, "furthest": step}
+    return a_record("Failed", reason="UserError", message="ValueError: bad", **told | more)
 
 
 def failed(step: int | None = None, exit_code: int = 1, **more: Any) -> PodView:
@@ -113,6 +114,16 @@ def reason(decided: Plan) -> str:
             id="step 0 is where every run begins",
         ),
         pytest.param(None, failed(1), {}, None, id="the first step of all"),
+        pytest.param(
+            100,
+            failed(150, furthest=None),
+            {"user": 1, "withoutProgress": 3},
+            "User",
+            id="it only counted further, from 1 as every process does",
+        ),
+        pytest.param(
+            100, failed(20, furthest=110), {}, None, id="it saved a checkpoint that is further"
+        ),
         pytest.param(
             None, failed(), {"user": 1, "withoutProgress": 2}, "User", id="no step was ever told"
         ),

@@ -30,8 +30,8 @@ NO_RESTARTS = {"user": 0, "infrastructure": 0, "preemption": 0, "withoutProgress
 
 
 def bug(step: int | None, words: str = "ValueError: bad", **more: Any) -> str:
-    told = {} if step is None else {"step": step}
-    return a_record("Failed", reason="UserError", message=words, **told, **more)
+    told = {} if step is None else {"step": step, "furthest": step}
+    return a_record("Failed", reason="UserError", message=words, **told | more)
 
 
 def failed(
@@ -232,6 +232,24 @@ def test_different_steps_on_different_nodes_are_nobody_s() -> None:
 def test_without_another_node_to_show_the_difference_the_user_s_budget_pays() -> None:
     job = a_job(failed(1, 900), nodes=1)
     decided = close(job, a_failed_pod(job, bug(500)), nodes=NODES[:1])
+    assert (budget(decided), avoided(decided)) == ("User", [])
+
+
+def test_steps_that_were_only_counted_do_not_blame_a_node() -> None:
+    job = a_job(failed(1, 900), status={"furthestStep": None})
+    decided = close(job, a_failed_pod(job, bug(500, furthest=None)))
+    assert (budget(decided), avoided(decided)) == ("User", [])
+
+
+def test_steps_that_were_only_counted_tell_of_the_same_error() -> None:
+    job = a_job(failed(1, 100), status={"furthestStep": None})
+    assert avoided(close(job, a_failed_pod(job, bug(100, furthest=None)))) == [("node-1", 0)]
+
+
+def test_an_error_on_two_nodes_at_once_is_neither_node_s() -> None:
+    job = a_job(failed(1, 900))
+    pods = (a_failed_pod(job, bug(500)), a_failed_pod(job, bug(500), "node-2", 1))
+    decided = close(job, *pods)
     assert (budget(decided), avoided(decided)) == ("User", [])
 
 

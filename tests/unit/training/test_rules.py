@@ -282,6 +282,16 @@ def test_a_pod_that_was_sent_sigterm_by_nobody_we_know_of() -> None:
     assert (found.reason, found.budget, found.signal) == ("Terminated", "User", 15)
 
 
+def test_a_hang_that_the_launcher_found() -> None:
+    said = a_record("Failed", reason="Hang", message="Rank 1 is stopped.", rank=1, signal=9)
+    found = fate(a_pod(0, running=True), kubelet({"exitCode": 137, "message": said}))
+    assert (found.reason, found.budget, found.last_error_line) == (
+        "Hang",
+        "User",
+        "Rank 1 is stopped.",
+    )
+
+
 def test_ranks_that_were_told_to_leave_are_not_the_cause() -> None:
     said = a_record("Failed", reason="Terminated", message="Asked to leave.")
     left = a_pod(0, failed=True, exit_code=143, said=said, finished=ago(9))
