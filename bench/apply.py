@@ -1,5 +1,7 @@
 """From `kubectl apply` to the first pod, on an idle cluster; what the operator writes at rest.
 
+Also from a pod's failure to the condition that tells of it.
+
 Latency runs from the start of the client's create call to the pod's ADDED bytes on the same
 client's watch. The floor, in the same run, is a pod that the client creates itself.
 """
@@ -7,6 +9,7 @@ client's watch. The floor, in the same run, is a pod that the client creates its
 from __future__ import annotations
 
 import asyncio
+import json
 import statistics
 import sys
 import time
@@ -17,10 +20,27 @@ from typing import Any
 from bench.clients import Client, client
 from bench.installed import Bench, installed, last_line
 from bench.objects import bare_pod, inference_service, settle, training_job
+from e2e.waiting import is_true
 
 OBJECTS = 30
+FAILURES = 10
+VERDICT = "a failure told"
 IDLE_SECONDS = 60
 _SEEN_SECONDS = 10
+_KWOK_SECONDS = 1.0  # by then the pod runs
+_FAILED = {
+    "phase": "Failed",
+    "containerStatuses": [
+        {
+            "name": "train",
+            "image": "none",
+            "imageID": "",
+            "ready": False,
+            "restartCount": 0,
+            "state": {"terminated": {"exitCode": 1, "reason": "Error"}},
+        }
+    ],
+}
 
 
 async def latency_ms(made: Client, manifest: dict[str, Any]) -> float:
@@ -43,6 +63,20 @@ async def latencies_ms(made: Client, objects: Sequence[dict[str, Any]]) -> list[
     return found
 
 
+async def verdict_ms(made: Client, name: str) -> float:
+    """Let the only pod of a job fail; return how long the job's condition took to say so."""
+    await latency_ms(made, training_job(name, failurePolicy={"maxRestarts": 0}))
+    await asyncio.sleep(_KWOK_SECONDS)
+    began = time.monotonic()
+    await made.patch_status("Pod", f"{name}-train-1-0", _FAILED)
+    async with asyncio.timeout(_SEEN_SECONDS):
+        async for line in made.stream("TrainingJob"):
+            found = json.loads(line)["object"]
+            if found["metadata"]["name"] == name and is_true(found, "Failed"):
+                break
+    return (time.monotonic() - began) * 1000
+
+
 async def measure(bench: Bench) -> dict[str, list[float]]:
     builders: dict[str, Callable[[str], dict[str, Any]]] = {
         "bare_pod": bare_pod,
@@ -54,6 +88,7 @@ async def measure(bench: Bench) -> dict[str, list[float]]:
         for kind, build in builders.items():
             objects = [build(f"{kind.replace('_', '-')}-{n}") for n in range(OBJECTS)]
             found[kind] = await latencies_ms(made, objects)
+        found[VERDICT] = [await verdict_ms(made, f"failing-{n}") for n in range(FAILURES)]
     return found
 
 
@@ -72,12 +107,12 @@ def main() -> int:
         found = asyncio.run(measure(bench))
         writes = idle_writes(bench)
         usage = bench.usage()
-    print(f"\n{'':<18}{'p50 ms':>8}{'p95 ms':>8}   ({OBJECTS} of each, one after another)")
+    print(f"\n{'':<18}{'p50 ms':>8}{'p95 ms':>8}   (one after another)")
     figures: dict[str, object] = {}
     for kind, values in found.items():
         p50, p95 = statistics.median(values), statistics.quantiles(values, n=20)[18]
         print(f"{kind:<18}{p50:>8.1f}{p95:>8.1f}")
-        if kind != "bare_pod":
+        if kind not in {"bare_pod", VERDICT}:
             figures |= {f"{kind}_p50_ms": round(p50, 1), f"{kind}_p95_ms": round(p95, 1)}
     print(f"writes in {IDLE_SECONDS} idle seconds: {len(writes)} {sorted(set(writes))}")
     last_line(figures | {"idle_writes_60s": len(writes), "operator_rss_mb": usage.rss_mb})

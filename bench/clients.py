@@ -46,6 +46,13 @@ class Client:
             if answer.status >= 400:
                 raise RuntimeError(await answer.text())
 
+    async def patch_status(self, kind: str, name: str, status: Manifest) -> None:
+        """Merge into an object's status, as the component would that owns it."""
+        headers = {"Content-Type": "application/merge-patch+json"}
+        url = f"{self._url(kind)}/{name}/status"
+        async with self.session.patch(url, json={"status": status}, headers=headers) as answer:
+            answer.raise_for_status()
+
     async def delete_pods(self) -> None:
         """Delete all pods of the namespace at once, and wait until the watch has seen them go."""
         options = {"gracePeriodSeconds": 0, "propagationPolicy": "Background"}

@@ -17,12 +17,12 @@ def bare_pod(name: str) -> dict[str, Any]:
     return restricted_pod(name, {"name": "main", "image": "none"}, **ON_FAKE_NODES)
 
 
-def training_job(name: str) -> dict[str, Any]:
+def training_job(name: str, **spec: Any) -> dict[str, Any]:
     return {
         "apiVersion": "lepton.ai/v1alpha1",
         "kind": "TrainingJob",
         "metadata": {"name": name},
-        "spec": {"entrypoint": ["train.py"], "resourcesPerNode": _SMALL, **_PLACED},
+        "spec": {"entrypoint": ["train.py"], "resourcesPerNode": _SMALL, **_PLACED, **spec},
     }
 
 

@@ -48,6 +48,21 @@ BAD = (
         "can change what a pod may do",
         podAnnotations={"container.apparmor.security.beta.kubernetes.io/train": "unconfined"},
     ),
+    job(
+        "an annotation that attaches another network",
+        "can change what a pod may do",
+        podAnnotations={"k8s.v1.cni.cncf.io/networks": "host"},
+    ),
+    job(
+        "the store's keys for the script",
+        "which training containers never see",
+        envFromSecret="lepton-store",
+    ),
+    job(
+        "the priority of the cluster's own pods",
+        "would evict others' pods",
+        priorityClassName="system-node-critical",
+    ),
     job("a label key too long", "must match", podLabels={"a" * 64: "b"}, rule=False),
     job("a label key with a space", "must match", podLabels={"a b": "c"}, rule=False),
     job(
@@ -161,6 +176,11 @@ BAD = (
         "a path that climbs",
         "must not contain '..'",
         source={"uri": "pvc://a/../b", "digest": DIGEST},
+    ),
+    model(
+        "a path that climbs by escaped dots",
+        "nor an escaped dot",
+        source={"uri": "s3://a/%2E%2e/b", "digest": DIGEST},
     ),
     model(
         "two sources at once",

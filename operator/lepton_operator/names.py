@@ -27,7 +27,8 @@ RESOLVED_HASH = "lepton.ai/resolved-hash"
 
 STORE_SECRET = "lepton-store"  # noqa: S105 - the name of a Secret, not a secret
 
-_ATTEMPT_AND_RANK = re.compile(r"([1-9][0-9]*)-(0|[1-9][0-9]*)")
+# Nine digits: a stranger's pod may have more, and no status has room for such a number.
+_ATTEMPT_AND_RANK = re.compile(r"([1-9][0-9]{0,8})-(0|[1-9][0-9]{0,8})")
 
 
 def training_pod(job: str, attempt: int, rank: int) -> str:

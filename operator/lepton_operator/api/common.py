@@ -216,17 +216,30 @@ _RESERVED_LABELS = Rule(
         )
     ),
 )
+# Annotations that the kubelet, container runtimes and network plugins act upon: some unconfine a
+# container, hand it devices or attach it to another network.
+_POWERFUL = (
+    "lepton.ai/",
+    "kubernetes.io/",
+    "k8s.io/",
+    "cncf.io/",
+    "multus-cni.io/",
+    "io.kubernetes.",
+    "io.katacontainers.",
+    "io.containerd.",
+    "run.oci.",
+)
 _RESERVED_ANNOTATIONS = Rule(
-    "!self.exists(k, k.startsWith('lepton.ai/') || k.contains('kubernetes.io/') || "
-    "k.contains('k8s.io/'))",
-    "podAnnotations: keys under lepton.ai/, kubernetes.io/ and k8s.io/ can change what a pod may "
-    "do and are not passed on; use a prefix of your own",
-    lambda annotations: (
-        not any(
-            key.startswith("lepton.ai/") or "kubernetes.io/" in key or "k8s.io/" in key
-            for key in annotations
-        )
-    ),
+    f"!self.exists(k, {list(_POWERFUL)}.exists(p, k.contains(p)))",
+    f"podAnnotations: keys with {', '.join(_POWERFUL)} can change what a pod may do and are not "
+    "passed on; use a prefix of your own",
+    lambda annotations: not any(part in key for key in annotations for part in _POWERFUL),
+)
+_ORDINARY_PRIORITY = Rule(
+    "!self.startsWith('system-')",
+    "priorityClassName: classes that begin with system- are the cluster's own, and would evict "
+    "others' pods",
+    lambda name: not name.startswith("system-"),
 )
 
 
@@ -258,7 +271,7 @@ class PodSettings(ApiModel):
     tolerations: Annotated[tuple[Toleration, ...], Field(max_length=32)] = Field(
         default=(), description="tolerations: the taints that the pods tolerate."
     )
-    priority_class_name: KubernetesName | None = Field(
+    priority_class_name: Annotated[KubernetesName, *checked(_ORDINARY_PRIORITY)] | None = Field(
         default=None, description="priorityClassName replaces the chart's priority class."
     )
     termination_grace_period_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = Field(

@@ -44,9 +44,9 @@ _BOUNDS_IN_ORDER = Rule(
     ),
 )
 _INSIDE = Rule(
-    "!self.contains('..')",
-    "source.uri: the path must not contain '..'",
-    lambda uri: ".." not in uri,
+    "!self.contains('..') && !self.lowerAscii().contains('%2e')",
+    "source.uri: the path must not contain '..', nor an escaped dot (%2e)",
+    lambda uri: ".." not in uri and "%2e" not in uri.lower(),
 )
 
 

@@ -73,6 +73,12 @@ _RESERVED_PATHS = Rule(
     "which the operator uses, nor contain '..', '//' or '/./'",
     _leaves_our_paths,
 )
+_NOT_THE_STORE = Rule(
+    "self != 'lepton-store'",
+    "envFromSecret: lepton-store holds the keys of the namespace's store, which training "
+    "containers never see; use a Secret of your own",
+    lambda name: name != "lepton-store",
+)
 _UNIQUE_VOLUMES = Rule(
     "self.all(v, self.exists_one(w, w.name == v.name) && "
     "self.exists_one(w, w.mountPath == v.mountPath))",
@@ -251,7 +257,7 @@ class TrainingJobSpec(PodSettings):
         Field(max_length=1024),
         *checked(_RESERVED_ENVIRONMENT),
     ] = Field(default=(), description="env: environment variables of every rank.")
-    env_from_secret: KubernetesName | None = Field(
+    env_from_secret: Annotated[KubernetesName, *checked(_NOT_THE_STORE)] | None = Field(
         default=None,
         description="envFromSecret names a Secret whose keys become environment variables.",
     )

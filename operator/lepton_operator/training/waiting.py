@@ -80,7 +80,13 @@ def still_leaving(situation: Situation) -> list[Member]:
 
 
 def _is_given_up(situation: Situation, pod: PodView) -> bool:
-    """Tell whether a pod stays Terminating for ever, because no kubelet is there to end it."""
+    """Tell whether a pod need not be waited for: its end may never come, or does not matter.
+
+    Without a kubelet it stays Terminating for ever; one that has finished holds no GPU, whatever
+    finalizer keeps it.
+    """
+    if pod.finished:
+        return True
     node = situation.node(pod)
     if node is not None:
         return not node.ready

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -99,6 +100,12 @@ def test_a_wiped_status_takes_the_attempt_up_from_its_pods() -> None:
     assert decided.create == ()
     assert status_of(decided)["attempt"] == 4
     assert status_of(decided)["attempts"][0]["startTime"] == "2026-11-22T03:59:30Z"
+
+
+def test_a_pod_whose_number_no_status_has_room_for_is_no_attempt() -> None:
+    forged = replace(a_pod(0), name=f"digits-train-{10**20}-0", uid="forged")
+    decided = decide(a_view(an_open_job(), a_pod(0, running=True), forged))
+    assert condition(decided).reason == "Running"
 
 
 def test_a_stranger_s_pod_is_not_taken_for_ours() -> None:

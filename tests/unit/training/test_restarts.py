@@ -238,6 +238,11 @@ def test_the_next_attempt_waits_until_old_pods_are_gone() -> None:
     assert (created(decided), deleted(decided)) == ([], [])
 
 
+def test_a_finished_pod_that_a_finalizer_keeps_is_not_waited_for() -> None:
+    decided = decide(a_view(a_restarting_job(), a_pod(0, failed=True, deleting=True)))
+    assert created(decided) == ["digits-train-2-0"]
+
+
 def test_a_pod_on_a_node_that_is_not_ready_is_not_waited_for() -> None:
     leaving = a_pod(0, running=True, deleting=True)
     nodes = (a_node("node-1", ready=False),)
