@@ -18,13 +18,14 @@ import math
 import mmap
 import os
 import struct
+import sys
 import threading
 import time
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 BOARD_VARIABLE = "LEPTON_BOARD"
@@ -44,10 +45,13 @@ _FILE_BYTES = 4096
 _HEADER = struct.Struct("<8sQ")  # the magic with the layout's version, the rank's process id
 _SLOT_OFFSETS = (64, 2080)
 _CHECKSUM = struct.Struct("<I")
-_FACTS = struct.Struct("<QIBBBxqqqqdqqqqqdq")
+_FACTS = struct.Struct("<QIBBBxqqqqqdqqqqqdq")
 _METRICS_BYTES = 1536
 _METRIC_NAME_CHARACTERS = 48
 _LARGEST = 2**63 - 1
+_PULSE_SECONDS = 1.0
+# Where torch's own Python waits for other ranks; DistributedDataParallel's waits inside backward.
+_WAITING_IN = ("/torch/distributed/", "/torch/autograd/graph.py")
 
 
 class Standing(NamedTuple):
@@ -55,6 +59,8 @@ class Standing(NamedTuple):
 
     phase: str = "starting"
     phase_at: int = 0
+    phase_changes: int = 0
+    """How often the phase changed: between two steps, an evaluation may have come and gone."""
     step: int = 0
     total_steps: int = 0
     """0 if nobody said how many there will be."""
@@ -88,8 +94,11 @@ class Reading(NamedTuple):
 class Board:
     """The writer of one rank. Writes of any other process, such as a fork, do nothing."""
 
-    def __init__(self, path: str | Path) -> None:
-        """Open the file that `create` made; raises OSError or ValueError if it is no board."""
+    def __init__(self, path: str | Path, *, pulses: bool = False) -> None:
+        """Open the file that `create` made; raises OSError or ValueError if it is no board.
+
+        With `pulses`, a thread says each second that the interpreter runs, from the first step on.
+        """
         with open(path, "r+b") as file:  # noqa: PTH123 - a rank's start pays for every import
             self._memory = mmap.mmap(file.fileno(), _FILE_BYTES)
         magic, self._pid = _HEADER.unpack_from(self._memory)
@@ -97,6 +106,8 @@ class Board:
             raise ValueError(f"{path} is no board of this version")
         # Re-entrant: a script may report from its own signal handler.
         self._lock = threading.RLock()
+        self._pulses = pulses
+        self._is_waiting = False
         found = _newest(self._memory)
         self._sequence = found.sequence if found else 0
         self._standing = found.standing if found else Standing()
@@ -104,7 +115,7 @@ class Board:
     @property
     def is_ours(self) -> bool:
         """Whether this process is the rank that the board belongs to."""
-        return os.getpid() == self._pid
+        return bool(os.getpid() == self._pid)
 
     @property
     def standing(self) -> Standing:
@@ -115,8 +126,7 @@ class Board:
         """Say that the rank is in another phase now; raises ValueError for an unknown one."""
         if phase not in PHASES:
             raise ValueError(f"{phase!r} is no phase: use one of {', '.join(PHASES)}")
-        if phase != self._standing.phase:
-            self._write(phase=phase, phase_at=time.monotonic_ns())
+        self._write(**self._change_of(phase, time.monotonic_ns()))
 
     def finish_step(
         self,
@@ -133,8 +143,7 @@ class Board:
             return
         now = time.monotonic_ns()
         changed: dict[str, Any] = {"step": _whole(step), "step_at": now, "is_reported": reported}
-        if before.phase != "training":
-            changed.update(phase="training", phase_at=now)
+        changed.update(self._change_of("training", now))
         if total_steps is not None:
             changed["total_steps"] = _whole(total_steps)
         if samples is not None:
@@ -142,6 +151,21 @@ class Board:
         if metrics is not None:
             changed["metrics"] = _fitting(metrics)
         self._write(**changed)
+        self._start_pulse()
+
+    @contextlib.contextmanager
+    def collective(self) -> Iterator[None]:
+        """Count the time inside as waiting in one collective; of the main thread only."""
+        if self._is_waiting or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        begun = time.monotonic()
+        self._is_waiting = True
+        try:
+            yield
+        finally:
+            self._is_waiting = False
+            self.finish_collective(time.monotonic() - begun)
 
     def finish_collective(self, seconds: float, *, collectives: int = 1) -> None:
         """Add time spent waiting in collectives."""
@@ -163,6 +187,24 @@ class Board:
     def beat(self, *, is_waiting: bool) -> None:
         """Say that the interpreter runs, and whether its main thread waits in a collective."""
         self._write(alive_at=time.monotonic_ns(), is_waiting=is_waiting)
+
+    def _change_of(self, phase: str, now: int) -> dict[str, Any]:
+        before = self._standing
+        if phase == before.phase:
+            return {}
+        return {"phase": phase, "phase_at": now, "phase_changes": before.phase_changes + 1}
+
+    def _start_pulse(self) -> None:
+        """From the first step on: a thread in a script that may still fork is no gift."""
+        if self._pulses and self.is_ours:
+            self._pulses = False
+            self.beat(is_waiting=False)
+            threading.Thread(target=self._pulse, name="lepton-pulse", daemon=True).start()
+
+    def _pulse(self) -> None:
+        never = threading.Event()
+        while not never.wait(_PULSE_SECONDS):
+            self.beat(is_waiting=self._is_waiting or _main_thread_is_in(_WAITING_IN))
 
     def _write(self, **changed: Any) -> None:
         if not self.is_ours:
@@ -206,7 +248,7 @@ def of_this_process() -> Board | None:
     if not path:
         return None
     with contextlib.suppress(OSError, ValueError):
-        board = Board(path)
+        board = Board(path, pulses=True)
         return board if board.is_ours else None
     return None
 
@@ -220,6 +262,7 @@ def _encode(sequence: int, standing: Standing) -> bytes:
         standing.is_reported,
         standing.is_waiting,
         standing.phase_at,
+        standing.phase_changes,
         standing.step,
         standing.total_steps,
         standing.step_at,
@@ -253,15 +296,18 @@ def _slot(content: Any, offset: int) -> tuple[int, Standing] | None:
         return None
     if zlib.crc32(content[body:end]) != checksum:
         return None
-    metrics = json.loads(content[body + _FACTS.size : end]) if length else {}
-    return sequence, Standing(
-        PHASES[phase],
-        *numbers[:4],
-        bool(reported),
-        *numbers[4:],
-        bool(waiting),
-        metrics,
-    )
+    metrics = _parsed(content[body + _FACTS.size : end])
+    before, after = numbers[:5], numbers[5:]
+    facts = [PHASES[phase], *before, bool(reported), *after, bool(waiting), metrics]
+    return sequence, Standing._make(facts)
+
+
+def _parsed(text: bytes) -> dict[str, float]:
+    """The metrics as numbers, whoever wrote them: a script may write to its own board's file."""
+    try:
+        return _fitting(json.loads(text)) if text else {}
+    except (ValueError, RecursionError, AttributeError):
+        return {}
 
 
 def _fitting(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -283,6 +329,11 @@ def _fitting(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def _metrics_text(metrics: Mapping[str, float]) -> bytes:
     return json.dumps(metrics, separators=(",", ":")).encode() if metrics else b""
+
+
+def _main_thread_is_in(places: tuple[str, ...]) -> bool:
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001
+    return frame is not None and any(each in frame.f_code.co_filename for each in places)
 
 
 def _whole(number: int) -> int:

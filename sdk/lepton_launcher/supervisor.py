@@ -16,7 +16,8 @@ from lepton_launcher.attempts import Attempt, NotThisAttempt, attempt_alone, par
 from lepton_launcher.exchange import Exchange
 from lepton_launcher.options import Options, parse_options
 from lepton_launcher.processes import Children, Signals
-from lepton_launcher.rank import pipe_of, rank_command
+from lepton_launcher.rank import pipe_of, rank_command, site_of
+from lepton_launcher.site_folder import write_site_folder
 from lepton_launcher.stderr import RankStderr, blames_a_peer
 
 # An attempt that did not succeed has nothing to lose by going on without its sidecar's answer.
@@ -104,6 +105,7 @@ class Supervisor:
         options.output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="lepton-") as name:
             folder = Path(name)
+            write_site_folder(site_of(folder))
             pipes = [RankStderr(pipe_of(folder, i)) for i in range(options.nproc_per_node)]
             for pipe in pipes:
                 pipe.start()
@@ -116,7 +118,11 @@ class Supervisor:
 
     def _start_child(self, folder: Path, attempt: Attempt) -> None:
         options = self._options
-        environment = {**os.environ, "LEPTON_OUTPUT_DIR": str(options.output)}
+        environment = {
+            **os.environ,
+            "LEPTON_OUTPUT_DIR": str(options.output),
+            "LEPTON_ATTEMPT": str(attempt.number),
+        }
         say(
             f"attempt {attempt.number}, node {attempt.node_rank} of {attempt.num_nodes}, "
             f"{options.nproc_per_node} per node, meeting at {attempt.address}:{attempt.port}"
