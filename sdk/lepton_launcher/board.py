@@ -45,7 +45,7 @@ _FILE_BYTES = 4096
 _HEADER = struct.Struct("<8sQ")  # the magic with the layout's version, the rank's process id
 _SLOT_OFFSETS = (64, 2080)
 _CHECKSUM = struct.Struct("<I")
-_FACTS = struct.Struct("<QIBBBxqqqqqdqqqqqdq")
+_FACTS = struct.Struct("<QIBBBxqqqqqdqqqqqqdq")
 _METRICS_BYTES = 1536
 _METRIC_NAME_CHARACTERS = 48
 _LARGEST = 2**63 - 1
@@ -72,6 +72,8 @@ class Standing(NamedTuple):
     collectives: int = 0
     collective_at: int = 0
     samples: int = 0
+    resumed_step: int = -1
+    """The step of the checkpoint that this rank began with; -1 if it began from nothing."""
     checkpoint_step: int = -1
     """The step of the last checkpoint that is complete; -1 without one."""
     checkpoint_at: int = 0
@@ -176,6 +178,10 @@ class Board:
             collective_at=time.monotonic_ns(),
         )
 
+    def resume(self, step: int) -> None:
+        """Say that the rank goes on from the checkpoint of `step`."""
+        self._write(resumed_step=_whole(step))
+
     def finish_checkpoint(self, step: int, seconds: float) -> None:
         """Say that the checkpoint of `step` is complete, and how long saving took."""
         self._write(
@@ -270,6 +276,7 @@ def _encode(sequence: int, standing: Standing) -> bytes:
         standing.collectives,
         standing.collective_at,
         standing.samples,
+        standing.resumed_step,
         standing.checkpoint_step,
         standing.checkpoint_at,
         standing.checkpoint_seconds,

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 from typing import NamedTuple
+
+from lepton_launcher.hangs import Patience
 
 
 class Options(NamedTuple):
@@ -22,6 +25,8 @@ class Options(NamedTuple):
     output: Path
     termination_message: Path | None
     grace_seconds: float
+    patience: Patience | None
+    """What is a hang; None if none is looked for."""
 
     @property
     def world_size(self) -> int:
@@ -62,6 +67,7 @@ def parse_options(arguments: list[str]) -> Options:
         output=(found.output or _default_output(found.alone)).absolute(),
         termination_message=found.termination_message or (None if found.alone else message),
         grace_seconds=found.grace_seconds,
+        patience=_patience(found),
     )
 
 
@@ -97,7 +103,38 @@ def _parser() -> argparse.ArgumentParser:
         default=30,
         help="how long this process may take to leave after SIGTERM",
     )
+    parser.add_argument(
+        "--hang-timeout-seconds",
+        type=_auto_or_seconds,
+        default=None,
+        help="longest time between two steps before the ranks count as hanging; the default, "
+        "'auto', learns it from their steps (with --alone: they never do, as somebody may look "
+        "at them in a debugger)",
+    )
+    parser.add_argument(
+        "--hang-startup-seconds",
+        type=_seconds,
+        default=Patience().startup_seconds,
+        help="longest silence before the first steps are made",
+    )
     return parser
+
+
+def _patience(found: argparse.Namespace) -> Patience | None:
+    if found.alone and found.hang_timeout_seconds is None:
+        return None
+    return Patience(found.hang_startup_seconds, found.hang_timeout_seconds)
+
+
+def _auto_or_seconds(text: str) -> float | None:
+    return None if text == "auto" else _seconds(text)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 1 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not at least one second")
+    return seconds
 
 
 def _positive(text: str) -> int:

@@ -39,7 +39,7 @@ def stacks_of(folder: Path, local_rank: int) -> Path:
 
 
 def site_of(folder: Path) -> Path:
-    """What goes first on the rank's PYTHONPATH."""
+    """What goes first on the PYTHONPATH of all ranks, whose folders lie beside it."""
     return folder / "site"
 
 
@@ -74,5 +74,5 @@ def _watched(folder: Path, local_rank: int) -> dict[str, str]:
         board.BOARD_VARIABLE: str(path),
         STACKS_VARIABLE: str(stacks_of(folder, local_rank)),
         "LEPTON_STEP_FILE": str(step_file_of(folder, local_rank)),
-        "PYTHONPATH": python_path(site_of(folder)),
+        "PYTHONPATH": python_path(site_of(folder.parent)),
     }

@@ -51,6 +51,7 @@ def test_what_is_written_is_read(path: Path) -> None:
     writer = Board(path)
     writer.enter("rendezvous")
     writer.enter("restoring")
+    writer.resume(4)
     before = time.monotonic_ns()
     writer.finish_step(7, total_steps=100, samples=224, metrics={"loss": 0.5})
     writer.finish_collective(0.25)
@@ -60,7 +61,7 @@ def test_what_is_written_is_read(path: Path) -> None:
     found = standing(path)
     assert (found.phase, found.step, found.total_steps, found.samples) == ("training", 7, 100, 224)
     assert (found.collective_seconds, found.collectives) == (0.75, 4)
-    assert (found.checkpoint_step, found.checkpoint_seconds) == (5, 1.5)
+    assert (found.resumed_step, found.checkpoint_step, found.checkpoint_seconds) == (4, 5, 1.5)
     assert (found.is_reported, found.is_waiting, found.metrics) == (True, True, {"loss": 0.5})
     times = [found.phase_at, found.step_at, found.collective_at, found.checkpoint_at]
     assert times == sorted(times)
