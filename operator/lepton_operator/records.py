@@ -45,6 +45,7 @@ class Reason(StrEnum):
     NO_DATA = "NoData"
     INVALID_DATASET = "InvalidDataset"
     EVALUATION_FAILED = "EvaluationFailed"
+    HANG = "Hang"
 
 
 STORE_REASONS = frozenset({Reason.NO_STORE, Reason.STORE_UNAVAILABLE})

@@ -32,6 +32,7 @@ class Reason(StrEnum):
     NO_DATA = "NoData"
     INVALID_DATASET = "InvalidDataset"
     EVALUATION_FAILED = "EvaluationFailed"
+    HANG = "Hang"
 
 
 class FailureError(Exception):
@@ -117,6 +118,8 @@ class Record(Document):
     exit_code: int | None = None
     signal: int | None = None
     step: int | None = None
+    resumed_from: int | None = None
+    stacks: str | None = None
     metrics: Metrics | None = None
     model: ModelReference | None = None
     versions: tuple[VersionSummary, ...] | None = None

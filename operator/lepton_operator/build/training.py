@@ -34,6 +34,7 @@ ATTEMPT_VOLUME = "attempt"
 
 LOOPBACK = "127.0.0.1"
 BASE_PORT = 29_400
+TELEMETRY_PORT = 9464
 PORTS = 3_000  # the port stays below 32768, where the kernel takes ports for outgoing connections
 MAX_LINEAGE_TEXT = 1_024
 
@@ -217,6 +218,7 @@ def _sidecar(
         "--uid": owner.uid,
         "--attempt": attempt,
         "--rank": rank,
+        "--port": TELEMETRY_PORT,
     }
     if spec.output:
         options |= {
@@ -227,7 +229,8 @@ def _sidecar(
             "--entrypoint": _lineage(spec.entrypoint),
         }
     arguments = ["sidecar", *_options(options)]
-    return _agent(SIDECAR, resolved, arguments, restartPolicy="Always")
+    ports = [{"name": "metrics", "containerPort": TELEMETRY_PORT}]
+    return _agent(SIDECAR, resolved, arguments, restartPolicy="Always", ports=ports)
 
 
 def _lineage(entrypoint: Sequence[str]) -> str:
