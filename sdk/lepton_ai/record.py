@@ -120,6 +120,7 @@ class Record(Document):
     step: int | None = None
     resumed_from: int | None = None
     stacks: str | None = None
+    restarts: int | None = None
     metrics: Metrics | None = None
     model: ModelReference | None = None
     versions: tuple[VersionSummary, ...] | None = None

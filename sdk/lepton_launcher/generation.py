@@ -9,7 +9,7 @@ import math
 import os
 import signal
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lepton_launcher import records, stacks
 from lepton_launcher.agent import Failure, Job, Result, agent_command, read_result
@@ -22,6 +22,7 @@ from lepton_launcher.speech import say
 from lepton_launcher.stderr import RankStderr, blames_a_peer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from lepton_launcher.attempts import Attempt
@@ -47,7 +48,9 @@ class Pod(NamedTuple):
 class Generation:
     """One start of this pod's ranks."""
 
-    def __init__(self, pod: Pod, number: int, folder: Path) -> None:
+    def __init__(
+        self, pod: Pod, number: int, folder: Path, restarts: Sequence[dict[str, Any]]
+    ) -> None:
         folder.mkdir()
         self._pod = pod
         self._options = pod.options
@@ -59,7 +62,12 @@ class Generation:
         self._watches = [
             RankWatch(folder, first + index, index, pipe) for index, pipe in enumerate(self._pipes)
         ]
-        self._observer = self._new_observer()
+        self._observer = self._new_observer(restarts)
+
+    @property
+    def furthest(self) -> int:
+        """The furthest step that was reported or saved; -1 if none was."""
+        return self._observer.progress.furthest
 
     def run(self) -> records.Record:
         """Start the ranks, watch them to their end, and say how that was."""
@@ -79,12 +87,12 @@ class Generation:
 
     # The ranks
 
-    def _new_observer(self) -> Observer:
+    def _new_observer(self, restarts: Sequence[dict[str, Any]]) -> Observer:
         options, now = self._options, time.monotonic()
         sees_all = options.num_nodes == 1
         return Observer(
             self._watches,
-            Progress(self._pod.attempt.number, self._number, now),
+            Progress(self._pod.attempt.number, self._number, now, restarts),
             HangWatch(options.patience, now, sees_all=sees_all) if options.patience else None,
             None if options.alone else self._pod.exchange,
         )

@@ -232,7 +232,7 @@ class HangWatch:
         place = f"after step {standing.step}" if standing.step_at else "before its first step"
         message = (
             f"Rank {sighting.rank} hangs {place}, {standing.phase}: no sign of progress for "
-            f"{seconds:.0f} s (limit {self._limit(sighting):.0f} s), and {how}."
+            f"{seconds:.1f} s (limit {self._limit(sighting):.1f} s), and {how}."
         )
         return Hang(sighting.rank, message, seconds)
 

@@ -27,6 +27,7 @@ class Options(NamedTuple):
     grace_seconds: float
     patience: Patience | None
     """What is a hang; None if none is looked for."""
+    max_restarts: int
 
     @property
     def world_size(self) -> int:
@@ -51,9 +52,12 @@ class Options(NamedTuple):
 def parse_options(arguments: list[str]) -> Options:
     """Read the command line; argparse ends the process with a usage message if it is wrong."""
     ours, entrypoint = _split_entrypoint(arguments)
-    found = _parser().parse_args(ours)
+    parser = _parser()
+    found = parser.parse_args(ours)
     if found.alone and (found.num_nodes, found.node_rank) != (1, 0):
-        _parser().error("--alone trains on one node: leave out --num-nodes and --node-rank")
+        parser.error("--alone trains on one node: leave out --num-nodes and --node-rank")
+    if found.max_restarts and found.num_nodes > 1:
+        parser.error("--max-restarts is for one node: ranks of several are restarted together")
     message = Path("/dev/termination-log")
     return Options(
         num_nodes=found.num_nodes,
@@ -68,6 +72,7 @@ def parse_options(arguments: list[str]) -> Options:
         termination_message=found.termination_message or (None if found.alone else message),
         grace_seconds=found.grace_seconds,
         patience=_patience(found),
+        max_restarts=found.max_restarts,
     )
 
 
@@ -117,6 +122,13 @@ def _parser() -> argparse.ArgumentParser:
         default=Patience().startup_seconds,
         help="longest silence before the first steps are made",
     )
+    parser.add_argument(
+        "--max-restarts",
+        type=_count,
+        default=0,
+        help="how often ranks that fail or hang are started again in this pod without getting "
+        "further; 0: never",
+    )
     return parser
 
 
@@ -135,6 +147,13 @@ def _seconds(text: str) -> float:
     if not 1 <= seconds < math.inf:
         raise argparse.ArgumentTypeError(f"{text} is not at least one second")
     return seconds
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is below 0")
+    return number
 
 
 def _positive(text: str) -> int:

@@ -101,15 +101,27 @@ class Ledger:
 class Progress:
     """What is told about one generation of ranks, from what was seen of them."""
 
-    def __init__(self, attempt: int, generation: int, now: float) -> None:
+    def __init__(
+        self,
+        attempt: int,
+        generation: int,
+        now: float,
+        restarts: Sequence[dict[str, Any]] = (),
+    ) -> None:
         self._attempt = attempt
         self._generation = generation
+        self._restarts = list(restarts)
         self._paces: dict[int, Pace] = {}
         self._ledger = Ledger(now)
         self.step: int | None = None
         """The last step that the slowest rank is known to have done."""
         self.resumed_from: int | None = None
         """The step of the checkpoint that the ranks began with."""
+        self.furthest = -1
+        """The last step that the script reported itself, or saved; -1 without one.
+
+        Steps that were counted say nothing: they begin with 1 again whenever a process does.
+        """
 
     def take_in(self, sightings: Sequence[Sighting], now: float) -> None:
         """Learn from one look at the ranks."""
@@ -118,6 +130,10 @@ class Progress:
         stepping = [each.standing.step for each in sightings if each.standing.step_at]
         if stepping:
             self.step = min(stepping)
+            reported = all(each.standing.is_reported for each in sightings)
+            self.furthest = max(self.furthest, self.step if reported else -1)
+        saved = [each.standing.checkpoint_step for each in sightings]
+        self.furthest = max(self.furthest, min(saved, default=-1))
         resumed = [each.standing.resumed_step for each in sightings]
         if resumed and min(resumed) >= 0:
             self.resumed_from = min(resumed)
@@ -143,6 +159,7 @@ class Progress:
             "samples": first.standing.samples or None,
             "checkpoint": _checkpoint(first, now),
             "ranks": [self._rank(each, now) for each in sightings],
+            "restarts": self._restarts or None,
             "ledger": self._ledger.seconds(),
         }
         return _known(facts)

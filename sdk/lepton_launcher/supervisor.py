@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import tempfile
 import time
@@ -14,6 +15,7 @@ from lepton_launcher.generation import Generation, Pod
 from lepton_launcher.options import Options, parse_options
 from lepton_launcher.processes import Children, Signals
 from lepton_launcher.rank import site_of
+from lepton_launcher.restarts import Restarts
 from lepton_launcher.site_folder import write_site_folder
 from lepton_launcher.speech import say
 from lepton_launcher.stderr import blames_a_peer
@@ -107,7 +109,24 @@ class Supervisor:
         with tempfile.TemporaryDirectory(prefix="lepton-") as name:
             folder = Path(name)
             write_site_folder(site_of(folder))
-            return Generation(pod, 0, folder / "0").run()
+            return self._run_generations(pod, folder)
+
+    def _run_generations(self, pod: Pod, folder: Path) -> records.Record:
+        """Start the ranks, and start them again while that may help."""
+        restarts = Restarts(self._options.max_restarts)
+        for number in itertools.count():
+            generation = Generation(pod, number, folder / str(number), restarts.told)
+            record = generation.run()
+            delay_seconds = restarts.delay_seconds(number, record, generation.furthest)
+            if delay_seconds is None or self._is_asked_to_leave_within(delay_seconds):
+                break
+            say(f"the ranks are started again, generation {number + 1}: {record['message']}")
+        return {**record, "restarts": restarts.counted} if restarts.counted else record
+
+    def _is_asked_to_leave_within(self, seconds: float) -> bool:
+        latest = time.monotonic() + seconds
+        self._children.wait_for(lambda: self._signals.asked_to_leave_at, lambda: latest)
+        return self._signals.asked_to_leave_at is not None
 
     # After the ranks
 
