@@ -33,6 +33,7 @@ class Reason(StrEnum):
     INVALID_DATASET = "InvalidDataset"
     EVALUATION_FAILED = "EvaluationFailed"
     INVALID_SPEC = "InvalidSpec"
+    HANG = "Hang"
 
 
 class FailureError(Exception):
@@ -124,6 +125,8 @@ class Record(Document):
     step: int | None = None
     resumed_from: int | None = None
     matched: tuple[str, ...] | None = None
+    stacks: str | None = None
+    restarts: int | None = None
     metrics: Metrics | None = None
     model: ModelReference | None = None
     versions: tuple[VersionSummary, ...] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ _LIMIT_BYTES = 65536
 
 
 class Exchange:
-    """start.json and answer.json come from the sidecar, record.json goes to it."""
+    """start.json and answer.json come from the sidecar, the rest goes to it."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -38,6 +39,17 @@ class Exchange:
         """Hand the record to the sidecar; an answer from before it is nobody's answer."""
         (self._folder / "answer.json").unlink(missing_ok=True)
         write_atomically(self._folder / "record.json", to_line(record))
+
+    def tell_progress(self, document: dict[str, Any]) -> None:
+        """Leave how far the ranks are. A full disk is no reason to stop them: the next may fit."""
+        with contextlib.suppress(OSError):
+            write_atomically(self._folder / "progress.json", json.dumps(document).encode())
+
+    def leave_stacks(self, name: str, text: bytes) -> None:
+        """Leave the stacks of a rank, which the sidecar keeps in the store."""
+        folder = self._folder / "stacks"
+        folder.mkdir(exist_ok=True)
+        write_atomically(folder / name, text)
 
     def answer(self) -> Record | None:
         """The record to end with; None until the sidecar has written one that can be read."""

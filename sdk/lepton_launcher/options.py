@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 from typing import NamedTuple
+
+from lepton_launcher.hangs import Patience
 
 
 class Options(NamedTuple):
@@ -22,6 +25,9 @@ class Options(NamedTuple):
     output: Path
     termination_message: Path | None
     grace_seconds: float
+    patience: Patience | None
+    """What is a hang; None if none is looked for."""
+    max_restarts: int
 
     @property
     def world_size(self) -> int:
@@ -46,9 +52,12 @@ class Options(NamedTuple):
 def parse_options(arguments: list[str]) -> Options:
     """Read the command line; argparse ends the process with a usage message if it is wrong."""
     ours, entrypoint = _split_entrypoint(arguments)
-    found = _parser().parse_args(ours)
+    parser = _parser()
+    found = parser.parse_args(ours)
     if found.alone and (found.num_nodes, found.node_rank) != (1, 0):
-        _parser().error("--alone trains on one node: leave out --num-nodes and --node-rank")
+        parser.error("--alone trains on one node: leave out --num-nodes and --node-rank")
+    if found.max_restarts and found.num_nodes > 1:
+        parser.error("--max-restarts is for one node: ranks of several are restarted together")
     message = Path("/dev/termination-log")
     return Options(
         num_nodes=found.num_nodes,
@@ -62,6 +71,8 @@ def parse_options(arguments: list[str]) -> Options:
         output=(found.output or _default_output(found.alone)).absolute(),
         termination_message=found.termination_message or (None if found.alone else message),
         grace_seconds=found.grace_seconds,
+        patience=_patience(found),
+        max_restarts=found.max_restarts,
     )
 
 
@@ -97,7 +108,52 @@ def _parser() -> argparse.ArgumentParser:
         default=30,
         help="how long this process may take to leave after SIGTERM",
     )
+    parser.add_argument(
+        "--hang-timeout-seconds",
+        type=_auto_or_seconds,
+        default=None,
+        help="longest time between two steps before the ranks count as hanging; the default, "
+        "'auto', learns it from their steps (with --alone: they never do, as somebody may look "
+        "at them in a debugger)",
+    )
+    parser.add_argument(
+        "--hang-startup-seconds",
+        type=_seconds,
+        default=Patience().startup_seconds,
+        help="longest silence before the first steps are made",
+    )
+    parser.add_argument(
+        "--max-restarts",
+        type=_count,
+        default=0,
+        help="how often ranks that fail or hang are started again in this pod without getting "
+        "further; 0: never",
+    )
     return parser
+
+
+def _patience(found: argparse.Namespace) -> Patience | None:
+    if found.alone and found.hang_timeout_seconds is None:
+        return None
+    return Patience(found.hang_startup_seconds, found.hang_timeout_seconds)
+
+
+def _auto_or_seconds(text: str) -> float | None:
+    return None if text == "auto" else _seconds(text)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 1 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not at least one second")
+    return seconds
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is below 0")
+    return number
 
 
 def _positive(text: str) -> int:

@@ -36,6 +36,11 @@ def user_error(message: str, **facts: Any) -> Record:
     return {"outcome": "Failed", "reason": "UserError", "message": message, **facts}
 
 
+def hang(message: str, **facts: Any) -> Record:
+    """The ranks made no progress any more, and were ended for it."""
+    return {"outcome": "Failed", "reason": "Hang", "message": message, **facts}
+
+
 def terminated(message: str) -> Record:
     """The pod was asked to leave before its ranks had ended."""
     return {

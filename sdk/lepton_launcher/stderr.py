@@ -46,6 +46,7 @@ class RankStderr(threading.Thread):
         self._open_line = b""
         self._traceback_at = float("inf")
         self._ended_at = float("inf")
+        self.heard_at = 0.0
         os.mkfifo(path, 0o600)
 
     @property
@@ -61,6 +62,7 @@ class RankStderr(threading.Thread):
                 chunk = reader.read(_CHUNK_BYTES)
                 if not chunk:
                     break
+                self.heard_at = time.monotonic()
                 self._remember(chunk)
                 _pass_on(chunk)
         self._close_line()

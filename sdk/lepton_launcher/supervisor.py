@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-import os
-import signal
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 from lepton_launcher import records
-from lepton_launcher.agent import Failure, Job, Result, agent_command, read_result
 from lepton_launcher.attempts import Attempt, NotThisAttempt, attempt_alone, parse_attempt
 from lepton_launcher.exchange import Exchange
+from lepton_launcher.generation import Generation, Pod
 from lepton_launcher.options import Options, parse_options
 from lepton_launcher.processes import Children, Signals
-from lepton_launcher.rank import pipe_of, rank_command
-from lepton_launcher.stderr import RankStderr, blames_a_peer
+from lepton_launcher.rank import site_of
+from lepton_launcher.restarts import Restarts
+from lepton_launcher.site_folder import write_site_folder
+from lepton_launcher.speech import say
+from lepton_launcher.stderr import blames_a_peer
 
 # An attempt that did not succeed has nothing to lose by going on without its sidecar's answer.
 _ANSWER_SECONDS = 10.0
 # Ranks whose peer is gone fail moments after it. Their pod ends last, so that whoever looks at the
 # pods of the gang (their statuses count in whole seconds) meets the cause first.
 _VICTIM_SECONDS = 2.0
-# What is left of the grace period, once the ranks are gone, for the record and its answer.
-_RESERVE_SECONDS = 3.0
-# The end of what all ranks of the pod wrote to stderr, in which the sidecar looks for patterns.
-_TAIL_BYTES = 64 * 1024
 
 
 def main(arguments: list[str]) -> int:
@@ -104,108 +101,32 @@ class Supervisor:
     def _train(self, attempt: Attempt) -> records.Record:
         options = self._options
         options.output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="lepton-") as name:
-            folder = Path(name)
-            pipes = [RankStderr(pipe_of(folder, i)) for i in range(options.nproc_per_node)]
-            for pipe in pipes:
-                pipe.start()
-            self._start_child(folder, attempt)
-            self._wait_for_child()
-            self._children.kill_all()
-            for pipe in pipes:
-                pipe.close()
-            self._leave_tail(pipes)
-            return self._judge(self._result(folder), pipes)
-
-    def _start_child(self, folder: Path, attempt: Attempt) -> None:
-        options = self._options
-        environment = {**os.environ, "LEPTON_OUTPUT_DIR": str(options.output)}
         say(
             f"attempt {attempt.number}, node {attempt.node_rank} of {attempt.num_nodes}, "
             f"{options.nproc_per_node} per node, meeting at {attempt.address}:{attempt.port}"
         )
-        if options.world_size == 1:
-            command = rank_command(folder, options.entrypoint)
-            self._children.start(command, {**environment, **_only_rank(attempt)})
-        else:
-            self._children.start(agent_command(self._job(folder, attempt)), environment)
+        pod = Pod(options, attempt, self._signals, self._children, self._exchange)
+        with tempfile.TemporaryDirectory(prefix="lepton-") as name:
+            folder = Path(name)
+            write_site_folder(site_of(folder))
+            return self._run_generations(pod, folder)
 
-    def _job(self, folder: Path, attempt: Attempt) -> Job:
-        host = f"[{attempt.address}]" if ":" in attempt.address else attempt.address
-        return Job(
-            folder=str(folder),
-            attempt=attempt.number,
-            node_rank=attempt.node_rank,
-            num_nodes=attempt.num_nodes,
-            nproc_per_node=self._options.nproc_per_node,
-            endpoint=f"{host}:{attempt.port}",
-            shutdown_seconds=max(1, math.floor(self._patience_seconds())),
-            entrypoint=self._options.entrypoint,
-        )
+    def _run_generations(self, pod: Pod, folder: Path) -> records.Record:
+        """Start the ranks, and start them again while that may help."""
+        restarts = Restarts(self._options.max_restarts)
+        for number in itertools.count():
+            generation = Generation(pod, number, folder / str(number), restarts.told)
+            record = generation.run()
+            delay_seconds = restarts.delay_seconds(number, record, generation.furthest)
+            if delay_seconds is None or self._is_asked_to_leave_within(delay_seconds):
+                break
+            say(f"the ranks are started again, generation {number + 1}: {record['message']}")
+        return {**record, "restarts": restarts.counted} if restarts.counted else record
 
-    def _wait_for_child(self) -> None:
-        """Sleep until the child ends; a request to leave is passed on, and enforced in time."""
-        asked = False
-        while self._children.status is None:
-            remaining = self._kill_at() - time.monotonic()
-            if remaining <= 0:
-                return
-            if self._signals.asked_to_leave_at is not None and not asked:
-                asked = True
-                self._children.terminate()
-            self._signals.pause(min(remaining, 3600))
-            self._children.reap()
-
-    def _leave_tail(self, pipes: list[RankStderr]) -> None:
-        if self._options.alone:
-            return
-        share = _TAIL_BYTES // len(pipes)
-        try:
-            self._exchange.leave_tail(b"\n".join(pipe.tail(share - 1) for pipe in pipes))
-        except OSError as error:
-            say(f"the end of the log cannot be handed to the sidecar: {error}")
-
-    def _result(self, folder: Path) -> Result | None:
-        """How the ranks ended; None if the child was stopped, or died without a word."""
-        status = self._children.status
-        if self._options.world_size > 1:
-            return read_result(folder)
-        if status is None:
-            return None
-        return Result([Failure(0, 0, status, 0)] if status else [])
-
-    def _judge(self, result: Result | None, pipes: list[RankStderr]) -> records.Record:
-        metrics = records.read_metrics(self._options.output / "metrics.json")
-        # The agent tells ranks that ended by themselves from ranks that were told to; a rank
-        # without an agent may answer SIGTERM with 0, and is then no success.
-        complete = result is not None and not result.failures and not result.error
-        if complete and (self._signals.asked_to_leave_at is None or self._options.world_size > 1):
-            return records.succeeded(metrics)
-        record = self._failed(result, pipes)
-        return {**record, "metrics": metrics} if metrics else record
-
-    def _failed(self, result: Result | None, pipes: list[RankStderr]) -> records.Record:
-        if self._signals.asked_to_leave_at is not None:
-            return records.terminated(self._how_it_left())
-        if result is None:
-            return self._agent_lost()
-        if result.error:
-            return records.user_error(result.error, exitCode=1)
-        return _failed_rank(_first(result.failures, pipes), pipes)
-
-    def _how_it_left(self) -> str:
-        if self._children.status == -signal.SIGKILL:
-            return f"Asked to leave; killed after {self._patience_seconds():.0f} s of grace."
-        return "Asked to leave by SIGTERM, before the ranks had ended."
-
-    def _agent_lost(self) -> records.Record:
-        status = self._children.status or 0
-        if status < 0:
-            name = records.signal_name(-status)
-            return records.user_error(f"torchrun's agent was killed by {name}.", signal=-status)
-        return records.user_error(
-            f"torchrun's agent ended with exit code {status} and no result.", exitCode=status or 1
-        )
+    def _is_asked_to_leave_within(self, seconds: float) -> bool:
+        latest = time.monotonic() + seconds
+        self._children.wait_for(lambda: self._signals.asked_to_leave_at, lambda: latest)
+        return self._signals.asked_to_leave_at is not None
 
     # After the ranks
 
@@ -252,65 +173,6 @@ class Supervisor:
     def _end_of_waiting(self) -> float:
         return math.inf if self._signals.asked_to_leave_at is None else 0.0
 
-    def _kill_at(self) -> float:
-        asked = self._signals.asked_to_leave_at
-        return math.inf if asked is None else asked + self._patience_seconds()
-
     def _answer_by(self) -> float:
         asked = self._signals.asked_to_leave_at
         return math.inf if asked is None else asked + self._options.grace_seconds * 0.95
-
-    def _patience_seconds(self) -> float:
-        """How long the ranks may take to leave, so that there is time left to say so."""
-        grace = self._options.grace_seconds
-        return grace - min(_RESERVE_SECONDS, grace / 4)
-
-
-def say(text: str) -> None:
-    """One line of the launcher's own in the pod's log."""
-    try:
-        print(f"lepton: {text}", file=sys.stderr, flush=True)
-    except OSError:
-        return
-
-
-def _only_rank(attempt: Attempt) -> dict[str, str]:
-    """What torchrun's agent sets for the one rank of a run of one rank, which needs no agent."""
-    zeros = dict.fromkeys(("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK"), "0")
-    sizes = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE")
-    return {
-        **zeros,
-        **dict.fromkeys(sizes, "1"),
-        "ROLE_NAME": "default_role",
-        "MASTER_ADDR": attempt.address,
-        "MASTER_PORT": str(attempt.port),
-        "TORCHELASTIC_RESTART_COUNT": "0",
-        "TORCHELASTIC_MAX_RESTARTS": "0",
-        "TORCHELASTIC_RUN_ID": f"attempt-{attempt.number}",
-        "TORCHELASTIC_USE_AGENT_STORE": "False",
-    }
-
-
-def _first(failures: list[Failure], pipes: list[RankStderr]) -> Failure:
-    """The rank that failed first.
-
-    The agent notices failures in rounds, with a clock of whole seconds, and ends the other ranks by
-    SIGTERM; within a round, the one whose traceback (or end) came first is the cause.
-    """
-
-    def order(failure: Failure) -> tuple[float, bool, bool, float]:
-        pipe = pipes[failure.local_rank]
-        is_victim = blames_a_peer(pipe.last_error_line())
-        return failure.noticed_at, failure.status == -signal.SIGTERM, is_victim, pipe.failed_at
-
-    return min(failures, key=order)
-
-
-def _failed_rank(failure: Failure, pipes: list[RankStderr]) -> records.Record:
-    said = pipes[failure.local_rank].last_error_line()
-    if failure.status < 0:
-        cause = f"Killed by {records.signal_name(-failure.status)}."
-        message = f"{cause} Its last line on stderr: {said}" if said else cause
-        return records.user_error(message, rank=failure.rank, signal=-failure.status)
-    message = said or f"Exit code {failure.status}, without an error on stderr."
-    return records.user_error(message, rank=failure.rank, exitCode=failure.status)

@@ -10,7 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
+from e2e.cluster.ports import free_port
 from tests.agent.stores import COMMAND_SECONDS, StoreUnderTest, agent_command
 
 UID = "5b1f0f4e-6a53-4c1a-9d53-1f3f6f6a2b10"
@@ -32,6 +34,7 @@ def wait_until(condition: Callable[[], AnyFound], what: str) -> AnyFound:
 class SidecarPod:
     folder: Path
     process: subprocess.Popen[bytes]
+    port: int
 
     @property
     def output(self) -> Path:
@@ -54,6 +57,11 @@ class SidecarPod:
         unfinished = self.folder / "exchange" / ".record.json"
         unfinished.write_text(json.dumps(record))
         unfinished.rename(self.folder / "exchange" / "record.json")
+
+    def get(self, path: str) -> str:
+        """Return what the sidecar answers over HTTP; raises OSError until it does."""
+        with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=COMMAND_SECONDS) as answer:
+            return str(answer.read().decode())
 
     def answer(self) -> Any:
         return self._wait_for("answer.json")
@@ -78,7 +86,8 @@ def sidecar(
 ) -> Iterator[SidecarPod]:
     (folder / "output").mkdir(parents=True, exist_ok=True)
     who = ["--namespace", "team", "--job", "digits", "--uid", UID]
-    where = ["--attempt", attempt, "--rank", rank, "--shared", folder]
+    port = free_port()
+    where = ["--port", port, "--attempt", attempt, "--rank", rank, "--shared", folder]
     given = ["--image", "trainer:1", "--entrypoint", '["-m","recipe"]']
     handed = ["--model", model, "--max-opset", 21, "--max-ir", 10, *given] if model else []
     told = ["--patterns", json.dumps(patterns)] if patterns else []
@@ -86,7 +95,7 @@ def sidecar(
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(command, env=store.environment, stdout=log, stderr=log)
     try:
-        yield SidecarPod(folder, process)
+        yield SidecarPod(folder, process, port)
     finally:
         process.kill()
         process.wait(KILL_SECONDS)

@@ -33,6 +33,7 @@ ATTEMPT_VOLUME = "attempt"
 
 LOOPBACK = "127.0.0.1"
 BASE_PORT = 29_400
+TELEMETRY_PORT = 9464
 PORTS = 3_000  # the port stays below 32768, where the kernel takes ports for outgoing connections
 MAX_LINEAGE_TEXT = 1_024
 MAX_GRACE_SECONDS = 86_400  # as in the spec; a record in an annotation may be anybody's
@@ -239,6 +240,7 @@ def _sidecar(
         "--uid": owner.uid,
         "--attempt": attempt,
         "--rank": rank,
+        "--port": TELEMETRY_PORT,
     }
     if spec.output:
         options |= {
@@ -249,7 +251,8 @@ def _sidecar(
             "--entrypoint": _lineage(spec.entrypoint),
         }
     arguments = ["sidecar", *_options(options | _patterns(spec.failure_policy))]
-    return _agent(SIDECAR, resolved, arguments, restartPolicy="Always")
+    ports = [{"name": "metrics", "containerPort": TELEMETRY_PORT}]
+    return _agent(SIDECAR, resolved, arguments, restartPolicy="Always", ports=ports)
 
 
 def _lineage(entrypoint: Sequence[str]) -> str:

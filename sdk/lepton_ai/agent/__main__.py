@@ -139,6 +139,7 @@ def _add_sidecar(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", help="of the training container, for the lineage")
     parser.add_argument("--entrypoint", type=_strings, help="a JSON list, for the lineage")
     parser.add_argument("--shared", type=Path, default=Path("/lepton"), help="the shared folder")
+    parser.add_argument("--port", type=_natural, default=9464, help="of /progress and /metrics")
     _add_patterns(parser)
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lepton_ai.agent.run_stacks import RunStacks
 from lepton_ai.record import FailureError, Reason, Record
 from lepton_ai.store import NoStoreError, Store, StoreUnavailableError, open_store
 from lepton_ai.versions import MODEL_FILE, Manifest, ModelVersions, Version
@@ -127,12 +128,33 @@ def run(options: argparse.Namespace) -> NoReturn:
     _leave_on_sigterm(exchange)
     if not (exchange.folder / "start.json").exists():
         exchange.tell_start(_find(options))
+    # Imported and begun when the launcher need not wait for it any more.
+    from lepton_ai.agent import telemetry  # noqa: PLC0415
+
+    telemetry.serve(exchange.folder, options.job, options.port)
+    run_stacks = _run_stacks(options, exchange)
+    run_stacks.keep_in_background()
     if not exchange.is_answered:
-        exchange.answer(hand_over(options, marked(options, exchange)))
+        record = _with_stacks(marked(options, exchange), run_stacks)
+        exchange.answer(hand_over(options, record))
         logger.info("the launcher has its answer")
     # The kubelet would start a sidecar again that ended while its pod runs.
     while True:
         time.sleep(IDLE_SECONDS)
+
+
+def _run_stacks(options: argparse.Namespace, exchange: Exchange) -> RunStacks:
+    def opened() -> Store:
+        return open_store(patience_seconds=FAILURE_PATIENCE_SECONDS)
+
+    return RunStacks(exchange.folder, options.uid, options.attempt, opened)
+
+
+def _with_stacks(record: Record, run_stacks: RunStacks) -> Record:
+    """Name the stacks by their key in the store, where the launcher named its own file."""
+    if record.stacks is None:
+        return record
+    return record.model_copy(update={"stacks": run_stacks.keep(record.stacks)})
 
 
 def _leave_on_sigterm(exchange: Exchange) -> None:

@@ -1,0 +1,151 @@
+"""What a training pod's sidecar tells over HTTP: /progress for the operator, /metrics to scrape."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from prometheus_client.registry import Collector
+
+from lepton_ai.progress import Progress, read_progress
+
+REQUEST_SECONDS = 5.0
+
+logger = logging.getLogger(__name__)
+
+
+class ProgressCollector(Collector):
+    """The metrics of one pod, read from its launcher's last word when they are asked for."""
+
+    def __init__(self, exchange: Path, job: str) -> None:
+        self._exchange = exchange
+        self._job = job
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield what is known; before the first word, nothing."""
+        progress = read_progress(self._exchange)
+        if progress is None:
+            return
+        yield from self._of_pod(progress)
+        yield from self._of_checkpoint(progress)
+        yield from self._of_ranks(progress)
+        yield self._labelled("phase", "where the ranks are", "phase", {progress.phase: 1})
+        yield self._labelled("metric", "what the script reports", "metric", progress.metrics)
+        yield self._ledger(progress)
+
+    def _of_pod(self, progress: Progress) -> Iterator[Metric]:
+        facts = {
+            "attempt": ("number of the attempt", progress.attempt),
+            "generation": ("starts of the ranks in this pod, from 0", progress.generation),
+            "step": ("last step that the slowest rank has done", progress.step),
+            "steps": ("steps there will be", progress.total_steps),
+            "step_seconds": ("recent mean time of a step", progress.step_seconds),
+            "samples": ("samples seen", progress.samples),
+        }
+        yield from self._gauges(facts)
+
+    def _of_checkpoint(self, progress: Progress) -> Iterator[Metric]:
+        checkpoint = progress.checkpoint
+        if checkpoint is None:
+            return
+        facts = {
+            "checkpoint_step": ("step of the last complete checkpoint", checkpoint.step),
+            "checkpoint_age_seconds": ("time since it was complete", checkpoint.age_seconds),
+            "checkpoint_seconds": ("how long saving it took", checkpoint.seconds),
+        }
+        yield from self._gauges(facts)
+
+    def _of_ranks(self, progress: Progress) -> Iterator[Metric]:
+        def by_rank(field: str) -> dict[str, float]:
+            each = ((str(rank.rank), getattr(rank, field)) for rank in progress.ranks)
+            return {rank: value for rank, value in each if value is not None}
+
+        helps = {
+            "step": "last step of a rank",
+            "silent_seconds": "time since its last step",
+            "own_seconds": "recent mean time of its step outside collectives",
+        }
+        for field, text in helps.items():
+            yield self._labelled(f"rank_{field}", text, "rank", by_rank(field))
+
+    def _gauges(self, facts: Mapping[str, tuple[str, float | None]]) -> Iterator[Metric]:
+        for name, (text, value) in facts.items():
+            if value is not None:
+                gauge = GaugeMetricFamily(f"lepton_training_{name}", text, labels=["training_job"])
+                gauge.add_metric([self._job], value)
+                yield gauge
+
+    def _labelled(self, name: str, text: str, label: str, values: dict[str, float]) -> Metric:
+        labels = ["training_job", label]
+        gauge = GaugeMetricFamily(f"lepton_training_{name}", text, labels=labels)
+        for key, value in values.items():
+            gauge.add_metric([self._job, key], value)
+        return gauge
+
+    def _ledger(self, progress: Progress) -> Metric:
+        text = "what the time of the ranks' present generation went into"
+        labels = ["training_job", "class"]
+        spent = CounterMetricFamily("lepton_training_seconds", text, labels=labels)
+        for name, seconds in progress.ledger.items():
+            spent.add_metric([self._job, name], seconds)
+        return spent
+
+
+def serve(exchange: Path, job: str, port: int) -> None:
+    """Answer in a thread; a port that is taken costs the page, never the run."""
+    registry = CollectorRegistry()
+    registry.register(ProgressCollector(exchange, job))
+    try:
+        server = ThreadingHTTPServer(("", port), _handler(exchange, registry))
+    except OSError as error:
+        logger.warning("Port %d cannot be opened: %s. Progress is not told.", port, error)
+        return
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, name="telemetry", daemon=True).start()
+
+
+def _handler(exchange: Path, registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = REQUEST_SECONDS
+
+        def do_GET(self) -> None:
+            if self.path == "/progress":
+                self._tell_progress()
+            elif self.path == "/metrics":
+                self._answer(HTTPStatus.OK, CONTENT_TYPE_PLAIN_0_0_4, generate_latest(registry))
+            else:
+                self._say(HTTPStatus.NOT_FOUND, "There are /progress and /metrics.")
+
+        def _tell_progress(self) -> None:
+            progress = read_progress(exchange)
+            if progress is None:
+                self._say(HTTPStatus.NOT_FOUND, "No rank of this pod has begun yet.")
+                return
+            self._answer(HTTPStatus.OK, "application/json", _json(progress))
+
+        def _say(self, status: HTTPStatus, sentence: str) -> None:
+            self._answer(status, "text/plain; charset=utf-8", f"{sentence}\n".encode())
+
+        def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
+            logger.debug(format, *arguments)
+
+    return Handler
+
+
+def _json(progress: Progress) -> bytes:
+    return json.dumps(progress.to_dict()).encode()

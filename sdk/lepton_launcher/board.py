@@ -1,0 +1,348 @@
+"""The board: how one rank tells the launcher of its pod where it stands.
+
+A file of one page that the rank maps into its memory, so that a write costs microseconds and no
+system call, and what a killed rank wrote last is still there. It holds two slots that are written
+in turn, each with a sequence number and a checksum: a reader takes the newest one that is whole.
+Nothing depends on the order in which memory becomes visible, or on the writer living on.
+
+The rank's environment names the file in LEPTON_BOARD. A script's own code, this package's hooks and
+`lepton_ai` share one writer, `of_this_process()`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import math
+import mmap
+import os
+import struct
+import sys
+import threading
+import time
+import zlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+BOARD_VARIABLE = "LEPTON_BOARD"
+PHASES = (
+    "starting",
+    "rendezvous",
+    "restoring",
+    "training",
+    "evaluating",
+    "checkpointing",
+    "done",
+)
+MOST_METRICS = 16
+
+_MAGIC = b"LEPTON\x00\x01"
+_FILE_BYTES = 4096
+_HEADER = struct.Struct("<8sQ")  # the magic with the layout's version, the rank's process id
+_SLOT_OFFSETS = (64, 2080)
+_CHECKSUM = struct.Struct("<I")
+_FACTS = struct.Struct("<QIBBBxqqqqqdqqqqqqdq")
+_METRICS_BYTES = 1536
+_METRIC_NAME_CHARACTERS = 48
+_LARGEST = 2**63 - 1
+_PULSE_SECONDS = 1.0
+# Where torch's own Python waits for other ranks; DistributedDataParallel's waits inside backward.
+_WAITING_IN = ("/torch/distributed/", "/torch/autograd/graph.py")
+
+
+class Standing(NamedTuple):
+    """Where a rank stands. Times are monotonic nanoseconds of its machine; 0 is never."""
+
+    phase: str = "starting"
+    phase_at: int = 0
+    phase_changes: int = 0
+    """How often the phase changed: between two steps, an evaluation may have come and gone."""
+    step: int = 0
+    total_steps: int = 0
+    """0 if nobody said how many there will be."""
+    step_at: int = 0
+    is_reported: bool = False
+    """The script told its own step; False if optimizer steps of this process were counted."""
+    collective_seconds: float = 0.0
+    """The time spent waiting in collectives, of all steps together."""
+    collectives: int = 0
+    collective_at: int = 0
+    samples: int = 0
+    resumed_step: int = -1
+    """The step of the checkpoint that this rank began with; -1 if it began from nothing."""
+    checkpoint_step: int = -1
+    """The step of the last checkpoint that is complete; -1 without one."""
+    checkpoint_at: int = 0
+    checkpoint_seconds: float = 0.0
+    alive_at: int = 0
+    """When the rank's interpreter last ran a thread; 0 if it has no such thread."""
+    is_waiting: bool = False
+    """Whether the main thread was seen inside a collective then."""
+    metrics: Mapping[str, float] = {}
+
+
+class Reading(NamedTuple):
+    """What a reader found: the rank's process, and how often it has written."""
+
+    pid: int
+    sequence: int
+    standing: Standing
+
+
+class Board:
+    """The writer of one rank. Writes of any other process, such as a fork, do nothing."""
+
+    def __init__(self, path: str | Path, *, pulses: bool = False) -> None:
+        """Open the file that `create` made; raises OSError or ValueError if it is no board.
+
+        With `pulses`, a thread says each second that the interpreter runs, from the first step on.
+        """
+        with open(path, "r+b") as file:  # noqa: PTH123 - a rank's start pays for every import
+            self._memory = mmap.mmap(file.fileno(), _FILE_BYTES)
+        magic, self._pid = _HEADER.unpack_from(self._memory)
+        if magic != _MAGIC:
+            raise ValueError(f"{path} is no board of this version")
+        # Re-entrant: a script may report from its own signal handler.
+        self._lock = threading.RLock()
+        self._pulses = pulses
+        self._is_waiting = False
+        found = _newest(self._memory)
+        self._sequence = found.sequence if found else 0
+        self._standing = found.standing if found else Standing()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this process is the rank that the board belongs to."""
+        return bool(os.getpid() == self._pid)
+
+    @property
+    def standing(self) -> Standing:
+        """What was written last."""
+        return self._standing
+
+    def enter(self, phase: str) -> None:
+        """Say that the rank is in another phase now; raises ValueError for an unknown one."""
+        if phase not in PHASES:
+            raise ValueError(f"{phase!r} is no phase: use one of {', '.join(PHASES)}")
+        self._write(**self._change_of(phase, time.monotonic_ns()))
+
+    def finish_step(
+        self,
+        step: int,
+        *,
+        total_steps: int | None = None,
+        samples: int | None = None,
+        metrics: Mapping[str, float] | None = None,
+        reported: bool = True,
+    ) -> None:
+        """Say that `step` is done. Counted steps are left aside once a step was reported."""
+        before = self._standing
+        if before.is_reported and not reported:
+            return
+        now = time.monotonic_ns()
+        changed: dict[str, Any] = {"step": _whole(step), "step_at": now, "is_reported": reported}
+        changed.update(self._change_of("training", now))
+        if total_steps is not None:
+            changed["total_steps"] = _whole(total_steps)
+        if samples is not None:
+            changed["samples"] = _whole(samples)
+        if metrics is not None:
+            changed["metrics"] = _fitting(metrics)
+        self._write(**changed)
+        self._start_pulse()
+
+    @contextlib.contextmanager
+    def collective(self) -> Iterator[None]:
+        """Count the time inside as waiting in one collective; of the main thread only."""
+        if self._is_waiting or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        begun = time.monotonic()
+        self._is_waiting = True
+        try:
+            yield
+        finally:
+            self._is_waiting = False
+            self.finish_collective(time.monotonic() - begun)
+
+    def finish_collective(self, seconds: float, *, collectives: int = 1) -> None:
+        """Add time spent waiting in collectives."""
+        before = self._standing
+        self._write(
+            collective_seconds=before.collective_seconds + max(0.0, seconds),
+            collectives=before.collectives + collectives,
+            collective_at=time.monotonic_ns(),
+        )
+
+    def resume(self, step: int) -> None:
+        """Say that the rank goes on from the checkpoint of `step`."""
+        self._write(resumed_step=_whole(step))
+
+    def finish_checkpoint(self, step: int, seconds: float) -> None:
+        """Say that the checkpoint of `step` is complete, and how long saving took."""
+        self._write(
+            checkpoint_step=_whole(step),
+            checkpoint_at=time.monotonic_ns(),
+            checkpoint_seconds=max(0.0, seconds),
+        )
+
+    def beat(self, *, is_waiting: bool) -> None:
+        """Say that the interpreter runs, and whether its main thread waits in a collective."""
+        self._write(alive_at=time.monotonic_ns(), is_waiting=is_waiting)
+
+    def _change_of(self, phase: str, now: int) -> dict[str, Any]:
+        before = self._standing
+        if phase == before.phase:
+            return {}
+        return {"phase": phase, "phase_at": now, "phase_changes": before.phase_changes + 1}
+
+    def _start_pulse(self) -> None:
+        """From the first step on: a thread in a script that may still fork is no gift."""
+        if self._pulses and self.is_ours:
+            self._pulses = False
+            self.beat(is_waiting=False)
+            threading.Thread(target=self._pulse, name="lepton-pulse", daemon=True).start()
+
+    def _pulse(self) -> None:
+        never = threading.Event()
+        while not never.wait(_PULSE_SECONDS):
+            self.beat(is_waiting=self._is_waiting or _main_thread_is_in(_WAITING_IN))
+
+    def _write(self, **changed: Any) -> None:
+        if not self.is_ours:
+            return
+        with self._lock:
+            self._standing = self._standing._replace(**changed)
+            self._sequence += 1
+            content = _encode(self._sequence, self._standing)
+            offset = _SLOT_OFFSETS[self._sequence % 2]
+            self._memory[offset : offset + len(content)] = content
+
+
+def create(path: Path, pid: int) -> None:
+    """Make the board of a rank; it appears whole, and replaces that of an earlier rank."""
+    content = bytearray(_FILE_BYTES)
+    _HEADER.pack_into(content, 0, _MAGIC, pid)
+    unfinished = path.with_name(f".{path.name}.{pid}")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)
+
+
+def read(path: Path) -> Reading | None:
+    """What a rank wrote last; None if there is no board, or it is not one of this version."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(_FILE_BYTES + 1)
+    except OSError:
+        return None
+    if len(content) != _FILE_BYTES:
+        return None
+    magic, pid = _HEADER.unpack_from(content)
+    if magic != _MAGIC:
+        return None
+    return _newest(content) or Reading(pid, 0, Standing())
+
+
+@functools.lru_cache(maxsize=1)
+def of_this_process() -> Board | None:
+    """The board of this very process; None if it is no rank of the launcher's."""
+    path = os.environ.get(BOARD_VARIABLE)
+    if not path:
+        return None
+    with contextlib.suppress(OSError, ValueError):
+        board = Board(path, pulses=True)
+        return board if board.is_ours else None
+    return None
+
+
+def _encode(sequence: int, standing: Standing) -> bytes:
+    metrics = _metrics_text(standing.metrics)
+    facts = _FACTS.pack(
+        sequence,
+        len(metrics),
+        PHASES.index(standing.phase),
+        standing.is_reported,
+        standing.is_waiting,
+        standing.phase_at,
+        standing.phase_changes,
+        standing.step,
+        standing.total_steps,
+        standing.step_at,
+        standing.collective_seconds,
+        standing.collectives,
+        standing.collective_at,
+        standing.samples,
+        standing.resumed_step,
+        standing.checkpoint_step,
+        standing.checkpoint_at,
+        standing.checkpoint_seconds,
+        standing.alive_at,
+    )
+    body = facts + metrics
+    return _CHECKSUM.pack(zlib.crc32(body)) + body
+
+
+def _newest(content: Any) -> Reading | None:
+    pid = _HEADER.unpack_from(content)[1]
+    slots = [_slot(content, offset) for offset in _SLOT_OFFSETS]
+    whole = [Reading(pid, sequence, standing) for sequence, standing in filter(None, slots)]
+    return max(whole, key=lambda found: found.sequence, default=None)
+
+
+def _slot(content: Any, offset: int) -> tuple[int, Standing] | None:
+    """One slot's content; None if it was never written, or not to its end."""
+    (checksum,) = _CHECKSUM.unpack_from(content, offset)
+    body = offset + _CHECKSUM.size
+    sequence, length, phase, reported, waiting, *numbers = _FACTS.unpack_from(content, body)
+    end = body + _FACTS.size + length
+    if not sequence or length > _METRICS_BYTES or phase >= len(PHASES):
+        return None
+    if zlib.crc32(content[body:end]) != checksum:
+        return None
+    metrics = _parsed(content[body + _FACTS.size : end])
+    before, after = numbers[:5], numbers[5:]
+    facts = [PHASES[phase], *before, bool(reported), *after, bool(waiting), metrics]
+    return sequence, Standing._make(facts)
+
+
+def _parsed(text: bytes) -> dict[str, float]:
+    """The metrics as numbers, whoever wrote them: a script may write to its own board's file."""
+    try:
+        return _fitting(json.loads(text)) if text else {}
+    except (ValueError, RecursionError, AttributeError):
+        return {}
+
+
+def _fitting(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The first numbers that fit; what is no finite number is left out."""
+    kept: dict[str, float] = {}
+    for name, value in metrics.items():
+        if len(kept) == MOST_METRICS:
+            break
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            continue
+        if math.isfinite(number):
+            kept[str(name)[:_METRIC_NAME_CHARACTERS]] = number
+    while len(_metrics_text(kept)) > _METRICS_BYTES:
+        kept.popitem()
+    return kept
+
+
+def _metrics_text(metrics: Mapping[str, float]) -> bytes:
+    return json.dumps(metrics, separators=(",", ":")).encode() if metrics else b""
+
+
+def _main_thread_is_in(places: tuple[str, ...]) -> bool:
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001
+    return frame is not None and any(each in frame.f_code.co_filename for each in places)
+
+
+def _whole(number: int) -> int:
+    """A count that fits its field, whatever a script gives."""
+    return min(max(int(number), 0), _LARGEST)

@@ -1,0 +1,281 @@
+"""The ranks of this pod from their start to their end. Started again, they are the next generation.
+
+One rank alone is a child of the launcher; several are started by torchrun's agent.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from lepton_launcher import records, stacks
+from lepton_launcher.agent import Failure, Job, Result, agent_command, read_result
+from lepton_launcher.hangs import HangWatch
+from lepton_launcher.observer import LOOK_SECONDS, Observer
+from lepton_launcher.progress import Progress
+from lepton_launcher.rank import pipe_of, rank_command, stacks_of
+from lepton_launcher.sightings import RankWatch
+from lepton_launcher.speech import say
+from lepton_launcher.stderr import RankStderr, blames_a_peer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from lepton_launcher.attempts import Attempt
+    from lepton_launcher.exchange import Exchange
+    from lepton_launcher.hangs import Hang
+    from lepton_launcher.options import Options
+    from lepton_launcher.processes import Children, Signals
+
+# What is left of the grace period, once the ranks are gone, for the record and its answer.
+_RESERVE_SECONDS = 3.0
+# The end of what all ranks of the pod wrote to stderr, in which the sidecar looks for patterns.
+_TAIL_BYTES = 64 * 1024
+
+
+class Pod(NamedTuple):
+    """What all generations of ranks in this pod share."""
+
+    options: Options
+    attempt: Attempt
+    signals: Signals
+    children: Children
+    exchange: Exchange
+
+
+class Generation:
+    """One start of this pod's ranks."""
+
+    def __init__(
+        self, pod: Pod, number: int, folder: Path, restarts: Sequence[dict[str, Any]]
+    ) -> None:
+        folder.mkdir()
+        self._pod = pod
+        self._options = pod.options
+        self._number = number
+        self._folder = folder
+        count = pod.options.nproc_per_node
+        self._pipes = [RankStderr(pipe_of(folder, index)) for index in range(count)]
+        first = pod.attempt.node_rank * count
+        self._watches = [
+            RankWatch(folder, first + index, index, pipe) for index, pipe in enumerate(self._pipes)
+        ]
+        self._observer = self._new_observer(restarts)
+
+    @property
+    def furthest(self) -> int:
+        """The furthest step that was reported or saved; -1 if none was."""
+        return self._observer.progress.furthest
+
+    def run(self) -> records.Record:
+        """Start the ranks, watch them to their end, and say how that was."""
+        for pipe in self._pipes:
+            pipe.start()
+        self._start_child()
+        hang = self._wait_for_child()
+        names = self._leave_stacks() if hang else {}
+        self._pod.children.kill_all()
+        for pipe in self._pipes:
+            pipe.close()
+        self._leave_tail()
+        self._observer.look_back()
+        record = self._hung(hang, names) if hang else self._judge(self._result())
+        progress = self._observer.progress
+        reached = {
+            "step": progress.step,
+            "resumedFrom": progress.resumed_from,
+            "furthest": progress.furthest if progress.furthest >= 0 else None,
+        }
+        return {**record, **{name: at for name, at in reached.items() if at is not None}}
+
+    def _leave_tail(self) -> None:
+        if self._options.alone:
+            return
+        share = _TAIL_BYTES // len(self._pipes)
+        try:
+            self._pod.exchange.leave_tail(
+                b"\n".join(pipe.tail(share - 1) for pipe in self._pipes)
+            )
+        except OSError as error:
+            say(f"the end of the log cannot be handed to the sidecar: {error}")
+
+    # The ranks
+
+    def _new_observer(self, restarts: Sequence[dict[str, Any]]) -> Observer:
+        options, now = self._options, time.monotonic()
+        sees_all = options.num_nodes == 1
+        return Observer(
+            self._watches,
+            Progress(self._pod.attempt.number, self._number, now, restarts),
+            HangWatch(options.patience, now, sees_all=sees_all) if options.patience else None,
+            None if options.alone else self._pod.exchange,
+        )
+
+    def _start_child(self) -> None:
+        options, attempt = self._options, self._pod.attempt
+        environment = {
+            **os.environ,
+            "LEPTON_OUTPUT_DIR": str(options.output),
+            "LEPTON_ATTEMPT": str(attempt.number),
+            "LEPTON_GENERATION": str(self._number),
+        }
+        if options.world_size == 1:
+            command = rank_command(self._folder, options.entrypoint)
+            environment.update(_only_rank(attempt, self._number))
+            self._pod.children.start(command, environment)
+        else:
+            self._pod.children.start(agent_command(self._job()), environment)
+
+    def _job(self) -> Job:
+        attempt = self._pod.attempt
+        host = f"[{attempt.address}]" if ":" in attempt.address else attempt.address
+        return Job(
+            folder=str(self._folder),
+            attempt=attempt.number,
+            node_rank=attempt.node_rank,
+            num_nodes=attempt.num_nodes,
+            nproc_per_node=self._options.nproc_per_node,
+            endpoint=f"{host}:{attempt.port}",
+            shutdown_seconds=max(1, math.floor(self._patience_seconds())),
+            entrypoint=self._options.entrypoint,
+        )
+
+    def _wait_for_child(self) -> Hang | None:
+        """Until the child ends or hangs; a request to leave is passed on, and enforced in time."""
+        asked = False
+        while self._pod.children.status is None:
+            remaining = self._kill_at() - time.monotonic()
+            if remaining <= 0:
+                return None
+            if self._pod.signals.asked_to_leave_at is not None and not asked:
+                asked = True
+                self._pod.children.terminate()
+            hang = self._observer.look()
+            if hang and not asked:
+                return hang
+            self._pod.signals.pause(min(remaining, LOOK_SECONDS))
+            self._pod.children.reap()
+        return None
+
+    def _leave_stacks(self) -> dict[int, str]:
+        """Write the stacks of all ranks for the sidecar; the names of the files, by rank."""
+        seen = [(each.look(), stacks_of(self._folder, each.local_rank)) for each in self._watches]
+        texts = stacks.gather([(found, path) for found, path in seen if found])
+        names = {rank: f"{self._number}-{rank}.txt" for rank in texts}
+        if self._options.alone:
+            for text in texts.values():
+                say(text.decode("utf-8", "replace"))
+            return {}
+        try:
+            for rank, text in texts.items():
+                self._pod.exchange.leave_stacks(names[rank], text)
+        except OSError as error:
+            say(f"the stacks cannot be handed to the sidecar: {error}")
+            return {}
+        return names
+
+    # How they ended
+
+    def _result(self) -> Result | None:
+        """How the ranks ended; None if the child was stopped, or died without a word."""
+        status = self._pod.children.status
+        if self._options.world_size > 1:
+            return read_result(self._folder)
+        if status is None:
+            return None
+        return Result([Failure(0, 0, status, 0)] if status else [])
+
+    def _hung(self, hang: Hang, names: dict[int, str]) -> records.Record:
+        where = {"stacks": names[hang.rank]} if hang.rank in names else {}
+        return records.hang(hang.message, rank=hang.rank, **where)
+
+    def _judge(self, result: Result | None) -> records.Record:
+        metrics = records.read_metrics(self._options.output / "metrics.json")
+        # The agent tells ranks that ended by themselves from ranks that were told to; a rank
+        # without an agent may answer SIGTERM with 0, and is then no success.
+        complete = result is not None and not result.failures and not result.error
+        asked = self._pod.signals.asked_to_leave_at is not None
+        if complete and (not asked or self._options.world_size > 1):
+            return records.succeeded(metrics)
+        record = self._failed(result)
+        return {**record, "metrics": metrics} if metrics else record
+
+    def _failed(self, result: Result | None) -> records.Record:
+        if self._pod.signals.asked_to_leave_at is not None:
+            return records.terminated(self._how_it_left())
+        if result is None:
+            return self._agent_lost()
+        if result.error:
+            return records.user_error(result.error, exitCode=1)
+        return _failed_rank(_first(result.failures, self._pipes), self._pipes)
+
+    def _how_it_left(self) -> str:
+        if self._pod.children.status == -signal.SIGKILL:
+            return f"Asked to leave; killed after {self._patience_seconds():.0f} s of grace."
+        return "Asked to leave by SIGTERM, before the ranks had ended."
+
+    def _agent_lost(self) -> records.Record:
+        status = self._pod.children.status or 0
+        if status < 0:
+            name = records.signal_name(-status)
+            return records.user_error(f"torchrun's agent was killed by {name}.", signal=-status)
+        return records.user_error(
+            f"torchrun's agent ended with exit code {status} and no result.", exitCode=status or 1
+        )
+
+    # Deadlines (monotonic seconds)
+
+    def _kill_at(self) -> float:
+        asked = self._pod.signals.asked_to_leave_at
+        return math.inf if asked is None else asked + self._patience_seconds()
+
+    def _patience_seconds(self) -> float:
+        """How long the ranks may take to leave, so that there is time left to say so."""
+        grace = self._options.grace_seconds
+        return grace - min(_RESERVE_SECONDS, grace / 4)
+
+
+def _only_rank(attempt: Attempt, generation: int) -> dict[str, str]:
+    """What torchrun's agent sets for the one rank of a run of one rank, which needs no agent."""
+    zeros = dict.fromkeys(("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK"), "0")
+    sizes = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE")
+    return {
+        **zeros,
+        **dict.fromkeys(sizes, "1"),
+        "ROLE_NAME": "default_role",
+        "MASTER_ADDR": attempt.address,
+        "MASTER_PORT": str(attempt.port),
+        "TORCHELASTIC_RESTART_COUNT": str(generation),
+        "TORCHELASTIC_MAX_RESTARTS": "0",
+        "TORCHELASTIC_RUN_ID": f"attempt-{attempt.number}",
+        "TORCHELASTIC_USE_AGENT_STORE": "False",
+    }
+
+
+def _first(failures: list[Failure], pipes: list[RankStderr]) -> Failure:
+    """The rank that failed first.
+
+    The agent notices failures in rounds, with a clock of whole seconds, and ends the other ranks by
+    SIGTERM; within a round, the one whose traceback (or end) came first is the cause.
+    """
+
+    def order(failure: Failure) -> tuple[float, bool, bool, float]:
+        pipe = pipes[failure.local_rank]
+        is_victim = blames_a_peer(pipe.last_error_line())
+        return failure.noticed_at, failure.status == -signal.SIGTERM, is_victim, pipe.failed_at
+
+    return min(failures, key=order)
+
+
+def _failed_rank(failure: Failure, pipes: list[RankStderr]) -> records.Record:
+    said = pipes[failure.local_rank].last_error_line()
+    if failure.status < 0:
+        cause = f"Killed by {records.signal_name(-failure.status)}."
+        message = f"{cause} Its last line on stderr: {said}" if said else cause
+        return records.user_error(message, rank=failure.rank, signal=-failure.status)
+    message = said or f"Exit code {failure.status}, without an error on stderr."
+    return records.user_error(message, rank=failure.rank, exitCode=failure.status)

@@ -1,0 +1,201 @@
+"""How far the ranks of this pod are, as exchange/progress.json tells it to the sidecar."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from lepton_launcher.sightings import Sighting
+
+_POINTS = 60
+_POINT_SECONDS = 0.5
+_DIGITS = 6
+_TENTH = 0.1
+_CLASS_OF_PHASE = {
+    "starting": "start",
+    "rendezvous": "rendezvous",
+    "restoring": "restoring",
+    "training": "productive",
+    "evaluating": "productive",
+    "checkpointing": "checkpointing",
+    "done": "productive",
+}
+
+
+class _Point(NamedTuple):
+    step: int
+    step_at: float
+    collective_seconds: float
+
+
+class Pace:
+    """The recent time of a rank's step, and how much of it was the rank's own.
+
+    Collectives make the steps of all ranks equally long; what differs is the time outside of them.
+    """
+
+    def __init__(self) -> None:
+        self._points: deque[_Point] = deque(maxlen=_POINTS)
+
+    def add(self, sighting: Sighting) -> None:
+        """Take in where the rank stands; points lie half a second apart or further."""
+        standing = sighting.standing
+        if not standing.step_at:
+            return
+        point = _Point(standing.step, sighting.step_at, standing.collective_seconds)
+        if self._points and point.step < self._points[-1].step:
+            self._points.clear()
+        if not self._points or point.step_at - self._points[-1].step_at >= _POINT_SECONDS:
+            self._points.append(point)
+
+    @property
+    def step_seconds(self) -> float | None:
+        """The mean over the last points; None before two steps."""
+        steps = self._steps()
+        return (self._points[-1].step_at - self._points[0].step_at) / steps if steps else None
+
+    @property
+    def own_seconds(self) -> float | None:
+        """The mean step less the mean wait in collectives."""
+        whole, steps = self.step_seconds, self._steps()
+        if whole is None:
+            return None
+        waited = self._points[-1].collective_seconds - self._points[0].collective_seconds
+        return max(0.0, whole - waited / steps)
+
+    def _steps(self) -> int:
+        return self._points[-1].step - self._points[0].step if self._points else 0
+
+
+class Ledger:
+    """What the time of these ranks went into: each second is in one class."""
+
+    def __init__(self, now: float) -> None:
+        self._spent: dict[str, float] = {}
+        self._last_class = _CLASS_OF_PHASE["starting"]
+        self._until = now
+
+    def spend(self, phase: str, now: float) -> None:
+        """Book the time since the last call."""
+        self._last_class = _CLASS_OF_PHASE[phase]
+        self._book(self._last_class, now - self._until)
+        self._until = now
+
+    def move_to_hang(self, seconds: float) -> None:
+        """Book so much of the class that was spent last as a hang."""
+        moved = min(seconds, self._spent.get(self._last_class, 0.0))
+        self._book(self._last_class, -moved)
+        self._book("hang", moved)
+
+    def seconds(self) -> dict[str, float]:
+        """The sums by class."""
+        return {name: round(spent, 1) for name, spent in self._spent.items() if spent >= _TENTH}
+
+    def _book(self, name: str, seconds: float) -> None:
+        self._spent[name] = self._spent.get(name, 0.0) + seconds
+
+
+class Progress:
+    """What is told about one generation of ranks, from what was seen of them."""
+
+    def __init__(
+        self,
+        attempt: int,
+        generation: int,
+        now: float,
+        restarts: Sequence[dict[str, Any]] = (),
+    ) -> None:
+        self._attempt = attempt
+        self._generation = generation
+        self._restarts = list(restarts)
+        self._paces: dict[int, Pace] = {}
+        self._ledger = Ledger(now)
+        self.step: int | None = None
+        """The last step that the slowest rank is known to have done."""
+        self.resumed_from: int | None = None
+        """The step of the checkpoint that the ranks began with."""
+        self.furthest = -1
+        """The last step that the script reported itself, or saved; -1 without one.
+
+        Steps that were counted say nothing: they begin with 1 again whenever a process does.
+        """
+
+    def take_in(self, sightings: Sequence[Sighting], now: float) -> None:
+        """Learn from one look at the ranks."""
+        for sighting in sightings:
+            self._paces.setdefault(sighting.rank, Pace()).add(sighting)
+        stepping = [each.standing.step for each in sightings if each.standing.step_at]
+        if stepping:
+            self.step = min(stepping)
+            reported = all(each.standing.is_reported for each in sightings)
+            self.furthest = max(self.furthest, self.step if reported else -1)
+        saved = [each.standing.checkpoint_step for each in sightings]
+        self.furthest = max(self.furthest, min(saved, default=-1))
+        resumed = [each.standing.resumed_step for each in sightings]
+        if resumed and min(resumed) >= 0:
+            self.resumed_from = min(resumed)
+        first = min(sightings, key=lambda each: each.rank, default=None)
+        self._ledger.spend(first.standing.phase if first else "starting", now)
+
+    def blame_hang(self, silent_seconds: float) -> None:
+        """What passed since the last sign of progress was the hang's."""
+        self._ledger.move_to_hang(silent_seconds)
+
+    def document(self, sightings: Sequence[Sighting], now: float) -> dict[str, Any]:
+        """The content of progress.json; what nobody knows is left out."""
+        first = min(sightings, key=lambda each: each.rank)
+        pace = self._paces[first.rank]
+        facts = {
+            "attempt": self._attempt,
+            "generation": self._generation,
+            "phase": first.standing.phase,
+            "step": self.step,
+            "totalSteps": first.standing.total_steps or None,
+            "stepSeconds": _rounded(pace.step_seconds),
+            "metrics": dict(first.standing.metrics) or None,
+            "samples": first.standing.samples or None,
+            "checkpoint": _checkpoint(first, now),
+            "ranks": [self._rank(each, now) for each in sightings],
+            "restarts": self._restarts or None,
+            "ledger": self._ledger.seconds(),
+        }
+        return _known(facts)
+
+    def _rank(self, sighting: Sighting, now: float) -> dict[str, Any]:
+        facts = {
+            "rank": sighting.rank,
+            "step": sighting.standing.step if sighting.standing.step_at else None,
+            "silentSeconds": round(now - sighting.step_at, 1) if sighting.step_at else None,
+            "ownSeconds": _rounded(self._paces[sighting.rank].own_seconds),
+        }
+        return _known(facts)
+
+
+def without_ages(document: dict[str, Any]) -> dict[str, Any]:
+    """The document without what changes by the mere passing of time."""
+    ranks = [{**each, "silentSeconds": None} for each in document.get("ranks", [])]
+    saved = document.get("checkpoint")
+    ageless = {"ranks": ranks, "checkpoint": saved and {**saved, "ageSeconds": None}}
+    return {**document, **ageless, "ledger": None}
+
+
+def _checkpoint(sighting: Sighting, now: float) -> dict[str, Any] | None:
+    standing = sighting.standing
+    if standing.checkpoint_step < 0:
+        return None
+    return {
+        "step": standing.checkpoint_step,
+        "ageSeconds": round(now - standing.checkpoint_at / 1e9, 1),
+        "seconds": round(standing.checkpoint_seconds, _DIGITS),
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, _DIGITS)
+
+
+def _known(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in facts.items() if value is not None}

@@ -1,0 +1,321 @@
+"""What a rank's Python gets from us. Torch is not in this environment: a package of the same name
+stands for the few names that are hooked, and e2e tests meet the real one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lepton_launcher import board
+from lepton_launcher.site_folder import write_site_folder
+
+from .conftest import wait_until
+
+if TYPE_CHECKING:
+    from lepton_launcher.board import Standing
+
+TORCH = {
+    "torch/__init__.py": "",
+    "torch/optim/__init__.py": "from torch.optim.optimizer import Optimizer",
+    "torch/optim/optimizer.py": """
+_hooks = []
+def register_optimizer_step_post_hook(hook):
+    _hooks.append(hook)
+class Optimizer:
+    def step(self):
+        for hook in _hooks:
+            hook(self, (), {})
+""",
+    "torch/nn/__init__.py": "from torch.nn.modules.module import Module",
+    "torch/nn/modules/__init__.py": "",
+    "torch/nn/modules/module.py": """
+class Module:
+    def train(self, mode=True):
+        self.training = mode
+        return self
+    def eval(self):
+        return self.train(False)
+""",
+    "torch/nn/parallel/__init__.py": "",
+    "torch/nn/parallel/distributed.py": """
+from torch.nn import Module
+class DistributedDataParallel(Module):
+    def __init__(self):
+        self.iteration = 0
+    def _set_ddp_runtime_logging_sample_rate(self, rate):
+        self.rate = rate
+    def _get_ddp_logging_data(self):
+        ended = {"backward_comm_time_end": 10**9 + 250_000_000, "backward_compute_time_end": 10**9}
+        return {"iteration": self.iteration, **ended}
+""",
+    "torch/distributed/__init__.py": "from torch.distributed.distributed_c10d import *",
+    "torch/distributed/distributed_c10d.py": """
+import time
+class Work:
+    seconds = 0.05
+    def wait(self):
+        time.sleep(self.seconds)
+        return True
+def init_process_group(backend):
+    print(backend)
+""",
+}
+
+
+class RankProcess:
+    """A Python that finds our sitecustomize, and a package torch, on its PYTHONPATH."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.board = folder / "board-0"
+        self.stacks = folder / "stacks-0"
+        write_site_folder(folder / "site")
+        self.packages = folder / "packages"
+        self.packages.mkdir()
+
+    def add(self, files: dict[str, str]) -> None:
+        for name, source in files.items():
+            path = self.packages / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(source)
+
+    def start(self, script: str, **environment: str) -> subprocess.Popen[bytes]:
+        becomes_a_rank = (
+            "import os, sys; from pathlib import Path; from lepton_launcher import board;"
+            f"board.create(Path({str(self.board)!r}), os.getpid());"
+            "os.execv(sys.executable, [sys.executable, '-c', sys.argv[1]])"
+        )
+        told = {
+            **os.environ,
+            "PYTHONPATH": f"{self.folder / 'site'}:{self.packages}",
+            "LEPTON_BOARD": str(self.board),
+            "LEPTON_STACKS": str(self.stacks),
+            **environment,
+        }
+        return subprocess.Popen(
+            [sys.executable, "-c", becomes_a_rank, script],
+            env=told,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def run(self, script: str, **environment: str) -> tuple[str, str]:
+        out, err = self.start(script, **environment).communicate(timeout=20)
+        return out.decode(), err.decode()
+
+    def standing(self) -> Standing:
+        found = board.read(self.board)
+        assert found is not None
+        return found.standing
+
+
+@pytest.fixture
+def rank(tmp_path: Path) -> RankProcess:
+    made = RankProcess(tmp_path)
+    made.add(TORCH)
+    return made
+
+
+def test_optimizer_steps_are_counted(rank: RankProcess) -> None:
+    out, err = rank.run("""
+import torch.optim
+optimizer = torch.optim.Optimizer()
+for _ in range(7):
+    optimizer.step()
+""")
+    assert (out, err) == ("", "")
+    found = rank.standing()
+    assert (found.phase, found.step, found.is_reported) == ("training", 7, False)
+
+
+def test_of_two_optimizers_the_one_that_has_done_most_counts(rank: RankProcess) -> None:
+    rank.run("""
+from torch.optim import Optimizer
+generator, critic = Optimizer(), Optimizer()
+for _ in range(4):
+    critic.step(); critic.step(); generator.step()
+""")
+    assert rank.standing().step == 8
+
+
+def test_waiting_for_collectives_is_added_up(rank: RankProcess) -> None:
+    rank.run("import torch.distributed as d\nfor _ in range(3): assert d.Work().wait()")
+    found = rank.standing()
+    assert found.collectives == 3
+    assert 0.15 <= found.collective_seconds < 5
+
+
+def test_waits_of_other_threads_are_not_the_rank_s(rank: RankProcess) -> None:
+    rank.run("""
+import threading, torch.distributed as d
+thread = threading.Thread(target=d.Work().wait)
+thread.start(); thread.join()
+""")
+    assert rank.standing().collectives == 0
+
+
+def test_ddp_waits_are_taken_from_its_own_samples(rank: RankProcess) -> None:
+    _, err = rank.run("""
+from torch.nn.parallel.distributed import DistributedDataParallel
+from torch.optim import Optimizer
+model, optimizer = DistributedDataParallel(), Optimizer()
+assert model.rate == 10
+for model.iteration in (1, 1, 1, 11, 11):
+    optimizer.step()
+""")
+    assert err == ""
+    found = rank.standing()
+    assert (found.collectives, found.collective_seconds) == (11, 2.75)
+
+
+def test_the_meeting_of_the_ranks_is_a_phase(rank: RankProcess) -> None:
+    out, _ = rank.run("""
+import torch.distributed as d
+from lepton_launcher import board
+class Backend:
+    def __str__(self): return board.of_this_process().standing.phase
+d.init_process_group(Backend())
+print(board.of_this_process().standing.phase)
+""")
+    assert out.split() == ["rendezvous", "starting"]
+
+
+def test_eval_between_steps_is_an_evaluation(rank: RankProcess) -> None:
+    out, _ = rank.run("""
+import torch.nn, torch.optim
+from lepton_launcher import board
+model, optimizer, ours = torch.nn.Module(), torch.optim.Optimizer(), board.of_this_process()
+phases = []
+for act in (model.eval, model.train, optimizer.step, model.eval, model.train,
+            model.eval, optimizer.step):
+    act()
+    phases.append(ours.standing.phase)
+print(*phases)
+""")
+    expected = "starting starting training evaluating training evaluating training"
+    assert out.split() == expected.split()
+
+
+def test_a_hook_that_fails_says_so_once_and_the_script_goes_on(rank: RankProcess) -> None:
+    rank.add({"torch/optim/optimizer.py": "class Optimizer: pass"})
+    out, err = rank.run("import torch.optim; print('trained')")
+    assert out == "trained\n"
+    assert err.count("lepton:") == 1
+
+
+def test_a_broken_board_says_so_once_and_the_script_goes_on(rank: RankProcess) -> None:
+    _, err = rank.run("""
+import torch.optim
+from lepton_launcher import board
+ours = board.of_this_process()
+del ours._memory
+for _ in range(3): torch.optim.Optimizer().step()
+""")
+    assert err.count("lepton:") == 1
+
+
+def test_the_module_keeps_its_loader(rank: RankProcess) -> None:
+    out, _ = rank.run("""
+import inspect, torch.optim.optimizer as module
+print(type(module.__loader__).__name__, "register" in inspect.getsource(module))
+""")
+    assert out == "SourceFileLoader True\n"
+
+
+def test_torch_is_not_imported_by_us(rank: RankProcess) -> None:
+    out, _ = rank.run("import sys; print([n for n in sys.modules if n.startswith('torch')])")
+    assert out == "[]\n"
+
+
+def test_a_process_below_the_rank_has_no_hooks_and_reports_nothing(rank: RankProcess) -> None:
+    out, _ = rank.run("""
+import subprocess, sys
+worker = '''
+import sys, torch.optim
+torch.optim.Optimizer().step()
+print(any("lepton" in name for name in sys.modules))
+'''
+print(subprocess.run([sys.executable, "-c", worker], capture_output=True, text=True).stdout)
+""")
+    assert out.split() == ["False"]
+    assert rank.standing().step == 0
+
+
+@pytest.mark.parametrize("module", ["sitecustomize", "usercustomize"])
+def test_a_customize_module_of_the_image_still_runs(rank: RankProcess, module: str) -> None:
+    rank.add({f"{module}.py": "import sys\nsys.from_the_image = __name__"})
+    out, err = rank.run(f"import sys, {module}; print(sys.from_the_image, {module}.__file__)")
+    assert out.split() == [module, str(rank.packages / f"{module}.py")]
+    assert err == ""
+
+
+def test_a_sitecustomize_that_fails_is_treated_as_without_us(rank: RankProcess) -> None:
+    rank.add({"sitecustomize.py": "raise RuntimeError('the image is broken')"})
+    out, err = rank.run("import torch.optim; torch.optim.Optimizer().step(); print('trained')")
+    assert out == "trained\n"
+    assert "the image is broken" in err
+    assert rank.standing().step == 1
+
+
+STUCK = {
+    "in Python": "while True: pass",
+    "asleep": "import time; time.sleep(600)",
+    "in C that keeps the interpreter's lock": "import re; re.match('(a?){60}a{60}', 'a' * 60)",
+}
+
+
+@pytest.mark.parametrize("stuck", STUCK.values(), ids=STUCK.keys())
+def test_stacks_are_dumped_on_a_signal(rank: RankProcess, stuck: str) -> None:
+    from lepton_launcher.hooks import STACKS_SIGNAL  # noqa: PLC0415
+
+    assert STACKS_SIGNAL is not None
+    script = f"def train():\n    print('begun', flush=True)\n    {stuck}\ntrain()"
+    process = rank.start(script)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        process.send_signal(STACKS_SIGNAL)
+        stacks = wait_until(rank.stacks.read_text, "stacks")
+        assert "in train" in stacks
+        assert process.poll() is None
+    finally:
+        process.kill()
+        process.communicate()
+
+
+PULSE = """
+import time, torch.distributed, torch.optim
+torch.optim.Optimizer().step()
+{then}
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "beats", "waits"),
+    [
+        ("time.sleep(600)", True, False),
+        ("__import__('re').match('(a?){60}a{60}', 'a' * 60)", False, False),
+        ("work = torch.distributed.Work(); work.seconds = 600; work.wait()", True, True),
+    ],
+    ids=["in the script", "holding the interpreter's lock", "waiting"],
+)
+def test_the_pulse_tells_a_stuck_interpreter_from_one_that_waits(
+    rank: RankProcess, then: str, *, beats: bool, waits: bool
+) -> None:
+    process = rank.start(PULSE.format(then=then))
+    try:
+        wait_until(lambda: rank.board.exists() and rank.standing().step == 1, "a step")
+        first = wait_until(lambda: rank.standing().alive_at, "a pulse")
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2.6)
+        found = rank.standing()
+        assert (found.alive_at > first + 1_500_000_000) is beats
+        assert found.is_waiting is waits
+    finally:
+        process.kill()
+        process.communicate()

@@ -1,0 +1,119 @@
+"""Ranks that fail or hang are started again in their pod: the budget, and real processes."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lepton_launcher.restarts import Restarts
+
+from .conftest import wait_until
+
+if TYPE_CHECKING:
+    from .conftest import Pod
+
+FAILED = {"outcome": "Failed", "reason": "UserError", "message": "boom", "rank": 0, "exitCode": 1}
+
+# Resumes from what it saved, and dies by an accident in each of its first two lives.
+RESUMES = """
+import os, pathlib, signal, sys, time
+from lepton_launcher import board
+saved = pathlib.Path(os.environ["LEPTON_OUTPUT_DIR"], "saved")
+begun = int(saved.read_text()) if saved.exists() else 0
+print("life", os.environ["LEPTON_GENERATION"], "from", begun, flush=True)
+ours = board.of_this_process()
+ours.resume(begun)
+for step in range(begun + 1, 31):
+    time.sleep(0.005)
+    ours.finish_step(step)
+    if step % 5 == 0:
+        saved.write_text(str(step))
+        ours.finish_checkpoint(step, 0.001)
+    if step == begun + 12 and begun < 20:
+        {accident}
+"""
+ACCIDENTS = {
+    "killed": "os.kill(os.getpid(), signal.SIGKILL)",
+    "an exception": "raise RuntimeError('cosmic rays')",
+    "stopped": "os.kill(os.getpid(), signal.SIGSTOP); time.sleep(600)",
+}
+
+
+def decide(budget: int, *furthest: int) -> list[float | None]:
+    restarts = Restarts(budget)
+    return [restarts.delay_seconds(n, FAILED, step) for n, step in enumerate(furthest)]
+
+
+def test_a_budget_of_none_restarts_nothing() -> None:
+    assert decide(0, 100) == [None]
+
+
+def test_restarts_without_progress_are_counted_and_wait_longer_each_time() -> None:
+    assert decide(4, -1, -1, -1, -1, -1) == [0, 1, 2, 4, None]
+
+
+def test_restarts_that_got_further_are_free() -> None:
+    assert decide(1, 10, 20, 30, 40, 40, 40) == [0, 0, 0, 0, 0, None]
+
+
+def test_progress_forgives_the_delay() -> None:
+    assert decide(9, -1, -1, 10, 10, 10) == [0, 1, 0, 0, 1]
+
+
+def test_the_delay_is_bounded() -> None:
+    assert max(filter(None, decide(20, *[-1] * 20))) == 60
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"outcome": "Succeeded", "reason": "Succeeded"},
+        {"outcome": "Failed", "reason": "Terminated", "message": "Asked to leave.", "signal": 15},
+        {"outcome": "Failed", "reason": "UserError", "message": "There is no entrypoint."},
+    ],
+    ids=["a success", "asked to leave", "no rank's failure"],
+)
+def test_only_what_a_rank_did_is_tried_again(record: dict[str, Any]) -> None:
+    assert Restarts(3).delay_seconds(0, record, 5) is None
+
+
+@pytest.mark.parametrize("accident", ACCIDENTS.values(), ids=ACCIDENTS.keys())
+def test_ranks_go_on_from_their_checkpoint_in_the_same_pod(pod: Pod, accident: str) -> None:
+    options = ("--max-restarts", "1", "--hang-timeout-seconds", "1.5")
+    pod.run(pod.script(RESUMES.replace("{accident}", accident)), options=options).begin().agree()
+    message = pod.message()
+    assert (message["outcome"], message["step"], message["resumedFrom"]) == ("Succeeded", 30, 20)
+    assert "restarts" not in message
+    assert pod.stdout.decode().splitlines() == ["life 0 from 0", "life 1 from 10", "life 2 from 20"]
+    progress = json.loads((pod.exchange / "progress.json").read_bytes())
+    assert progress["generation"] == 2
+    assert [each["step"] for each in progress["restarts"]] == [12, 22]
+    assert [each["generation"] for each in progress["restarts"]] == [0, 1]
+
+
+def test_an_error_that_comes_again_ends_the_pod_with_what_was_spent(pod: Pod) -> None:
+    script = pod.script("print('life', flush=True); raise ValueError('the same again')")
+    pod.run(script, options=("--max-restarts", "2")).begin().agree()
+    message = pod.message()
+    assert (message["message"], message["restarts"]) == ("ValueError: the same again", 2)
+    assert pod.stdout == b"life\n" * 3
+    assert pod.wait() == 1
+
+
+def test_nothing_is_started_again_after_a_request_to_leave(pod: Pod) -> None:
+    script = pod.script("print('life', flush=True); raise ValueError('the same again')")
+    pod.run(script, options=("--max-restarts", "9")).begin()
+    wait_until(lambda: pod.stdout.count(b"life") == 4, "a delay of 2 s")
+    begun = time.monotonic()
+    pod.ask_to_leave()
+    pod.agree().wait()
+    assert time.monotonic() - begun < 2
+
+
+def test_several_nodes_are_not_restarted_by_one(pod: Pod) -> None:
+    pod.run(pod.script(""), options=("--max-restarts", "1", "--num-nodes", "2"))
+    assert pod.wait() == 2
+    assert b"--max-restarts is for one node" in pod.stderr
