@@ -123,6 +123,7 @@ class Record(Document):
     signal: int | None = None
     step: int | None = None
     resumed_from: int | None = None
+    furthest: int | None = None
     matched: tuple[str, ...] | None = None
     metrics: Metrics | None = None
     model: ModelReference | None = None
