@@ -124,6 +124,7 @@ class Record(Document):
     signal: int | None = None
     step: int | None = None
     resumed_from: int | None = None
+    furthest: int | None = None
     matched: tuple[str, ...] | None = None
     stacks: str | None = None
     restarts: int | None = None

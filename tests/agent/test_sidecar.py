@@ -85,9 +85,10 @@ def test_a_failed_pod_s_log_is_searched_and_what_matched_is_recorded(
     with sidecar(folder_store, tmp_path / "pod", model=None, patterns=patterns) as pod:
         pod.start()
         (pod.folder / "exchange" / "log-tail").write_bytes(b"step 7: loss is nan\nNVRM: Xid 79\n")
-        pod.end(FAILED)
+        reached = {**FAILED, "step": 7, "resumedFrom": 5, "furthest": 6}
+        pod.end(reached)
         answer = pod.answer()
-    assert answer == {**FAILED, "matched": ["GpuError", "a1b2"]}
+    assert answer == {**reached, "matched": ["GpuError", "a1b2"]}
     assert folder_store.json(f"runs/{UID}/1-0.json") == answer
 
 

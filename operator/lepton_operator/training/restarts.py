@@ -92,7 +92,7 @@ def _by_class(case: _Case) -> Judgement:
         return Judgement(case.before, ended=_same_error(case.found, repeat))
     if repeat.meaning is Meaning.MOVE:
         moved = _avoid(case, repeat.evidence, pod=case.found.index)
-        return replace(_counted(case, case.found.budget), avoided=moved)
+        return _elsewhere(_counted(case, case.found.budget), moved)
     if repeat.meaning is Meaning.NODES:
         return _of_the_node(case, repeat)
     return _by_action(case, case.found.trait.action, None)
@@ -102,7 +102,7 @@ def _of_the_node(case: _Case, repeat: Repeat) -> Judgement:
     """Blame the node only where there is another to show the difference."""
     avoided = _avoid(case, repeat.evidence)
     budget: Budget | None = "Infrastructure" if avoided else case.found.budget
-    return replace(_counted(case, budget), avoided=avoided)
+    return _elsewhere(_counted(case, budget), avoided)
 
 
 def _by_action(case: _Case, action: Action, rule: int | None) -> Judgement:
@@ -113,7 +113,12 @@ def _by_action(case: _Case, action: Action, rule: int | None) -> Judgement:
     counted = _counted(case, case.found.budget)
     if action == "Restart":
         return counted
-    return replace(counted, avoided=_avoid(case, case.found.message))
+    return _elsewhere(counted, _avoid(case, case.found.message))
+
+
+def _elsewhere(counted: Judgement, avoided: tuple[AvoidedNode, ...] | None) -> Judgement:
+    """Let the next attempt stay away from these nodes, if there is one."""
+    return counted if counted.ended else replace(counted, avoided=avoided)
 
 
 def _avoid(case: _Case, because: str, *, pod: int | None = None) -> tuple[AvoidedNode, ...] | None:

@@ -284,6 +284,12 @@ def test_a_class_that_sends_the_job_elsewhere_does_so_at_once() -> None:
     assert budget(decided) == "User"
 
 
+def test_a_job_that_ends_avoids_nothing() -> None:
+    decided = elsewhere(a_job(maxRestarts=0))
+    assert (reason(decided), avoided(decided)) == ("MaxRestartsExceeded", [])
+    assert [each.reason for each in decided.events] == ["AttemptFailed", "Failed"]
+
+
 def test_a_second_node_is_avoided_beside_the_first() -> None:
     decided = elsewhere(a_job(status=standing("node-7")))
     assert avoided(decided) == [("node-7", None), ("node-1", None)]
