@@ -97,9 +97,7 @@ class Generation:
             return
         share = _TAIL_BYTES // len(self._pipes)
         try:
-            self._pod.exchange.leave_tail(
-                b"\n".join(pipe.tail(share - 1) for pipe in self._pipes)
-            )
+            self._pod.exchange.leave_tail(b"\n".join(pipe.tail(share - 1) for pipe in self._pipes))
         except OSError as error:
             say(f"the end of the log cannot be handed to the sidecar: {error}")
 
