@@ -46,6 +46,7 @@ class Reason(StrEnum):
     INVALID_DATASET = "InvalidDataset"
     EVALUATION_FAILED = "EvaluationFailed"
     HANG = "Hang"
+    PARTITIONED = "Partitioned"
 
 
 STORE_REASONS = frozenset({Reason.NO_STORE, Reason.STORE_UNAVAILABLE})

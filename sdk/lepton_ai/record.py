@@ -33,6 +33,7 @@ class Reason(StrEnum):
     INVALID_DATASET = "InvalidDataset"
     EVALUATION_FAILED = "EvaluationFailed"
     HANG = "Hang"
+    PARTITIONED = "Partitioned"
 
 
 class FailureError(Exception):

@@ -127,6 +127,6 @@ def placements(situation: Situation, gang: Gang) -> Iterator[Patch]:
     if nodes == 1 or first is None or first.ip is None:
         return
     for rank, pod in gang.pods.items():
-        told = build.placement(nodes, gang.number, rank, first.ip)
+        told = build.placement(situation.job.metadata, nodes, gang.number, rank, first.ip)
         if not has_ended(pod) and pod.annotations.get(names.ATTEMPT) != told:
             yield Patch(pod.reference, {"metadata": {"annotations": {names.ATTEMPT: told}}})
