@@ -48,6 +48,7 @@ class Reason(StrEnum):
     EVALUATION_FAILED = "EvaluationFailed"
     INVALID_SPEC = "InvalidSpec"
     HANG = "Hang"
+    PARTITIONED = "Partitioned"
 
 
 class Sign(StrEnum):
@@ -138,6 +139,7 @@ class Record(StatusModel):
     step: Count | None = None
     resumed_from: Count | None = None
     furthest: Count | None = None
+    stacks: Annotated[Text, StringConstraints(max_length=256)] | None = None
     matched: Annotated[tuple[Mark, ...], Field(max_length=MAX_MARKS)] = ()
     metrics: ReportedMetrics = Field(default_factory=dict)
     model: ModelRecord | None = None

@@ -20,6 +20,10 @@ class Attempt(NamedTuple):
     num_nodes: int
     address: str
     port: int
+    gang_port: int = 0
+    """Where node 0's launcher listens for the others'; 0 if they do not talk."""
+    token: str = ""
+    """What they know each other by."""
 
 
 class NotThisAttempt(ValueError):
@@ -35,6 +39,8 @@ def parse_attempt(text: str, options: Options) -> Attempt:
         num_nodes=_integer(told, "numNodes"),
         address=_address(told),
         port=_integer(told, "port"),
+        gang_port=_integer(told, "gangPort") if "gangPort" in told else 0,
+        token=str(told.get("token", "")),
     )
     if attempt.number != options.attempt:
         raise NotThisAttempt(f"it is attempt {attempt.number}, not {options.attempt}")
@@ -43,8 +49,9 @@ def parse_attempt(text: str, options: Options) -> Attempt:
             f"it is node {attempt.node_rank} of {attempt.num_nodes}, "
             f"not {options.node_rank} of {options.num_nodes}"
         )
-    if not 0 < attempt.port <= _HIGHEST_PORT:
-        raise NotThisAttempt(f"{attempt.port} is not a port")
+    for port in (attempt.port, attempt.gang_port or attempt.port):
+        if not 0 < port <= _HIGHEST_PORT:
+            raise NotThisAttempt(f"{port} is not a port")
     return attempt
 
 

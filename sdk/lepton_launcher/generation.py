@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lepton_launcher import records, stacks
 from lepton_launcher.agent import Failure, Job, Result, agent_command, read_result
+from lepton_launcher.coordinator import END, PART, RUNNING, STOP, STUCK, Report
 from lepton_launcher.hangs import HangWatch
 from lepton_launcher.observer import LOOK_SECONDS, Observer
 from lepton_launcher.progress import Progress
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lepton_launcher.attempts import Attempt
+    from lepton_launcher.coordinator import Order
     from lepton_launcher.exchange import Exchange
+    from lepton_launcher.gang import Leader, Member
     from lepton_launcher.hangs import Hang
     from lepton_launcher.options import Options
     from lepton_launcher.processes import Children, Signals
@@ -45,6 +48,7 @@ class Pod(NamedTuple):
     signals: Signals
     children: Children
     exchange: Exchange
+    gang: Leader | Member | None
 
 
 class Generation:
@@ -56,7 +60,7 @@ class Generation:
         folder.mkdir()
         self._pod = pod
         self._options = pod.options
-        self._number = number
+        self.number = number
         self._folder = folder
         count = pod.options.nproc_per_node
         self._pipes = [RankStderr(pipe_of(folder, index)) for index in range(count)]
@@ -65,6 +69,8 @@ class Generation:
             RankWatch(folder, first + index, index, pipe) for index, pipe in enumerate(self._pipes)
         ]
         self._observer = self._new_observer(restarts)
+        self.is_stopped = False
+        """Whether the gang stopped these ranks, to start them again."""
 
     @property
     def furthest(self) -> int:
@@ -76,21 +82,15 @@ class Generation:
         for pipe in self._pipes:
             pipe.start()
         self._start_child()
-        hang = self._wait_for_child()
-        names = self._leave_stacks() if hang else {}
+        hang, order = self._wait_for_child()
+        self.is_stopped = order is not None and order.act == STOP
+        names = self._leave_stacks() if hang or (order and order.stacks) else {}
         self._pod.children.kill_all()
         for pipe in self._pipes:
             pipe.close()
         self._leave_tail()
         self._observer.look_back()
-        record = self._hung(hang, names) if hang else self._judge(self._result())
-        progress = self._observer.progress
-        reached = {
-            "step": progress.step,
-            "resumedFrom": progress.resumed_from,
-            "furthest": progress.furthest if progress.furthest >= 0 else None,
-        }
-        return {**record, **{name: at for name, at in reached.items() if at is not None}}
+        return self._with_steps(self._record_of(hang, order, names))
 
     def _leave_tail(self) -> None:
         if self._options.alone:
@@ -108,7 +108,7 @@ class Generation:
         sees_all = options.num_nodes == 1
         return Observer(
             self._watches,
-            Progress(self._pod.attempt.number, self._number, now, restarts),
+            Progress(self._pod.attempt.number, self.number, now, restarts),
             HangWatch(options.patience, now, sees_all=sees_all) if options.patience else None,
             None if options.alone else self._pod.exchange,
         )
@@ -119,11 +119,11 @@ class Generation:
             **os.environ,
             "LEPTON_OUTPUT_DIR": str(options.output),
             "LEPTON_ATTEMPT": str(attempt.number),
-            "LEPTON_GENERATION": str(self._number),
+            "LEPTON_GENERATION": str(self.number),
         }
         if options.world_size == 1:
             command = rank_command(self._folder, options.entrypoint)
-            environment.update(_only_rank(attempt, self._number))
+            environment.update(_only_rank(attempt, self.number))
             self._pod.children.start(command, environment)
         else:
             self._pod.children.start(agent_command(self._job()), environment)
@@ -142,28 +142,48 @@ class Generation:
             entrypoint=self._options.entrypoint,
         )
 
-    def _wait_for_child(self) -> Hang | None:
-        """Until the child ends or hangs; a request to leave is passed on, and enforced in time."""
+    def _wait_for_child(self) -> tuple[Hang | None, Order | None]:
+        """Until the child ends, hangs, or the gang orders it; a request to leave is passed on."""
         asked = False
         while self._pod.children.status is None:
             remaining = self._kill_at() - time.monotonic()
             if remaining <= 0:
-                return None
+                break
             if self._pod.signals.asked_to_leave_at is not None and not asked:
                 asked = True
                 self._pod.children.terminate()
             hang = self._observer.look()
-            if hang and not asked:
-                return hang
+            order = self._obeyed()
+            if (hang or order) and not asked:
+                return hang, order
             self._pod.signals.pause(min(remaining, LOOK_SECONDS))
             self._pod.children.reap()
-        return None
+        return None, None
+
+    def _obeyed(self) -> Order | None:
+        """An order that ends these ranks, after the gang was told how they are."""
+        gang, waiting = self._pod.gang, self._observer.waiting
+        if gang is None:
+            return None
+        record = self._with_steps(self._hung(waiting, {})) if waiting else {}
+        gang.tell(self.report(STUCK if waiting else RUNNING, record))
+        order = gang.order()
+        if order is None or order.generation != self.number:
+            return None
+        is_hang = order.act == END and order.stacks
+        return order if order.act in (STOP, PART) or is_hang else None
+
+    def report(self, state: str, record: records.Record) -> Report:
+        """What the gang is told of these ranks."""
+        progress = self._observer.progress
+        node = self._pod.attempt.node_rank
+        return Report(node, self.number, state, record, self.furthest, progress.collectives)
 
     def _leave_stacks(self) -> dict[int, str]:
         """Write the stacks of all ranks for the sidecar; the names of the files, by rank."""
         seen = [(each.look(), stacks_of(self._folder, each.local_rank)) for each in self._watches]
         texts = stacks.gather([(found, path) for found, path in seen if found])
-        names = {rank: f"{self._number}-{rank}.txt" for rank in texts}
+        names = {rank: f"{self.number}-{rank}.txt" for rank in texts}
         if self._options.alone:
             for text in texts.values():
                 say(text.decode("utf-8", "replace"))
@@ -186,6 +206,28 @@ class Generation:
         if status is None:
             return None
         return Result([Failure(0, 0, status, 0)] if status else [])
+
+    def _with_steps(self, record: records.Record) -> records.Record:
+        progress = self._observer.progress
+        reached = {
+            "step": progress.step,
+            "resumedFrom": progress.resumed_from,
+            "furthest": progress.furthest if progress.furthest >= 0 else None,
+        }
+        return {**record, **{name: at for name, at in reached.items() if at is not None}}
+
+    def _record_of(
+        self, hang: Hang | None, order: Order | None, names: dict[int, str]
+    ) -> records.Record:
+        if hang:
+            return self._hung(hang, names)
+        if order is None:
+            return self._judge(self._result())
+        if order.act == PART:
+            return records.partitioned(order.why)
+        if order.act == END:
+            return records.hang(order.why)
+        return records.terminated(f"Its ranks were stopped to start the gang again: {order.why}")
 
     def _hung(self, hang: Hang, names: dict[int, str]) -> records.Record:
         where = {"stacks": names[hang.rank]} if hang.rank in names else {}

@@ -98,6 +98,8 @@ class HangWatch:
         self._before: Sighting | None = None
         self._steps = StepTimes()
         self._longest_phase: dict[str, float] = {}
+        self.waiting: Hang | None = None
+        """A hang if the ranks elsewhere wait too; None while these make progress."""
 
     def observe(self, sightings: Sequence[Sighting], now: float) -> Hang | None:
         """Learn from one look at the ranks, and judge them."""
@@ -113,6 +115,7 @@ class HangWatch:
                 self._learn(sighting)
         running = [each for each in sightings if each.standing.phase != "done" and not each.is_gone]
         silent = [each for each in running if self._is_silent(each, now)]
+        self.waiting = self._all_wait(silent, running, now) if silent else None
         return self._judge(silent, running, now) if silent else None
 
     # What is learnt
@@ -183,9 +186,8 @@ class HangWatch:
         still = self._standing_still(running, now)
         if still is not None:
             return still
-        if self._sees_all and all(_waits(each) for each in running):
-            behind = min(silent, key=lambda each: (each.standing.collectives, each.standing.step))
-            return self._hang(behind, "every rank waits in a collective that does not end", now)
+        if self._sees_all and self.waiting is not None:
+            return self.waiting
         is_any_busy = not all(_waits(each) for each in running)
         for each in silent:
             if is_any_busy and _waits(each):
@@ -193,6 +195,14 @@ class HangWatch:
             if self._is_out_of_patience(each, now):
                 return self._hang(each, self._how_it_is(each, now), now)
         return None
+
+    def _all_wait(
+        self, silent: Sequence[Sighting], running: Sequence[Sighting], now: float
+    ) -> Hang | None:
+        if not all(_waits(each) for each in running):
+            return None
+        behind = min(silent, key=lambda each: (each.standing.collectives, each.standing.step))
+        return self._hang(behind, "every rank waits in a collective that does not end", now)
 
     def _standing_still(self, running: Sequence[Sighting], now: float) -> Hang | None:
         for each in running:

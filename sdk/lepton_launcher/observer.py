@@ -37,6 +37,11 @@ class Observer:
         self._told: dict[str, Any] | None = None
         self._told_at = -_TELL_SECONDS
 
+    @property
+    def waiting(self) -> Hang | None:
+        """A hang if the ranks of the other pods wait too."""
+        return self._hangs.waiting if self._hangs else None
+
     def look(self) -> Hang | None:
         """Look once; a verdict if the ranks hang."""
         now = time.monotonic()

@@ -56,8 +56,6 @@ def parse_options(arguments: list[str]) -> Options:
     found = parser.parse_args(ours)
     if found.alone and (found.num_nodes, found.node_rank) != (1, 0):
         parser.error("--alone trains on one node: leave out --num-nodes and --node-rank")
-    if found.max_restarts and found.num_nodes > 1:
-        parser.error("--max-restarts is for one node: ranks of several are restarted together")
     message = Path("/dev/termination-log")
     return Options(
         num_nodes=found.num_nodes,
@@ -126,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         "--max-restarts",
         type=_count,
         default=0,
-        help="how often ranks that fail or hang are started again in this pod without getting "
+        help="how often ranks that fail or hang are started again in their pods without getting "
         "further; 0: never",
     )
     return parser

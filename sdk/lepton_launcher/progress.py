@@ -117,6 +117,8 @@ class Progress:
         """The last step that the slowest rank is known to have done."""
         self.resumed_from: int | None = None
         """The step of the checkpoint that the ranks began with."""
+        self.collectives = 0
+        """How many the rank that is furthest behind has finished."""
         self.furthest = -1
         """The last step that the script reported itself, or saved; -1 without one.
 
@@ -134,6 +136,8 @@ class Progress:
             self.furthest = max(self.furthest, self.step if reported else -1)
         saved = [each.standing.checkpoint_step for each in sightings]
         self.furthest = max(self.furthest, min(saved, default=-1))
+        counts = [each.standing.collectives for each in sightings]
+        self.collectives = min(counts, default=self.collectives)
         resumed = [each.standing.resumed_step for each in sightings]
         if resumed and min(resumed) >= 0:
             self.resumed_from = min(resumed)

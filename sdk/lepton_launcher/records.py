@@ -41,6 +41,11 @@ def hang(message: str, **facts: Any) -> Record:
     return {"outcome": "Failed", "reason": "Hang", "message": message, **facts}
 
 
+def partitioned(message: str) -> Record:
+    """The launchers of the gang lost each other, and the ranks were ended for it."""
+    return {"outcome": "Failed", "reason": "Partitioned", "message": message}
+
+
 def terminated(message: str) -> Record:
     """The pod was asked to leave before its ranks had ended."""
     return {

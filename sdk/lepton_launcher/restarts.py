@@ -14,6 +14,11 @@ _OF_RANKS = ("UserError", "Hang")
 _FACTS = ("rank", "reason", "exitCode", "signal", "step")
 
 
+def is_of_ranks(record: Record) -> bool:
+    """Whether it tells of what a rank did, which may not come again."""
+    return record.get("reason") in _OF_RANKS and "rank" in record
+
+
 class Restarts:
     """The budget of one pod's attempt, and what it was spent on.
 
@@ -40,7 +45,7 @@ class Restarts:
 
     def delay_seconds(self, generation: int, record: Record, furthest: int) -> float | None:
         """How long to wait before the next generation; None if there is none."""
-        if record["reason"] not in _OF_RANKS or "rank" not in record:
+        if not is_of_ranks(record):
             return None
         moved = furthest > self._furthest
         self._furthest = max(furthest, self._furthest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import tempfile
 import time
@@ -11,14 +10,15 @@ from pathlib import Path
 from lepton_launcher import records
 from lepton_launcher.attempts import Attempt, NotThisAttempt, attempt_alone, parse_attempt
 from lepton_launcher.exchange import Exchange
+from lepton_launcher.gang import join
 from lepton_launcher.generation import Generation, Pod
 from lepton_launcher.options import Options, parse_options
 from lepton_launcher.processes import Children, Signals
 from lepton_launcher.rank import site_of
-from lepton_launcher.restarts import Restarts
 from lepton_launcher.site_folder import write_site_folder
 from lepton_launcher.speech import say
 from lepton_launcher.stderr import blames_a_peer
+from lepton_launcher.succession import GangSuccession, OwnSuccession
 
 # An attempt that did not succeed has nothing to lose by going on without its sidecar's answer.
 _ANSWER_SECONDS = 10.0
@@ -105,7 +105,8 @@ class Supervisor:
             f"attempt {attempt.number}, node {attempt.node_rank} of {attempt.num_nodes}, "
             f"{options.nproc_per_node} per node, meeting at {attempt.address}:{attempt.port}"
         )
-        pod = Pod(options, attempt, self._signals, self._children, self._exchange)
+        gang = join(attempt, options.max_restarts)
+        pod = Pod(options, attempt, self._signals, self._children, self._exchange, gang)
         with tempfile.TemporaryDirectory(prefix="lepton-") as name:
             folder = Path(name)
             write_site_folder(site_of(folder))
@@ -113,20 +114,23 @@ class Supervisor:
 
     def _run_generations(self, pod: Pod, folder: Path) -> records.Record:
         """Start the ranks, and start them again while that may help."""
-        restarts = Restarts(self._options.max_restarts)
-        for number in itertools.count():
-            generation = Generation(pod, number, folder / str(number), restarts.told)
-            record = generation.run()
-            delay_seconds = restarts.delay_seconds(number, record, generation.furthest)
-            if delay_seconds is None or self._is_asked_to_leave_within(delay_seconds):
-                break
-            say(f"the ranks are started again, generation {number + 1}: {record['message']}")
-        return {**record, "restarts": restarts.counted} if restarts.counted else record
+        succession = self._succession(pod)
+        number = 0
+        while True:
+            generation = Generation(pod, number, folder / str(number), succession.told)
+            ended = succession.end_of(generation, generation.run())
+            if ended is not None:
+                counted = succession.counted
+                return {**ended, "restarts": counted} if counted else ended
+            number += 1
+            say(f"the ranks are started again: generation {number}")
 
-    def _is_asked_to_leave_within(self, seconds: float) -> bool:
-        latest = time.monotonic() + seconds
-        self._children.wait_for(lambda: self._signals.asked_to_leave_at, lambda: latest)
-        return self._signals.asked_to_leave_at is not None
+    def _succession(self, pod: Pod) -> OwnSuccession | GangSuccession:
+        if pod.gang is not None:
+            return GangSuccession(pod.gang, self._children, self._signals)
+        # Ranks of several pods are only restarted together.
+        most = self._options.max_restarts if self._options.num_nodes == 1 else 0
+        return OwnSuccession(most, self._children, self._signals)
 
     # After the ranks
 

@@ -111,9 +111,3 @@ def test_nothing_is_started_again_after_a_request_to_leave(pod: Pod) -> None:
     pod.ask_to_leave()
     pod.agree().wait()
     assert time.monotonic() - begun < 2
-
-
-def test_several_nodes_are_not_restarted_by_one(pod: Pod) -> None:
-    pod.run(pod.script(""), options=("--max-restarts", "1", "--num-nodes", "2"))
-    assert pod.wait() == 2
-    assert b"--max-restarts is for one node" in pod.stderr

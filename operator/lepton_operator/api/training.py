@@ -133,6 +133,7 @@ class Cause(StrEnum):
     GPU_ERROR = "GpuError"
     NETWORK_ERROR = "NetworkError"
     PEER_LOST = "PeerLost"
+    PARTITIONED = "Partitioned"
     TERMINATED = "Terminated"
     NO_MODEL = "NoModel"
     INVALID_MODEL = "InvalidModel"
@@ -343,6 +344,9 @@ class Attempt(StatusModel):
     )
     last_error_line: Annotated[str, StringConstraints(max_length=1024)] | None = Field(
         default=None, description="lastErrorLine is the error in what that rank wrote to stderr."
+    )
+    stacks: Annotated[str, StringConstraints(max_length=256)] | None = Field(
+        default=None, description="stacks is where the store keeps the stacks of ranks that hung."
     )
     running_time: Timestamp | None = Field(
         default=None, description="runningTime is when all its ranks ran; unset if they never did."

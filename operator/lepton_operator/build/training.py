@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
@@ -32,6 +33,7 @@ MEMORY_VOLUME = "shared-memory"
 ATTEMPT_VOLUME = "attempt"
 
 LOOPBACK = "127.0.0.1"
+BASE_GANG_PORT = 26_400
 BASE_PORT = 29_400
 TELEMETRY_PORT = 9464
 PORTS = 3_000  # the port stays below 32768, where the kernel takes ports for outgoing connections
@@ -124,10 +126,11 @@ def grace_seconds(spec: TrainingJobSpec, resolved: Resolved) -> int | None:
     return spec.termination_grace_period_seconds or resolved.grace_seconds
 
 
-def placement(nodes: int, attempt: int, rank: int, address: str) -> str:
+def placement(job: Metadata, nodes: int, attempt: int, rank: int, address: str) -> str:
     """Return the annotation that tells a launcher who is in its attempt, and where rank 0 is.
 
-    The port differs between attempts, so that a rank of the attempt before cannot join.
+    The ports differ between attempts, so that a rank of the attempt before cannot join. The token
+    is what the launchers of a gang know each other by; the API server alone tells it.
     """
     told = {
         "attempt": attempt,
@@ -136,6 +139,9 @@ def placement(nodes: int, attempt: int, rank: int, address: str) -> str:
         "address": address,
         "port": BASE_PORT + attempt % PORTS,
     }
+    if nodes > 1:
+        token = hashlib.sha256(f"gang {job.uid} {attempt}".encode()).hexdigest()
+        told |= {"gangPort": BASE_GANG_PORT + attempt % PORTS, "token": token}
     return names.canonical(told)
 
 
@@ -167,7 +173,7 @@ def pod(
         annotations={
             **_ANNOTATIONS,
             names.RESOLVED: recorded,
-            **_placement_at_creation(spec, attempt),
+            **_placement_at_creation(job, attempt),
         },
         grace_seconds=resolved.grace_seconds,
         priority_class=resolved.priority_class,
@@ -178,10 +184,10 @@ def pod(
     return pods.pod(KIND, job.metadata, spec, identity, parts)
 
 
-def _placement_at_creation(spec: TrainingJobSpec, attempt: int) -> Mapping[str, str]:
-    if spec.num_nodes > 1:
+def _placement_at_creation(job: TrainingJob, attempt: int) -> Mapping[str, str]:
+    if job.spec.num_nodes > 1:
         return {}  # rank 0 has no address yet
-    return {names.ATTEMPT: placement(1, attempt, 0, LOOPBACK)}
+    return {names.ATTEMPT: placement(job.metadata, 1, attempt, 0, LOOPBACK)}
 
 
 def _train(spec: TrainingJobSpec, resolved: Resolved, attempt: int, rank: int) -> dict[str, Any]:

@@ -51,6 +51,7 @@ def closed_failed(
         "step": failure.step,
         "resumed_from": failure.resumed_from,
         "last_error_line": cut(line, MAX_MESSAGE) if line else None,
+        "stacks": failure.stacks,
     }
     return closed(situation, gang, "Failed").model_copy(update=failed)
 
@@ -144,6 +145,6 @@ def placements(situation: Situation, gang: Gang) -> Iterator[Patch]:
     if nodes == 1 or first is None or first.ip is None:
         return
     for rank, pod in gang.pods.items():
-        told = build.placement(nodes, gang.number, rank, first.ip)
+        told = build.placement(situation.job.metadata, nodes, gang.number, rank, first.ip)
         if not has_ended(pod) and pod.annotations.get(names.ATTEMPT) != told:
             yield Patch(pod.reference, {"metadata": {"annotations": {names.ATTEMPT: told}}})

@@ -39,6 +39,7 @@ class Failure:
     resumed_from: int | None = None
     furthest: int | None = None
     last_error_line: str | None = None
+    stacks: str | None = None
     finished: datetime | None = None
     absent: bool = False
     matched: frozenset[str] = frozenset()
@@ -130,6 +131,7 @@ class Suspect:
             resumed_from=record.resumed_from,
             furthest=record.furthest,
             last_error_line=record.message or None,
+            stacks=record.stacks,
             finished=container.finished,
             matched=frozenset(record.matched),
         )

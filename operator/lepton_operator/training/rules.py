@@ -250,6 +250,13 @@ def _hung(suspect: Suspect) -> Failure | None:
     return suspect.end(Cause.HANG, container, record.message or "it made no progress.")
 
 
+def _lost_its_gang(suspect: Suspect) -> Failure | None:
+    container, record = suspect.failed_container, suspect.record
+    if container is None or record is None or record.reason is not records.Reason.PARTITIONED:
+        return None
+    return suspect.end(Cause.PARTITIONED, container, record.message or "it lost its gang.")
+
+
 def _was_asked_to_leave(suspect: Suspect) -> Failure | None:
     container, record = suspect.failed_container, suspect.record
     if container is None or record is None or record.reason is not records.Reason.TERMINATED:
@@ -381,6 +388,11 @@ RULES: tuple[Rule, ...] = (
         Cause.HANG,
         "the pod's message: its ranks made no progress within their limit, and were ended",
         _hung,
+    ),
+    Rule(
+        Cause.PARTITIONED,
+        "the pod's message: the launchers of the gang lost each other",
+        _lost_its_gang,
     ),
     Rule(
         Cause.TERMINATED,

@@ -129,15 +129,19 @@ def test_a_gang_is_told_where_rank_0_is_once_it_has_an_address() -> None:
     assert waiting.patch == ()
     decided = decide(a_view(job, a_pod(0), a_pod(1)))
     common = {"attempt": 1, "numNodes": 2, "address": "10.0.0.1", "port": 29401}
-    assert told(decided) == {
+    common["gangPort"] = 26401
+    every = told(decided)
+    tokens = {placement.pop("token") for placement in every.values()}
+    assert every == {
         "digits-train-1-0": {**common, "nodeRank": 0},
         "digits-train-1-1": {**common, "nodeRank": 1},
     }
+    assert [len(token) for token in tokens] == [64]
 
 
 def test_only_pods_that_were_not_told_are_told() -> None:
     job = an_open_job(2)
-    address = build.placement(2, 1, 0, "10.0.0.1")
+    address = build.placement(job.metadata, 2, 1, 0, "10.0.0.1")
     first = a_pod(0, annotations={names.ATTEMPT: address})
     assert [*told(decide(a_view(job, first, a_pod(1))))] == ["digits-train-1-1"]
 
@@ -161,8 +165,11 @@ def test_one_pod_alone_knows_its_place_from_the_start() -> None:
 
 
 def test_every_attempt_has_a_port_of_its_own_below_the_ephemeral_ones() -> None:
-    ports = [json.loads(build.placement(2, each, 0, "10.0.0.1"))["port"] for each in (1, 2, 5999)]
-    assert ports == [29401, 29402, 32399]
+    job = a_training_job(2).metadata
+    told = [json.loads(build.placement(job, 2, each, 0, "10.0.0.1")) for each in (1, 2, 5999)]
+    assert [each["port"] for each in told] == [29401, 29402, 32399]
+    assert [each["gangPort"] for each in told] == [26401, 26402, 29399]
+    assert len({each["token"] for each in told}) == 3
 
 
 @pytest.mark.parametrize(

@@ -283,13 +283,19 @@ def test_a_pod_that_was_sent_sigterm_by_nobody_we_know_of() -> None:
 
 
 def test_a_hang_that_the_launcher_found() -> None:
-    said = a_record("Failed", reason="Hang", message="Rank 1 is stopped.", rank=1, signal=9)
+    stacks = "runs/uid/stacks/1-0-1.txt"
+    told = {"message": "Rank 1 is stopped.", "rank": 1, "signal": 9, "stacks": stacks}
+    said = a_record("Failed", reason="Hang", **told)
     found = fate(a_pod(0, running=True), kubelet({"exitCode": 137, "message": said}))
-    assert (found.reason, found.budget, found.last_error_line) == (
-        "Hang",
-        "User",
-        "Rank 1 is stopped.",
-    )
+    assert (found.reason, found.budget, found.stacks) == ("Hang", "User", stacks)
+    assert found.last_error_line == "Rank 1 is stopped."
+
+
+def test_launchers_that_lost_each_other_are_not_the_cause_of_a_lost_node() -> None:
+    said = a_record("Failed", reason="Partitioned", message="Node 0 does not answer.")
+    alone = a_pod(0, failed=True, said=said, finished=ago(9))
+    assert fate(alone, a_pod(1, running=True)).reason == "Partitioned"
+    assert fate(alone, a_pod(1, running=True, gone=True)).reason == "PodLost"
 
 
 def test_ranks_that_were_told_to_leave_are_not_the_cause() -> None:

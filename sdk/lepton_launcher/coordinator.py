@@ -1,0 +1,160 @@
+"""What the launchers of a gang do together: decided in one place, from what each of them reports.
+
+Node 0's launcher decides for all: no I/O here, and no clock. A restart has two steps, so that no
+rank of the new generation can meet one of the old: first every node stops its ranks and says so,
+then all start.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from lepton_launcher.records import Record
+from lepton_launcher.restarts import Restarts
+from lepton_launcher.stderr import blames_a_peer
+
+SILENCE_SECONDS = 10.0
+# How long the failure of ranks whose peer is gone waits for the failure of that peer.
+_CAUSE_SECONDS = 2.0
+
+_NOTHING: Record = {}
+
+RUNNING = "running"
+STUCK = "stuck"  # its ranks wait in collectives beyond their limit
+FAILED = "failed"
+SUCCEEDED = "succeeded"
+IDLE = "idle"  # its ranks have been stopped
+LEAVING = "leaving"  # its pod ends, whatever the others do
+STATES = (RUNNING, STUCK, FAILED, SUCCEEDED, IDLE, LEAVING)
+
+RUN = "run"
+STOP = "stop"
+END = "end"  # each ends with what it has
+PART = "part"  # somebody cannot be reached: all end their ranks
+ACTS = (RUN, STOP, END, PART)
+
+
+class Report(NamedTuple):
+    """What one node says of its ranks."""
+
+    node: int
+    generation: int
+    state: str
+    record: Record = _NOTHING
+    """How they failed, or in what they are stuck."""
+    furthest: int = -1
+    collectives: int = 0
+
+
+class Order(NamedTuple):
+    """What all nodes are to do with the generation."""
+
+    act: str
+    generation: int
+    why: str = ""
+    stacks: bool = False
+    """Whether ranks leave their stacks before they are stopped."""
+
+
+class Coordinator:
+    """The decisions for one attempt."""
+
+    def __init__(self, num_nodes: int, max_restarts: int) -> None:
+        self.restarts = Restarts(max_restarts)
+        self._num_nodes = num_nodes
+        self._order = Order(RUN, 0)
+        self._reports: dict[int, Report] = {}
+        self._heard: dict[int, float] = {}
+        self._failed: list[Report] = []
+        self._failed_at = 0.0
+        self._succeeded_at: float | None = None
+        self._start_at = 0.0
+
+    def hear(self, report: Report, now: float) -> None:
+        """Take in what a node says; a node that leaves is not missed."""
+        before = self._reports.get(report.node)
+        self._reports[report.node] = report
+        self._heard[report.node] = now
+        is_new = before is None or before.state != FAILED or before.generation != report.generation
+        if report.state == FAILED and report.generation == self._order.generation and is_new:
+            self._failed_at = now if not self._failed else self._failed_at
+            self._failed.append(report)
+
+    def order(self, now: float) -> Order:
+        """The order that holds now."""
+        if self._order.act in (RUN, STOP):
+            self._decide(now)
+        return self._order
+
+    def _decide(self, now: float) -> None:
+        silent = [
+            node
+            for node, at in self._heard.items()
+            if now - at > SILENCE_SECONDS and self._reports[node].state != LEAVING
+        ]
+        if silent:
+            why = f"Node {silent[0]}'s launcher was not heard for {SILENCE_SECONDS:.0f} s."
+            self._change(PART, why)
+        elif any(report.state == LEAVING for report in self._reports.values()):
+            self._change(END, "A pod of the gang ends.")
+        elif self._order.act == STOP:
+            self._start_when_stopped(now)
+        elif self._failed:
+            self._judge_failure(now)
+        else:
+            self._judge_all(now)
+
+    def _judge_failure(self, now: float) -> None:
+        cause = min(self._failed, key=_is_victim)
+        if _is_victim(cause) and now - self._failed_at < _CAUSE_SECONDS:
+            return
+        self._restart(cause.record, now)
+
+    def _judge_all(self, now: float) -> None:
+        current = [each for each in self._reports.values() if self._is_current(each)]
+        if not current or len(current) < len(self._reports):
+            return
+        if all(each.state == SUCCEEDED for each in current):
+            self._end_well(now)
+        elif len(current) == self._num_nodes and all(each.state == STUCK for each in current):
+            behind = min(current, key=lambda each: (each.collectives, each.node))
+            self._restart(behind.record, now)
+
+    def _end_well(self, now: float) -> None:
+        """At once if all have said so; those that were never heard are not waited for."""
+        self._succeeded_at = now if self._succeeded_at is None else self._succeeded_at
+        is_late = now - self._succeeded_at > SILENCE_SECONDS
+        if len(self._reports) == self._num_nodes or is_late:
+            self._change(END, "All ranks ended well.")
+
+    def _restart(self, cause: Record, now: float) -> None:
+        if len(self._reports) < self._num_nodes:
+            self._change(END, "Not all pods of the gang can be reached.")
+            return
+        furthest = min(report.furthest for report in self._reports.values())
+        delay = self.restarts.delay_seconds(self._order.generation, cause, furthest)
+        why = str(cause.get("message", ""))
+        stacks = cause.get("reason") == "Hang"
+        if delay is None:
+            self._change(END, why, stacks=stacks)
+            return
+        self._start_at = now + delay
+        self._change(STOP, why, stacks=stacks)
+
+    def _start_when_stopped(self, now: float) -> None:
+        stopped = [
+            each for each in self._reports.values() if each.state == IDLE and self._is_current(each)
+        ]
+        if len(stopped) == self._num_nodes and now >= self._start_at:
+            self._failed = []
+            self._order = Order(RUN, self._order.generation + 1)
+
+    def _is_current(self, report: Report) -> bool:
+        return report.generation == self._order.generation
+
+    def _change(self, act: str, why: str, *, stacks: bool = False) -> None:
+        self._order = Order(act, self._order.generation, why, stacks)
+
+
+def _is_victim(report: Report) -> bool:
+    return blames_a_peer(str(report.record.get("message", "")))

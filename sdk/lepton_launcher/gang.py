@@ -1,0 +1,264 @@
+"""How the launchers of a gang talk: each asks node 0's over TCP, several times a second.
+
+One line of JSON each way, of bounded size; what is unknown in it is ignored, and what is no such
+line ends the connection. Both sides show the attempt's token, which only pods of the gang are told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import json
+import selectors
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from lepton_launcher.coordinator import (
+    ACTS,
+    END,
+    PART,
+    RUNNING,
+    SILENCE_SECONDS,
+    STATES,
+    Coordinator,
+    Order,
+    Report,
+)
+from lepton_launcher.speech import say
+
+if TYPE_CHECKING:
+    from lepton_launcher.attempts import Attempt
+
+LINE_BYTES = 4096
+_MESSAGE_CHARACTERS = 256
+_ASK_SECONDS = 0.25
+_ASK_SECONDS_OF_MANY = 1.0
+_MANY_NODES = 32
+_ANSWER_SECONDS = 2.0
+_BACKLOG = 1024
+_FACTS = ("reason", "rank", "exitCode", "signal", "step")
+
+
+def join(attempt: Attempt, max_restarts: int) -> Leader | Member | None:
+    """Return the launcher's part in its gang; None where there is none, or no place to meet."""
+    if attempt.num_nodes == 1 or not attempt.gang_port or not attempt.token:
+        return None
+    try:
+        return Member(attempt) if attempt.node_rank else Leader(attempt, max_restarts)
+    except OSError as error:
+        say(f"the other launchers cannot reach this one: {error}")
+        return None
+
+
+class Leader:
+    """Node 0's part: answers the others, and obeys the same orders."""
+
+    def __init__(self, attempt: Attempt, max_restarts: int) -> None:
+        self.coordinator = Coordinator(attempt.num_nodes, max_restarts)
+        self._attempt = attempt
+        self._lock = threading.Lock()
+        self._report = Report(0, 0, RUNNING)
+        self._selector = selectors.DefaultSelector()
+        self._server = _listening(attempt.gang_port)
+        self._server.setblocking(False)
+        self._selector.register(self._server, selectors.EVENT_READ)
+        self._unfinished: dict[socket.socket, bytes] = {}
+        self._missing = set(range(1, attempt.num_nodes))
+        threading.Thread(target=self._serve, name="gang", daemon=True).start()
+
+    def tell(self, report: Report) -> None:
+        """Say how this node's ranks are."""
+        self._report = report
+        self.order()
+
+    def order(self) -> Order | None:
+        """What to do."""
+        now = time.monotonic()
+        with self._lock:
+            self.coordinator.hear(self._report, now)
+            return self.coordinator.order(now)
+
+    def is_understood(self) -> bool:
+        """Whether every other node has been told that this generation is the last."""
+        return not self._missing
+
+    def _serve(self) -> None:
+        while True:
+            for key, _ in self._selector.select():
+                if key.fileobj is self._server:
+                    self._accept()
+                else:
+                    self._read(key.fileobj)
+
+    def _accept(self) -> None:
+        try:
+            connection, _ = self._server.accept()
+        except OSError:
+            return
+        # As many as there can be, and some that were cut off and come back.
+        if len(self._unfinished) >= 2 * self._attempt.num_nodes + _MANY_NODES:
+            connection.close()
+            return
+        connection.setblocking(False)
+        self._unfinished[connection] = b""
+        self._selector.register(connection, selectors.EVENT_READ)
+
+    def _read(self, connection: Any) -> None:
+        try:
+            received = connection.recv(LINE_BYTES)
+            line, found, rest = (self._unfinished[connection] + received).partition(b"\n")
+            _check_size(line, received)
+            if found:
+                connection.sendall(self._answer(line))
+        except (OSError, _NotOurs):
+            self._selector.unregister(connection)
+            del self._unfinished[connection]
+            connection.close()
+        else:
+            self._unfinished[connection] = rest if found else line
+
+    def _answer(self, line: bytes) -> bytes:
+        report = _report_in(_opened(line, self._attempt), self._attempt.num_nodes)
+        now = time.monotonic()
+        with self._lock:
+            self.coordinator.hear(report, now)
+            order = self.coordinator.order(now)
+        if order.act in (END, PART):
+            self._missing.discard(report.node)
+        return _sealed(_order_facts(order), self._attempt)
+
+
+class Member:
+    """Another node's part: asks node 0, and takes its silence for a partition."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+        self._report = Report(attempt.node_rank, 0, RUNNING)
+        self._order: Order | None = None
+        self._answered_at = 0.0
+        self._is_new = threading.Event()
+        many = attempt.num_nodes > _MANY_NODES
+        self._ask_seconds = _ASK_SECONDS_OF_MANY if many else _ASK_SECONDS
+        threading.Thread(target=self._ask_for_ever, name="gang", daemon=True).start()
+
+    def tell(self, report: Report) -> None:
+        """Say how this node's ranks are; a change is told at once."""
+        is_changed = report._replace(furthest=0) != self._report._replace(furthest=0)
+        self._report = report
+        if is_changed:
+            self._is_new.set()
+
+    def order(self) -> Order | None:
+        """What to do; None as long as node 0 was never reached."""
+        order = self._order
+        if order is None or time.monotonic() - self._answered_at <= SILENCE_SECONDS:
+            return order
+        why = f"Node 0's launcher did not answer for {SILENCE_SECONDS:.0f} s."
+        return Order(PART, order.generation, why)
+
+    def is_understood(self) -> bool:
+        """Nobody asks this node."""
+        return True
+
+    def _ask_for_ever(self) -> None:
+        while True:
+            with contextlib.suppress(OSError, _NotOurs):
+                self._ask_while_answered()
+            self._is_new.wait(self._ask_seconds)
+
+    def _ask_while_answered(self) -> None:
+        address = (self._attempt.address, self._attempt.gang_port)
+        with socket.create_connection(address, _ANSWER_SECONDS) as connection:
+            while True:
+                self._is_new.clear()
+                connection.sendall(_sealed(_report_facts(self._report), self._attempt))
+                self._order = _order_in(_opened(_line_from(connection), self._attempt))
+                self._answered_at = time.monotonic()
+                self._is_new.wait(self._ask_seconds)
+
+
+class _NotOurs(Exception):
+    """What was received is no line of this gang's."""
+
+
+def _listening(port: int) -> socket.socket:
+    if socket.has_dualstack_ipv6():
+        family: Any = socket.AF_INET6
+        return socket.create_server(
+            ("", port), family=family, backlog=_BACKLOG, dualstack_ipv6=True
+        )
+    return socket.create_server(("", port), backlog=_BACKLOG)
+
+
+def _line_from(connection: socket.socket) -> bytes:
+    line = b""
+    while not line.endswith(b"\n"):
+        received = connection.recv(LINE_BYTES)
+        line += received
+        _check_size(line, received)
+    return line
+
+
+def _check_size(line: bytes, received: bytes) -> None:
+    if not received or len(line) > LINE_BYTES:
+        raise _NotOurs
+
+
+def _sealed(facts: dict[str, Any], attempt: Attempt) -> bytes:
+    told = {"token": attempt.token, "attempt": attempt.number, **facts}
+    return json.dumps(told).encode() + b"\n"
+
+
+def _opened(line: bytes, attempt: Attempt) -> dict[str, Any]:
+    try:
+        told = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise _NotOurs from error
+    if not isinstance(told, dict) or told.get("attempt") != attempt.number:
+        raise _NotOurs
+    if not hmac.compare_digest(str(told.get("token")).encode(), attempt.token.encode()):
+        raise _NotOurs
+    return told
+
+
+def _report_facts(report: Report) -> dict[str, Any]:
+    record = {name: report.record[name] for name in _FACTS if name in report.record}
+    if "message" in report.record:
+        record["message"] = str(report.record["message"])[:_MESSAGE_CHARACTERS]
+    return {**report._asdict(), "record": record}
+
+
+def _report_in(told: dict[str, Any], num_nodes: int) -> Report:
+    record = told.get("record")
+    report = Report(
+        node=_integer(told, "node"),
+        generation=_integer(told, "generation"),
+        state=str(told.get("state")),
+        record=record if isinstance(record, dict) else {},
+        furthest=_integer(told, "furthest"),
+        collectives=_integer(told, "collectives"),
+    )
+    if not 0 < report.node < num_nodes or report.state not in STATES:
+        raise _NotOurs
+    # A restart needs a reason that is known; without one there is none.
+    return report._replace(record={"reason": "", **report.record})
+
+
+def _order_facts(order: Order) -> dict[str, Any]:
+    return {**order._asdict(), "why": order.why[:_MESSAGE_CHARACTERS]}
+
+
+def _order_in(told: dict[str, Any]) -> Order:
+    act, why = str(told.get("act")), str(told.get("why", ""))
+    if act not in ACTS:
+        raise _NotOurs
+    return Order(act, _integer(told, "generation"), why, told.get("stacks") is True)
+
+
+def _integer(told: dict[str, Any], key: str) -> int:
+    value = told.get(key)
+    if not isinstance(value, int):
+        raise _NotOurs
+    return value

@@ -1,0 +1,155 @@
+"""What the launchers of a gang decide together, on a virtual clock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lepton_launcher.coordinator import (
+    END,
+    FAILED,
+    IDLE,
+    LEAVING,
+    PART,
+    RUN,
+    RUNNING,
+    STOP,
+    STUCK,
+    SUCCEEDED,
+    Coordinator,
+    Order,
+    Report,
+)
+
+BUG = {"reason": "UserError", "rank": 2, "exitCode": 1, "message": "ValueError: boom"}
+VICTIM = {"reason": "UserError", "rank": 0, "exitCode": 1, "message": "Connection closed by peer"}
+HANG = {"reason": "Hang", "rank": 1, "message": "Rank 1 hangs."}
+
+
+class Nodes:
+    """A gang of three whose nodes say every half second how they are."""
+
+    def __init__(self, max_restarts: int = 1, nodes: int = 3) -> None:
+        self.coordinator = Coordinator(3, max_restarts)
+        self.now = 0.0
+        self.reports = {node: Report(node, 0, RUNNING) for node in range(nodes)}
+
+    def say(self, node: int, state: str, **facts: Any) -> Nodes:
+        before = self.reports[node]
+        self.reports[node] = Report(node, before.generation, state, **facts)
+        return self
+
+    def all_say(self, state: str, generation: int) -> Nodes:
+        for node in self.reports:
+            self.reports[node] = Report(node, generation, state)
+        return self
+
+    def after(self, seconds: float, *, silent: int | None = None) -> Order:
+        end = self.now + seconds
+        order = self.coordinator.order(self.now)
+        while self.now <= end:
+            for node, report in self.reports.items():
+                if node != silent:
+                    self.coordinator.hear(report, self.now)
+            order = self.coordinator.order(self.now)
+            self.now += 0.5
+        return order
+
+
+def test_ranks_run_while_nothing_happens() -> None:
+    assert Nodes().after(100) == Order(RUN, 0)
+
+
+def test_a_failure_stops_all_and_all_start_once_all_have_stopped() -> None:
+    nodes = Nodes()
+    nodes.after(5)
+    order = nodes.say(2, FAILED, record=BUG).after(1)
+    assert order == Order(STOP, 0, "ValueError: boom")
+    nodes.say(0, IDLE).say(2, IDLE)
+    assert nodes.after(30).act == STOP
+    assert nodes.say(1, IDLE).after(1) == Order(RUN, 1)
+    assert nodes.all_say(RUNNING, 1).after(30) == Order(RUN, 1)
+
+
+def test_the_cause_outranks_those_who_lost_a_peer() -> None:
+    nodes = Nodes()
+    nodes.after(5)
+    assert nodes.say(0, FAILED, record=VICTIM).after(1) == Order(RUN, 0)
+    nodes.say(2, FAILED, record=BUG).after(1)
+    assert nodes.coordinator.restarts.told[0]["rank"] == 2
+
+
+def test_a_lost_peer_that_never_says_why_is_not_waited_for() -> None:
+    nodes = Nodes()
+    assert nodes.say(0, FAILED, record=VICTIM).after(3).act == STOP
+
+
+def test_a_budget_that_is_spent_ends_the_gang() -> None:
+    assert Nodes(max_restarts=0).say(2, FAILED, record=BUG).after(1).act == END
+
+
+def test_restarts_that_moved_every_node_forward_are_free() -> None:
+    nodes = Nodes(max_restarts=1)
+    for generation in range(5):
+        for node in range(3):
+            nodes.say(node, RUNNING, furthest=10 * generation)
+        nodes.after(1)
+        for node in range(3):
+            nodes.say(node, FAILED, record=BUG, furthest=10 * generation)
+        assert nodes.after(1).act == STOP
+        for node in range(3):
+            nodes.say(node, IDLE, furthest=10 * generation)
+        assert nodes.after(2) == Order(RUN, generation + 1)
+        nodes.all_say(RUNNING, generation + 1)
+    assert nodes.coordinator.restarts.counted == 0
+
+
+def test_all_who_wait_hang_and_leave_their_stacks() -> None:
+    nodes = Nodes()
+    nodes.say(0, STUCK, record=HANG, collectives=9).say(1, STUCK, record=HANG, collectives=8)
+    assert nodes.after(60) == Order(RUN, 0)
+    order = nodes.say(2, STUCK, record=HANG, collectives=9).after(1)
+    assert order == Order(STOP, 0, "Rank 1 hangs.", stacks=True)
+
+
+def test_a_node_that_falls_silent_parts_the_gang() -> None:
+    nodes = Nodes()
+    nodes.after(20)
+    assert nodes.after(9, silent=1) == Order(RUN, 0)
+    order = nodes.after(2, silent=1)
+    assert (order.act, order.why) == (PART, "Node 1's launcher was not heard for 10 s.")
+    assert nodes.after(60).act == PART
+
+
+def test_a_pod_that_leaves_ends_the_gang_and_is_not_missed() -> None:
+    nodes = Nodes()
+    nodes.after(5)
+    assert nodes.say(1, LEAVING).after(1).act == END
+    assert nodes.after(60, silent=1).act == END
+
+
+def test_a_pod_that_leaves_while_the_others_have_stopped_ends_the_gang() -> None:
+    nodes = Nodes()
+    nodes.say(2, FAILED, record=BUG).after(1)
+    assert nodes.say(0, LEAVING).after(1).act == END
+
+
+def test_nobody_is_done_before_all_are() -> None:
+    nodes = Nodes()
+    nodes.say(0, SUCCEEDED).say(1, SUCCEEDED)
+    assert nodes.after(60) == Order(RUN, 0)
+    assert nodes.say(2, SUCCEEDED).after(1).act == END
+
+
+def test_a_rank_that_fails_at_the_very_end_restarts_those_who_were_done() -> None:
+    nodes = Nodes()
+    nodes.say(0, SUCCEEDED).say(1, SUCCEEDED).after(5)
+    assert nodes.say(2, FAILED, record=BUG).after(1).act == STOP
+
+
+@pytest.mark.parametrize("state", [FAILED, SUCCEEDED])
+def test_pods_that_were_never_reached_are_not_waited_for(state: str) -> None:
+    nodes = Nodes(nodes=1)
+    record = BUG if state == FAILED else {}
+    assert nodes.say(0, state, record=record).after(12).act == END
