@@ -120,6 +120,29 @@ def test_a_script_that_fails_ends_the_job_after_its_budget(bare_namespace: Kubec
     assert "kubectl replace --force -f" in message
 
 
+def test_a_pattern_that_a_pod_finds_in_its_log_decides(bare_namespace: Kubectl) -> None:
+    code = "import sys; print('step 7: loss is nan', file=sys.stderr); raise ValueError('diverged')"
+    rule = {"match": {"messagePattern": "loss is (nan|inf)$"}, "action": "Fail"}
+    policy = {"rules": [rule]}
+    bare_namespace.apply(training_job("ruled", code, resourcesPerNode=NO_GPU, failurePolicy=policy))
+    job = fails(bare_namespace, "ruled")
+    assert [(each["reason"], each["rule"]) for each in attempts(job)] == [("UserError", 0)]
+    assert condition(job, "Failed")["reason"] == "FailedByRule"
+
+
+def test_a_pattern_that_is_none_ends_the_job_before_its_ranks_start(
+    bare_namespace: Kubectl,
+) -> None:
+    rule = {"match": {"messagePattern": "loss is (nan"}, "action": "Fail"}
+    policy = {"rules": [rule]}
+    job = training_job("broken", "pass", resourcesPerNode=NO_GPU, failurePolicy=policy)
+    bare_namespace.apply(job)
+    found = fails(bare_namespace, "broken")
+    assert condition(found, "Stalled")["reason"] == "InvalidSpec"
+    assert "missing ): loss is (nan" in condition(found, "Stalled")["message"]
+    assert len(attempts(found)) == 1
+
+
 def test_a_job_that_leaves_no_model_fails_at_once(namespace: Kubectl) -> None:
     job = training_job("empty", "pass", resourcesPerNode=NO_GPU, output={"model": "empty"})
     namespace.apply(job)

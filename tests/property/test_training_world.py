@@ -15,8 +15,12 @@ from lepton_operator.api.training import TrainingJob
 from lepton_operator.conditions import READY, is_true
 from lepton_operator.plan import Plan
 from lepton_operator.settings import Images
+from lepton_operator.training import failure
 from lepton_operator.training.backoff import MAX_DELAY_SECONDS
+from lepton_operator.training.evidence import Suspect
 from lepton_operator.training.plan import plan
+from lepton_operator.training.rules import classify
+from lepton_operator.training.situation import understand
 from lepton_operator.views import PodView
 from tests.builders import a_node, a_record, a_result, a_training_job
 from tests.world import Key, Killed, World, is_empty
@@ -256,6 +260,16 @@ class TrainingWorld(RuleBasedStateMachine):
                 assert attempt.budget is None, f"attempt {attempt.number} got further"
             furthest = max(furthest, attempt.step or 0)
         assert (self.job.status.furthest_step or 0) >= furthest
+
+    @invariant()
+    def what_is_passed_over_has_not_failed(self) -> None:
+        situation = understand(self.world.training_view(self.key), self.world.now)
+        gang = situation.gang
+        if gang is None:
+            return
+        for index, pod in gang.pods.items():
+            if failure.goes_on(situation, pod):
+                assert classify(Suspect(situation, gang, index, pod)) is None
 
     @invariant()
     def not_every_node_is_avoided(self) -> None:

@@ -64,17 +64,20 @@ def avoid(
 
 
 def _leaves_enough(situation: Situation, gang: Gang, wanted: Sequence[AvoidedNode]) -> bool:
-    everywhere = {each.node for each in wanted if each.pod is None}
+    everywhere = _avoided_by(None, wanted)
     if situation.view.nodes is None:
         return len(everywhere) <= MOST_UNSEEN
     fitting = _fitting(situation, gang)
-    if len(everywhere) > max(1, len(fitting) // LARGEST_SHARE):
+    if len(everywhere & situation.nodes.keys()) > max(1, len(fitting) // LARGEST_SHARE):
         return False
     left = [each for each in fitting if each.name not in everywhere]
-    every_pod_has_one = all(
-        any(each.name != entry.node for each in left) for entry in wanted if entry.pod is not None
-    )
+    moved = [_avoided_by(pod, wanted) for pod in {each.pod for each in wanted} - {None}]
+    every_pod_has_one = all(any(each.name not in nodes for each in left) for nodes in moved)
     return every_pod_has_one and _hold(left, situation, gang)
+
+
+def _avoided_by(pod: int | None, entries: Iterable[AvoidedNode]) -> set[str]:
+    return {each.node for each in entries if each.pod == pod}
 
 
 def _fitting(situation: Situation, gang: Gang) -> list[NodeView]:

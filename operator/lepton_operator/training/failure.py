@@ -44,14 +44,14 @@ def _failures(situation: Situation, gang: Gang) -> Iterator[Failure]:
             if gang.recorded and not situation.view.refusals:
                 yield _absent(situation, gang, index)
             continue
-        if _goes_on(situation, pod):
+        if goes_on(situation, pod):
             continue
         failure = classify(Suspect(situation, gang, index, pod))
         if failure is not None:
             yield failure
 
 
-def _goes_on(situation: Situation, pod: PodView) -> bool:
+def goes_on(situation: Situation, pod: PodView) -> bool:
     """Tell whether nothing at all has happened to a pod: of thousands, most are looked at so."""
     node = situation.node(pod)
     return (

@@ -10,6 +10,7 @@ import pytest
 from lepton_operator import names
 from lepton_operator.api.training import TrainingJob
 from lepton_operator.build import training as build
+from lepton_operator.build.pods import Avoided
 from tests.builders import a_training_job, defaults
 from tests.conftest import Golden
 
@@ -61,6 +62,13 @@ def pods(job: TrainingJob, attempt: int = 1) -> list[dict[str, Any]]:
 )
 def test_the_pods_of_a_job(name: str, job: TrainingJob, golden: Golden) -> None:
     golden(f"training/{name}", pods(job))
+
+
+def test_a_pod_that_stays_away_from_nodes(golden: Golden) -> None:
+    job = a_training_job()
+    avoided = Avoided(required=("node-1", "node-2"), preferred=("node-3",))
+    resolved = build.resolve(job.spec, defaults())
+    golden("training/avoiding", [build.pod(job, resolved, 2, 0, avoided=avoided)])
 
 
 def test_only_the_names_differ_between_two_attempts_and_what_follows_from_them() -> None:

@@ -311,6 +311,18 @@ def test_a_job_that_needs_all_gpus_keeps_its_nodes() -> None:
     assert avoided(elsewhere(a_job(nodes=1), nodes=nodes)) == [("node-1", None)]
 
 
+def test_a_node_that_is_gone_takes_nobody_s_place() -> None:
+    decided = elsewhere(a_job(status=standing("node-7", "long-gone")))
+    assert ("node-1", None) in avoided(decided)
+
+
+def test_a_pod_always_has_a_node_left() -> None:
+    moved = {"node": "node-2", "pod": 0, "until": stamp(ago(-600)), "because": "Attempt 1: x"}
+    job = a_job(failed(1, 100), nodes=1, status={"avoidedNodes": [moved]})
+    decided = close(job, a_failed_pod(job, bug(100)), nodes=TWO_NODES)
+    assert avoided(decided) == [("node-2", 0)]
+
+
 def test_an_entry_ends_by_itself_and_makes_room() -> None:
     job = a_job(status=standing("node-7", "node-8", seconds=-1))
     assert avoided(elsewhere(job)) == [("node-1", None)]
