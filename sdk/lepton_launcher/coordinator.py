@@ -62,6 +62,7 @@ class Coordinator:
     def __init__(self, num_nodes: int, max_restarts: int) -> None:
         self.restarts = Restarts(max_restarts)
         self._num_nodes = num_nodes
+        self._may_restart = max_restarts > 0
         self._order = Order(RUN, 0)
         self._reports: dict[int, Report] = {}
         self._heard: dict[int, float] = {}
@@ -106,7 +107,8 @@ class Coordinator:
 
     def _judge_failure(self, now: float) -> None:
         cause = min(self._failed, key=_is_victim)
-        if _is_victim(cause) and now - self._failed_at < _CAUSE_SECONDS:
+        is_early = now - self._failed_at < _CAUSE_SECONDS
+        if self._may_restart and is_early and _is_victim(cause):
             return
         self._restart(cause.record, now)
 
@@ -131,7 +133,9 @@ class Coordinator:
         if len(self._reports) < self._num_nodes:
             self._change(END, "Not all pods of the gang can be reached.")
             return
-        furthest = min(report.furthest for report in self._reports.values())
+        # A script may report from rank 0 only.
+        known = [each.furthest for each in self._reports.values() if each.furthest >= 0]
+        furthest = min(known, default=-1)
         delay = self.restarts.delay_seconds(self._order.generation, cause, furthest)
         why = str(cause.get("message", ""))
         stacks = cause.get("reason") == "Hang"

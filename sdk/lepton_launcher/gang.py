@@ -123,6 +123,8 @@ class Leader:
         report = _report_in(_opened(line, self._attempt), self._attempt.num_nodes)
         now = time.monotonic()
         with self._lock:
+            # This launcher lives, even while it is busy ending its ranks.
+            self.coordinator.hear(self._report, now)
             self.coordinator.hear(report, now)
             order = self.coordinator.order(now)
         if order.act in (END, PART):

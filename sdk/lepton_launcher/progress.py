@@ -129,13 +129,14 @@ class Progress:
         """Learn from one look at the ranks."""
         for sighting in sightings:
             self._paces.setdefault(sighting.rank, Pace()).add(sighting)
-        stepping = [each.standing.step for each in sightings if each.standing.step_at]
-        if stepping:
-            self.step = min(stepping)
-            reported = all(each.standing.is_reported for each in sightings)
-            self.furthest = max(self.furthest, self.step if reported else -1)
+        stepping = [each.standing for each in sightings if each.standing.step_at]
+        # A script may report from rank 0 only; what is counted elsewhere is another number then.
+        reported = [each.step for each in stepping if each.is_reported]
+        known = reported or [each.step for each in stepping]
+        self.step = min(known, default=self.step)
         saved = [each.standing.checkpoint_step for each in sightings]
-        self.furthest = max(self.furthest, min(saved, default=-1))
+        made = [step for step in saved if step >= 0]
+        self.furthest = max(self.furthest, min(reported, default=-1), min(made, default=-1))
         counts = [each.standing.collectives for each in sightings]
         self.collectives = min(counts, default=self.collectives)
         resumed = [each.standing.resumed_step for each in sightings]

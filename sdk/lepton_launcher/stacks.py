@@ -37,17 +37,18 @@ def gather(ranks: Sequence[tuple[Sighting, Path]]) -> dict[int, bytes]:
     for sighting, _ in asked:
         _send(sighting.pid, STACKS_SIGNAL)
     _wait_for([path for _, path in asked])
-    return {sighting.rank: _text(sighting, path) for sighting, path in living}
+    py_spy_by = time.monotonic() + _PY_SPY_SECONDS
+    return {sighting.rank: _text(sighting, path, py_spy_by) for sighting, path in living}
 
 
-def _text(sighting: Sighting, path: Path) -> bytes:
+def _text(sighting: Sighting, path: Path, py_spy_by: float) -> bytes:
     standing = sighting.standing
     about = (
         f"rank {sighting.rank}, process {sighting.pid}, {standing.phase}, step {standing.step}"
         f"{', stopped' if sighting.is_stopped else ''}\n\n"
     ).encode()
     said = _read(path) or b"It left no stacks: it ended, or its Python was started without ours.\n"
-    return b"".join([about, said, _py_spy(sighting.pid)])[:LIMIT_BYTES]
+    return b"".join([about, said, _py_spy(sighting.pid, py_spy_by)])[:LIMIT_BYTES]
 
 
 def _listens(pid: int) -> bool:
@@ -87,15 +88,16 @@ def _read(path: Path) -> bytes:
         return b""
 
 
-def _py_spy(pid: int) -> bytes:
-    program = shutil.which("py-spy")
-    if program is None:
+def _py_spy(pid: int, until: float) -> bytes:
+    """What py-spy sees; of many ranks, of as many as there is time for."""
+    program, seconds = shutil.which("py-spy"), until - time.monotonic()
+    if program is None or seconds <= 0:
         return b""
     try:
         seen = subprocess.run(
             [program, "dump", "--nonblocking", "--pid", str(pid)],
             capture_output=True,
-            timeout=_PY_SPY_SECONDS,
+            timeout=seconds,
             check=False,
         )
     except (OSError, subprocess.SubprocessError) as error:

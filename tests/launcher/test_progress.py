@@ -130,6 +130,20 @@ def test_the_slowest_rank_says_how_far_the_pod_is() -> None:
     assert [rank["silentSeconds"] for rank in document["ranks"]] == [0.5, 1.0]
 
 
+def test_a_step_that_rank_0_alone_reports_outranks_what_is_counted_elsewhere() -> None:
+    progress = Progress(attempt=1, generation=1, now=0)
+    told, counted = seen(1007, 3.5), seen(7, 3.5, rank=1)
+    told = told._replace(standing=told.standing._replace(is_reported=True))
+    progress.take_in([told, counted], 4)
+    assert (progress.step, progress.furthest) == (1007, 1007)
+
+
+def test_counted_steps_are_no_progress() -> None:
+    progress = Progress(attempt=1, generation=0, now=0)
+    progress.take_in([seen(7, 3.5)], 4)
+    assert (progress.step, progress.furthest) == (7, -1)
+
+
 def test_only_time_passing_is_no_change() -> None:
     progress = Progress(attempt=1, generation=0, now=0)
     ranks = [seen(7, 3.5)]

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -104,3 +105,19 @@ def test_a_stopped_rank_that_goes_on_is_not_ended(pod: Pod) -> None:
     time.sleep(0.8)
     os.kill(pid, signal.SIGCONT)
     assert pod.agree().message()["outcome"] == "Succeeded"
+
+
+def test_py_spy_is_asked_where_the_image_has_it(
+    pod: Pod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin" / "py-spy"
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\necho "native frames: $@"\necho refused >&2\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    pod.run(pod.script(STEPS_THEN.replace("{stuck}", "time.sleep(600)")), options=SHORT).begin()
+    stacks = (pod.exchange / "stacks" / pod.record()["stacks"]).read_text()
+    pid = (pod.output / "stuck").read_text()
+    assert f"native frames: dump --nonblocking --pid {pid}" in stacks
+    assert "refused" in stacks
+    pod.agree().wait()
