@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
+    from types import FrameType
 
 BOARD_VARIABLE = "LEPTON_BOARD"
 PHASES = (
@@ -50,8 +51,15 @@ _METRICS_BYTES = 1536
 _METRIC_NAME_CHARACTERS = 48
 _LARGEST = 2**63 - 1
 _PULSE_SECONDS = 1.0
-# Where torch's own Python waits for other ranks; DistributedDataParallel's waits inside backward.
-_WAITING_IN = ("/torch/distributed/", "/torch/autograd/graph.py")
+# Where torch's own Python waits for other ranks. DistributedDataParallel waits inside backward; the
+# rest of torch.distributed, such as what writes checkpoints, works.
+_WAITING_IN = (
+    "/torch/distributed/distributed_c10d.py",
+    "/torch/distributed/_functional_collectives.py",
+    "/torch/autograd/graph.py",
+)
+# A thread of theirs that lasts for ever only reads from the compiler's processes.
+_COMPILERS = ("/torch/_dynamo/", "/torch/_functorch/", "/torch/_inductor/compile_fx")
 
 
 class Standing(NamedTuple):
@@ -210,7 +218,7 @@ class Board:
     def _pulse(self) -> None:
         never = threading.Event()
         while not never.wait(_PULSE_SECONDS):
-            self.beat(is_waiting=self._is_waiting or _main_thread_is_in(_WAITING_IN))
+            self.beat(is_waiting=self._is_waiting or _main_thread_waits())
 
     def _write(self, **changed: Any) -> None:
         if not self.is_ours:
@@ -338,9 +346,22 @@ def _metrics_text(metrics: Mapping[str, float]) -> bytes:
     return json.dumps(metrics, separators=(",", ":")).encode() if metrics else b""
 
 
-def _main_thread_is_in(places: tuple[str, ...]) -> bool:
-    frame = sys._current_frames().get(threading.main_thread().ident or 0)  # noqa: SLF001
-    return frame is not None and any(each in frame.f_code.co_filename for each in places)
+def _main_thread_waits() -> bool:
+    """Whether it is where torch waits, and no other thread compiles what it needs there."""
+    frames = sys._current_frames()  # noqa: SLF001 - there is no other way to see them
+    main = frames.pop(threading.main_thread().ident or 0, None)
+    if main is None or not main.f_code.co_filename.endswith(_WAITING_IN):
+        return False
+    return not any(_compiles(frame) for frame in frames.values())
+
+
+def _compiles(innermost: FrameType) -> bool:
+    frame: FrameType | None = innermost
+    while frame is not None:
+        if any(part in frame.f_code.co_filename for part in _COMPILERS):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _whole(number: int) -> int:

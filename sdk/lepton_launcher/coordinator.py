@@ -81,6 +81,10 @@ class Coordinator:
             self._failed_at = now if not self._failed else self._failed_at
             self._failed.append(report)
 
+    def heard_since(self, moment: float) -> set[int]:
+        """The nodes that said something then or later."""
+        return {node for node, at in self._heard.items() if at >= moment}
+
     def order(self, now: float) -> Order:
         """The order that holds now."""
         if self._order.act in (RUN, STOP):

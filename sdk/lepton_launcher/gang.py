@@ -81,8 +81,10 @@ class Leader:
             return self.coordinator.order(now)
 
     def is_understood(self) -> bool:
-        """Whether every other node has been told that this generation is the last."""
-        return not self._missing
+        """Whether every other node that still asks was told that this generation is the last."""
+        with self._lock:
+            asking = self.coordinator.heard_since(time.monotonic() - _ANSWER_SECONDS)
+        return not self._missing & asking
 
     def _serve(self) -> None:
         while True:

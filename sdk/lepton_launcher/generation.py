@@ -156,9 +156,16 @@ class Generation:
             order = self._obeyed()
             if (hang or order) and not asked:
                 return hang, order
+            if not asked and self._has_failed():
+                break
             self._pod.signals.pause(min(remaining, LOOK_SECONDS))
             self._pod.children.reap()
         return None, None
+
+    def _has_failed(self) -> bool:
+        """Whether the agent said so already; to unload torch takes it another second."""
+        result = read_result(self._folder) if self._options.world_size > 1 else None
+        return result is not None and bool(result.failures or result.error)
 
     def _obeyed(self) -> Order | None:
         """An order that ends these ranks, after the gang was told how they are."""

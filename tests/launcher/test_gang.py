@@ -12,7 +12,7 @@ import pytest
 
 from e2e.cluster.ports import free_port
 from lepton_launcher.attempts import Attempt
-from lepton_launcher.coordinator import FAILED, IDLE, PART, RUN, STOP, Order, Report
+from lepton_launcher.coordinator import END, FAILED, IDLE, LEAVING, PART, RUN, STOP, Order, Report
 from lepton_launcher.gang import LINE_BYTES, Leader, Member
 
 from .conftest import wait_until
@@ -157,3 +157,21 @@ def test_a_member_follows_only_who_knows_the_token(attempt: Callable[[int], Atte
         connection.sendall(json.dumps(answer).encode() + b"\n")
         assert connection.recv(LINE_BYTES) == b""
         assert member.order() is None
+
+
+def test_node_0_leaves_when_all_who_still_ask_know_the_end(
+    attempt: Callable[[int], Attempt],
+) -> None:
+    leader, member = Leader(attempt(0), 0), Member(attempt(1))
+    wait_until(member.order, "the first answer")
+    assert not leader.is_understood()
+    leader.tell(Report(0, 0, LEAVING))
+    wait_until(leader.is_understood, "the member's question")
+    assert wait_until(member.order, "an order").act == END
+    assert member.is_understood()
+
+
+def test_node_0_waits_for_nobody_who_never_came(attempt: Callable[[int], Attempt]) -> None:
+    leader = Leader(attempt(0), 0)
+    leader.tell(Report(0, 0, LEAVING))
+    assert leader.is_understood()

@@ -54,6 +54,11 @@ class DistributedDataParallel(Module):
         return {"iteration": self.iteration, **ended}
 """,
     "torch/distributed/__init__.py": "from torch.distributed.distributed_c10d import *",
+    "torch/autograd/__init__.py": "",
+    "torch/autograd/graph.py": "import time\ndef backward():\n    time.sleep(600)",
+    "torch/_inductor/__init__.py": "",
+    "torch/_inductor/compile_fx.py": "import time\ndef compile_fx():\n    time.sleep(600)",
+    "torch/distributed/checkpoint.py": "import time\ndef save():\n    time.sleep(600)",
     "torch/distributed/distributed_c10d.py": """
 import time
 class Work:
@@ -63,6 +68,8 @@ class Work:
         return True
 def init_process_group(backend):
     print(backend)
+def monitored_barrier():
+    time.sleep(600)
 """,
 }
 
@@ -288,6 +295,11 @@ def test_stacks_are_dumped_on_a_signal(rank: RankProcess, stuck: str) -> None:
         process.communicate()
 
 
+COMPILES_IN_A_THREAD = """
+import threading, torch._inductor.compile_fx as compiler, torch.autograd.graph as graph
+threading.Thread(target=compiler.compile_fx, daemon=True).start()
+graph.backward()
+"""
 PULSE = """
 import time, torch.distributed, torch.optim
 torch.optim.Optimizer().step()
@@ -300,9 +312,21 @@ torch.optim.Optimizer().step()
     [
         ("time.sleep(600)", True, False),
         ("__import__('re').match('(a?){60}a{60}', 'a' * 60)", False, False),
+        ("import torch.distributed.checkpoint as c; c.save()", True, False),
+        ("torch.distributed.monitored_barrier()", True, True),
+        ("import torch.autograd.graph as graph; graph.backward()", True, True),
+        (COMPILES_IN_A_THREAD, True, False),
         ("work = torch.distributed.Work(); work.seconds = 600; work.wait()", True, True),
     ],
-    ids=["in the script", "holding the interpreter's lock", "waiting"],
+    ids=[
+        "in the script",
+        "holding the interpreter's lock",
+        "saving",
+        "in a barrier",
+        "in backward",
+        "compiling",
+        "waiting",
+    ],
 )
 def test_the_pulse_tells_a_stuck_interpreter_from_one_that_waits(
     rank: RankProcess, then: str, *, beats: bool, waits: bool
