@@ -270,7 +270,8 @@ class Store:
     def writer(self, path: str) -> Iterator[obstore.WritableFile]:
         """Write an object of unknown length, in parts, without waiting for each.
 
-        An exception inside leaves an object that is cut short.
+        What is written must stay as it is until the end: it is read later, and not copied. An
+        exception inside leaves an object that is cut short.
         """
         with (
             self._failures_as_sentences(),

@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
@@ -224,7 +225,7 @@ class Bucket:
     @contextmanager
     def create(self, path: str) -> Iterator[HashedFile]:
         with _store_failures(), self._store.writer(path) as sink:
-            yield HashedFile(path.rpartition("/")[2], sink)
+            yield HashedFile(path.rpartition("/")[2], _Copied(sink))
 
     def put_new(self, path: str, content: bytes) -> bool:
         with _store_failures():
@@ -251,6 +252,20 @@ class Bucket:
         with _store_failures():
             self._store.remove([f"{folder}/manifest.json"])
             self._store.remove(self._store.paths_below(folder))
+
+
+@dataclass(frozen=True)
+class _Copied:
+    """Hands on copies: obstore reads a buffer after `write` has returned, and torch reuses its own.
+
+    Without them the object's bytes are not what was written.
+    """
+
+    sink: Sink
+
+    def write(self, content: memoryview) -> None:
+        for start in range(0, len(content), PART_BYTES):
+            self.sink.write(memoryview(bytes(content[start : start + PART_BYTES])))
 
 
 @contextmanager

@@ -1,16 +1,18 @@
-"""Which checkpoints count, on a real folder and through the object store's real client."""
+"""Which checkpoints count, on a real folder and in a real S3 server."""
 
 from __future__ import annotations
 
 import hashlib
+import uuid
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from obstore.store import MemoryStore
 
+from e2e.cluster.ports import free_port
 from lepton_ai.checkpoints.archive import Archive
 from lepton_ai.checkpoints.manifest import (
     Attempt,
@@ -23,18 +25,39 @@ from lepton_ai.checkpoints.manifest import (
     StoredFile,
     line_of,
 )
-from lepton_ai.checkpoints.storage import Bucket, Storage, Volume, open_storage
-from lepton_ai.store import Store
+from lepton_ai.checkpoints.storage import Storage, Volume, open_storage, sha256_of
+from tests.agent.gateway import ACCESS_KEY, SECRET_KEY, Gateway, write_secret
 
 FIRST, SECOND, THIRD = Attempt(1, 0), Attempt(1, 1), Attempt(2, 0)
 CONTENT = b"weights" * 100
 
 
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with Gateway(free_port(), tmp_path_factory.mktemp("gateway")).running() as running:
+        yield running
+
+
 @pytest.fixture(params=["volume", "bucket"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+def storage(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Storage:
+    """A place as a rank opens it, with a prefix of its own for each test."""
     if request.param == "volume":
-        return Volume(tmp_path / "run")
-    return Bucket(Store("memory://", MemoryStore()))
+        return open_storage((tmp_path / "check points").as_uri(), "run")
+    gateway: Gateway = request.getfixturevalue("gateway")
+    bucket = f"checkpoints-{uuid.uuid4().hex[:8]}"
+    gateway.make_bucket(bucket)
+    secret = write_secret(
+        tmp_path / "secret",
+        url=f"s3://{bucket}",
+        endpoint=gateway.endpoint,
+        region="us-east-1",
+        accessKey=ACCESS_KEY,
+        secretKey=SECRET_KEY,
+    )
+    monkeypatch.setenv("LEPTON_STORE", str(secret))
+    return open_storage(f"s3://{bucket}/team/", "run")
 
 
 @pytest.fixture
@@ -80,6 +103,44 @@ def test_what_is_written_is_what_its_digest_says(storage: Storage) -> None:
     assert storage.read("a/file", 3, 5) == CONTENT[3:8]
     assert storage.size_bytes("a/file") == len(CONTENT)
     assert storage.paths() == ["a/file"]
+
+
+def test_a_file_of_many_parts_comes_back(storage: Storage) -> None:
+    part = bytes(range(256)) * 4096 * 7
+    with storage.create("a/file") as file:
+        for _ in range(3):
+            file.write(part)
+
+    stored = file.stored()
+    assert stored.size_bytes == 3 * len(part)
+    assert sha256_of(storage, "a/file", stored.size_bytes) == stored.sha256
+
+
+def test_a_buffer_may_be_used_again_once_it_is_written(storage: Storage) -> None:
+    buffer = bytearray(b"a" * 1000)
+    with storage.create("a/file") as file:
+        for letter in b"abc":
+            buffer[:] = bytes([letter]) * 1000
+            file.write(memoryview(buffer))
+        buffer[:] = bytes(1000)
+
+    assert storage.get("a/file") == b"a" * 1000 + b"b" * 1000 + b"c" * 1000
+
+
+def test_a_store_that_refuses_says_so(
+    gateway: Gateway, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = write_secret(
+        tmp_path / "secret",
+        url="s3://bucket",
+        endpoint=gateway.endpoint,
+        accessKey=ACCESS_KEY,
+        secretKey="not the one",
+    )
+    monkeypatch.setenv("LEPTON_STORE", str(secret))
+
+    with pytest.raises(CheckpointError, match="refuses our credentials"):
+        open_storage("s3://bucket", "run").put_new("a", b"content")
 
 
 def test_what_is_not_there_is_none(storage: Storage) -> None:

@@ -20,6 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -27,7 +30,7 @@ import lepton_ai as lai
 
 BATCH_SIZE = 12
 PROCESSES = get_context("forkserver")
-PROCESSES.set_forkserver_preload(["lepton_ai.checkpoints.checkpointer", "torch.nn.parallel"])
+PROCESSES.set_forkserver_preload(["lepton_ai.checkpoints.checkpointer", "torch.distributed.fsdp"])
 DIED = 9
 
 
@@ -48,6 +51,10 @@ class Options:
     full_from: int = 0
     """From the end of this step on, no file may grow beyond 16 KiB: a volume that is full."""
     full_until: int = 0
+    sharded: bool = False
+    """By fully_shard (FSDP2), instead of data parallel."""
+    uri: str = ""
+    """Where checkpoints go; a folder below `folder` by default."""
     usurped_at: int = 0
     """Attempt 7 begins elsewhere at the end of this step."""
     saves: int = 0
@@ -95,7 +102,7 @@ def _be_rank(options: Options, rank: int, ranks: int, port: int) -> None:
     logging.basicConfig(stream=log, level=logging.INFO, format="%(message)s")
     os.environ.update(
         {
-            "LEPTON_CHECKPOINT_URI": (options.folder / "checkpoints").as_uri(),
+            "LEPTON_CHECKPOINT_URI": options.uri or (options.folder / "checkpoints").as_uri(),
             "LEPTON_EXCHANGE": str(options.exchange),
         }
     )
@@ -131,7 +138,9 @@ def train(options: Options) -> None:
     random.seed(options.seed)
     np.random.seed(options.seed)  # noqa: NPY002 - the state that a checkpoint holds
     model: nn.Module = Network(options.width)
-    if dist.is_initialized():
+    if options.sharded:
+        fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    elif dist.is_initialized():
         group = dist.new_group()
         model = DistributedDataParallel(model, process_group=group, find_unused_parameters=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -160,8 +169,13 @@ def train(options: Options) -> None:
             checkpointer.step(step)
             if step == options.steps or (options.saves and enough_saves(options)):
                 break
-    weights = torch.cat([each.detach().flatten() for each in model.parameters()])
+    weights = torch.cat([whole(each).flatten() for each in model.parameters()])
     write(options, f"end {weights.numpy().tobytes().hex()}")
+
+
+def whole(parameter: Tensor) -> Tensor:
+    detached = parameter.detach()
+    return detached.full_tensor() if isinstance(detached, DTensor) else detached
 
 
 def dataset(samples: int) -> TensorDataset:

@@ -57,6 +57,18 @@ class TestInterruptions(FolderTest):
             self.assertEqual(losses(whole, rank), losses(broken, rank))
         self.assertIn("Training goes on from step", said(broken))
 
+    def test_a_sharded_model_goes_on_bit_for_bit_and_in_another_number_of_ranks(self) -> None:
+        whole = self.options("whole", sharded=True, interval_seconds=1000)
+        broken = self.options("broken", sharded=True)
+        self.assertEqual(run(whole, 2), [0, 0])
+
+        self.assertEqual(run(replace(broken, die_at=17), 2), [DIED, DIED])
+        self.assertEqual(run(broken, 2), [0, 0])
+
+        self.assertEqual(losses(whole), losses(broken))
+        self.assertEqual(run(replace(broken, steps=33), 3), [0, 0, 0])
+        self.assertIn("Training goes on from step 30", said(broken))
+
     def test_another_number_of_ranks_goes_on_with_the_same_samples(self) -> None:
         pair = self.options("pair", steps=8)
         whole = self.options("whole", steps=14)
