@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,30 @@ class Counter:
 
     def load_state_dict(self, state: int) -> None:
         self.count = state
+
+
+class Board:
+    """Keeps what a rank reports, line by line."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def enter(self, phase: str) -> None:
+        self.lines.append(phase)
+
+    def finish_step(
+        self,
+        step: int,
+        *,
+        total_steps: int | None,
+        samples: int | None,
+        metrics: Mapping[str, float] | None,
+    ) -> None:
+        self.lines.append(f"step {step} of {total_steps}, {samples} samples, {metrics}")
+
+    def finish_checkpoint(self, step: int, seconds: float) -> None:
+        assert seconds >= 0
+        self.lines.append(f"checkpoint {step}")
 
 
 Break = Callable[[Path], None]
@@ -288,6 +312,30 @@ class TestRestoring(FolderTest):
             self.checkpointer(Counter(), Network(5)).restore()
 
         self.assertEqual(len(list(self.run_folder.glob("step-*"))), 3)
+
+    def test_a_rank_reports_its_phases_its_steps_and_its_checkpoints(self) -> None:
+        board = Board()
+        model = Network(4)
+        with Checkpointer(
+            model=model,
+            sampler=GlobalSampler(100, 10, epochs=2),
+            uri=(self.folder / "checkpoints").as_uri(),
+            board=board,
+        ) as checkpointer:
+            checkpointer.restore()
+            checkpointer.step(1, metrics={"loss": 0.5})
+
+        self.assertEqual(
+            board.lines,
+            [
+                "restoring",
+                "training",
+                "step 1 of 20, 10 samples, {'loss': 0.5}",
+                "checkpointing",
+                "checkpoint 1",
+                "done",
+            ],
+        )
 
     def test_a_step_before_restoring_is_a_mistake_with_a_sentence(self) -> None:
         with self.assertRaisesRegex(RuntimeError, "Call restore"):
