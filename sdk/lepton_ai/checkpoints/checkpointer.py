@@ -152,7 +152,7 @@ class Checkpointer:
         """Save the last step of a loop that ended well; after one that failed, leave at once."""
         if kind is None:
             self._save_last_step()
-        if self._saving is None:
+        if self._saving is None and not self._gang.is_agreeing:
             self._gang.close()
 
     # Going on
@@ -165,6 +165,8 @@ class Checkpointer:
             AttemptClosedError: a later attempt has begun.
 
         """
+        if self._attempt is not None:
+            raise RuntimeError("restore() has been called already: once is enough.")
         self._enter("restoring")
         attempt = self._settings.attempt or self._gang.from_leader(self._archive.next_attempt)
         offers = self._gang.from_leader(lambda: list(self._archive.offers(attempt)))

@@ -44,6 +44,11 @@ class Gang:
     def leads(self) -> bool:
         return self.rank == 0
 
+    @property
+    def is_agreeing(self) -> bool:
+        """Whether an exchange is under way, which closing would wait for: for ever, maybe."""
+        return self._agreeing is not None
+
     def agreed(self) -> Wishes:
         """Return what the ranks proposed at their last step; nothing before the first."""
         if self._agreeing is not None:
