@@ -5,22 +5,45 @@ from __future__ import annotations
 import os
 import re
 import secrets
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from e2e import installation
+from e2e.chroot import Image, mounted
 from e2e.cluster import down
 from e2e.cluster.target import Target
 from e2e.installation import RELEASE, SYSTEM
 from e2e.kubectl import Kubectl, KubectlError
+from images.build import build
 
 DUMPED = ("trainingjobs,leptonmodels,inferenceservices", "pods", "events")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--cluster", help="work on the embedded cluster of this name, and keep it")
+
+
+@pytest.fixture(scope="session")
+def references() -> dict[str, str]:
+    """The images of this checkout, by name; what changed is built."""
+    return build()
+
+
+@pytest.fixture
+def image(references: dict[str, str]) -> Iterator[Callable[[str], Image]]:
+    """Mounts an image by its name."""
+    with ExitStack() as mounts:
+        yield lambda name: mounts.enter_context(mounted(references[name]))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder that any user may read; pytest's own is open to root only."""
+    tmp_path.chmod(0o755)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

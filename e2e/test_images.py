@@ -10,11 +10,9 @@ import os
 import subprocess
 import urllib.error
 import urllib.request
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +22,13 @@ import pytest
 from obstore.exceptions import PermissionDeniedError
 from obstore.store import S3Store
 
+from e2e.chroot import LIMIT_SECONDS, USER, WRITABLE, Image
 from e2e.cluster.ports import free_ports
-from e2e.deadlines import DEADLINES_SECONDS
 from e2e.waiting import wait_until
-from images.build import build
 from images.catalog import IMAGES
 from images.mnist import SHA256
 from images.store.start import Keys, bucket
 
-_USER = 12345
-_WRITABLE = "/mnt"
-_LIMIT_SECONDS = DEADLINES_SECONDS["a server answers"]
 _WITHOUT_TORCH = ("base", "agent", "operator", "store", "triton")
 _CONFIG = """
 name: "linear"
@@ -49,85 +43,6 @@ model_warmup [{
   inputs { key: "x" value { data_type: TYPE_FP32 dims: [4] zero_data: true } }
 }]
 """
-_RESTRICTED = """
-set -e
-mount --bind "$ROOT" "$ROOT"
-mount -o remount,bind,ro "$ROOT"
-mount --rbind /proc "$ROOT/proc"
-mount --rbind /dev "$ROOT/dev"
-mount -t tmpfs -o mode=1777 tmpfs "$ROOT/tmp"
-mount --bind "$WRITABLE" "$ROOT/mnt"
-exec chroot --userspec="$USER_ID:0" --groups=0 "$ROOT" "$@"
-"""
-
-
-@dataclass(frozen=True)
-class Image:
-    """An image whose file system is mounted on this machine."""
-
-    root: Path
-    config: dict[str, Any]
-
-    def start(self, writable: Path, *argv: str, **pipes: Any) -> subprocess.Popen[str]:
-        """Run the arguments as a restricted pod would, with `writable` at /mnt."""
-        environment = [*self.config["Env"], "HOME=/tmp", "TMPDIR=/tmp"]
-        command = ["env", "-i", *environment, *argv]
-        outside = {"ROOT": str(self.root), "WRITABLE": str(writable), "USER_ID": str(_USER)}
-        return subprocess.Popen(
-            ["unshare", "--mount", "sh", "-c", _RESTRICTED, "sh", *command],
-            env={**os.environ, **outside},
-            text=True,
-            **pipes,
-        )
-
-    def run(self, *argv: str) -> str:
-        """The output of a command that must succeed."""
-        process = self.start(
-            self.root / "mnt",
-            *argv,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        output, _ = process.communicate(timeout=_LIMIT_SECONDS)
-        assert process.returncode == 0, output
-        return output.strip()
-
-    def python(self, program: str) -> str:
-        return self.run("python", "-c", program)
-
-
-@pytest.fixture(scope="session")
-def references() -> dict[str, str]:
-    return build()
-
-
-@pytest.fixture
-def image(references: dict[str, str]) -> Iterator[Callable[[str], Image]]:
-    containers: list[str] = []
-
-    def mounted(name: str) -> Image:
-        containers.append(f"lepton-check-{uuid.uuid4().hex[:8]}")
-        buildah("from", "--name", containers[-1], references[name])
-        described = json.loads(buildah("inspect", "--type", "image", references[name]))
-        root = buildah("mount", containers[-1])
-        return Image(Path(root), described["OCIv1"]["config"])
-
-    yield mounted
-    for container in containers:
-        buildah("rm", container)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """pytest's own is open to root only."""
-    tmp_path.chmod(0o755)
-    return tmp_path
-
-
-def buildah(*arguments: str) -> str:
-    return subprocess.run(
-        ["buildah", *arguments], check=True, capture_output=True, text=True
-    ).stdout.strip()
 
 
 @pytest.mark.parametrize("name", [name for name in IMAGES if name != "debian"])
@@ -220,7 +135,7 @@ def test_triton_ends_with_the_reason_when_a_file_is_no_model(
 ) -> None:
     write_model(folder, b"not an ONNX file")
     with triton(image("triton"), folder) as (_, process):
-        output, _ = process.communicate(timeout=_LIMIT_SECONDS)
+        output, _ = process.communicate(timeout=LIMIT_SECONDS)
     assert process.returncode != 0
     assert "INVALID_PROTOBUF" in output[-2048:], "the kubelet keeps the last 2,048 bytes of a log"
 
@@ -230,7 +145,7 @@ def test_triton_ends_with_the_reason_when_the_configuration_means_another_model(
 ) -> None:
     write_model(folder, linear(np.ones((4, 3), np.float64)).SerializeToString())
     with triton(image("triton"), folder) as (_, process):
-        output, _ = process.communicate(timeout=_LIMIT_SECONDS)
+        output, _ = process.communicate(timeout=LIMIT_SECONDS)
     assert "the input 'x' is a tensor(float), but in" in output
     assert "it is a tensor(double)" in output
 
@@ -242,7 +157,7 @@ def test_the_store_gives_each_namespace_its_own_bucket(
     (folder / "root-secret").write_text(root_secret)
     (folder / "namespaces").write_text("team-a\nteam-b\n")
     (folder / "data").mkdir()
-    os.chown(folder / "data", _USER, 0)
+    os.chown(folder / "data", USER, 0)
     found = image("store")
     with store(found, folder) as url:
         own = bucket_as("team-a", url, root_secret)
@@ -264,7 +179,7 @@ def triton(image: Image, repository: Path) -> Iterator[tuple[str, subprocess.Pop
     process = image.start(
         repository,
         *image.config["Entrypoint"],
-        f"--model-repository={_WRITABLE}",
+        f"--model-repository={WRITABLE}",
         "--model-control-mode=none",
         "--exit-on-error=true",
         "--strict-readiness=true",
@@ -289,12 +204,12 @@ def store(image: Image, folder: Path) -> Iterator[str]:
     process = image.start(
         folder,
         *image.config["Entrypoint"],
-        f"--root-secret={_WRITABLE}/root-secret",
+        f"--root-secret={WRITABLE}/root-secret",
         f"--admin-port={admin}",
         "serve",
         f"--port={s3}",
-        f"--folder={_WRITABLE}/data",
-        f"--namespaces={_WRITABLE}/namespaces",
+        f"--folder={WRITABLE}/data",
+        f"--namespaces={WRITABLE}/namespaces",
     )
     with ended(process):
         wait_for(process, f"http://127.0.0.1:{s3}/healthz")
@@ -308,7 +223,7 @@ def ended(process: subprocess.Popen[str]) -> Iterator[None]:
     finally:
         process.terminate()
         try:
-            process.communicate(timeout=_LIMIT_SECONDS)
+            process.communicate(timeout=LIMIT_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.communicate()
@@ -354,7 +269,7 @@ def infer(url: str, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     request = urllib.request.Request(
         f"{url}/v2/models/linear/infer", json.dumps({"inputs": [tensor]}).encode()
     )
-    with urllib.request.urlopen(request, timeout=_LIMIT_SECONDS) as response:
+    with urllib.request.urlopen(request, timeout=LIMIT_SECONDS) as response:
         output = json.load(response)["outputs"][0]
     return np.array(output["data"], np.float32).reshape(output["shape"])
 

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -259,10 +259,34 @@ class Store:
 
     def _ranges(self, path: str, size_bytes: int) -> Iterator[bytes]:
         for start in range(0, size_bytes, PART_BYTES):
-            end = min(start + PART_BYTES, size_bytes)
-            with self._failures_as_sentences():
-                part = obstore.get_range(self.objects, path, start=start, end=end)
-            yield part.to_bytes()
+            yield self.read(path, start, min(PART_BYTES, size_bytes - start))
+
+    def read(self, path: str, offset: int, length: int) -> bytes:
+        """Return some bytes of an object."""
+        with self._failures_as_sentences():
+            return obstore.get_range(self.objects, path, start=offset, length=length).to_bytes()
+
+    @contextmanager
+    def writer(self, path: str) -> Iterator[obstore.WritableFile]:
+        """Write an object of unknown length, in parts, without waiting for each.
+
+        What is written must stay as it is until the end: it is read later, and not copied. An
+        exception inside leaves an object that is cut short.
+        """
+        with (
+            self._failures_as_sentences(),
+            obstore.open_writer(self.objects, path, buffer_size=2 * PART_BYTES) as file,
+        ):
+            yield file
+
+    def remove(self, paths: Sequence[str]) -> None:
+        """Remove objects; one that is gone already is no failure."""
+        with self._failures_as_sentences():
+            try:
+                obstore.delete(self.objects, paths)
+            except FileNotFoundError:  # a folder as store says so, S3 does not
+                for path in paths if len(paths) > 1 else ():
+                    self.remove([path])
 
     @contextmanager
     def _failures_as_sentences(self) -> Iterator[None]:

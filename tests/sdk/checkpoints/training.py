@@ -1,0 +1,212 @@
+"""A training that saves, as with_torch.py starts and interrupts it: in processes of their own.
+
+Its randomness comes from all sources that a checkpoint holds, and each rank writes each step's loss
+exactly, with the rows it saw.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import resource
+import sys
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from socket import create_server
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, TensorDataset
+
+import lepton_ai as lai
+
+BATCH_SIZE = 12
+PROCESSES = get_context("forkserver")
+PROCESSES.set_forkserver_preload(["lepton_ai.checkpoints.checkpointer", "torch.distributed.fsdp"])
+DIED = 9
+
+
+@dataclass(frozen=True)
+class Options:
+    folder: Path
+    """Where losses and sentences go, and by default checkpoints."""
+    steps: int = 30
+    samples: int = 50
+    width: int = 16
+    interval_seconds: float = 0.0
+    keep: int = 3
+    seed: int = 1
+    die_at: int = 0
+    """All ranks end without a word at the end of this step."""
+    request_save_at: int = 0
+    """Asks all ranks to leave at the step after the next one, as the launcher does."""
+    full_from: int = 0
+    """From the end of this step on, no file may grow beyond 16 KiB: a volume that is full."""
+    full_until: int = 0
+    sharded: bool = False
+    """By fully_shard (FSDP2), instead of data parallel."""
+    uri: str = ""
+    """Where checkpoints go; a folder below `folder` by default."""
+    usurped_at: int = 0
+    """Attempt 7 begins elsewhere at the end of this step."""
+    saves: int = 0
+    """End once so many checkpoints are complete; 0 for after the last step."""
+
+    @property
+    def exchange(self) -> Path:
+        return self.folder / "exchange"
+
+
+def run(options: Options, ranks: int = 1) -> list[int]:
+    """Train in so many processes; return their exit codes."""
+    options.exchange.mkdir(parents=True, exist_ok=True)
+    with create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    started = [
+        PROCESSES.Process(target=_be_rank, args=(options, rank, ranks, port))
+        for rank in range(ranks)
+    ]
+    for each in started:
+        each.start()
+    for each in started:
+        each.join(100)
+        if each.is_alive():
+            each.kill()
+            each.join()
+    return [each.exitcode or 0 for each in started]
+
+
+def said(options: Options) -> str:
+    """Return what rank 0 has logged."""
+    return (options.folder / "said-0").read_text()
+
+
+def losses(options: Options, rank: int = 0) -> dict[str, str]:
+    """Return the last loss of each step, with its rows, and the weights at the end."""
+    lines = (options.folder / f"losses-{rank}").read_text().splitlines()
+    return dict(line.split(" ", 1) for line in lines)
+
+
+def _be_rank(options: Options, rank: int, ranks: int, port: int) -> None:
+    log = (options.folder / f"said-{rank}").open("a", buffering=1)
+    sys.stdout = sys.stderr = log
+    os.dup2(log.fileno(), 2)
+    logging.basicConfig(stream=log, level=logging.INFO, format="%(message)s")
+    os.environ.update(
+        {
+            "LEPTON_CHECKPOINT_URI": options.uri or (options.folder / "checkpoints").as_uri(),
+            "LEPTON_EXCHANGE": str(options.exchange),
+        }
+    )
+    torch.set_num_threads(1)
+    if ranks > 1:
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
+        os.environ.update({"RANK": str(rank), "WORLD_SIZE": str(ranks), **meeting})
+        dist.init_process_group("gloo")
+    try:
+        train(options)
+    finally:
+        if ranks > 1:
+            dist.destroy_process_group()
+
+
+class Network(nn.Module):  # type: ignore[misc]
+    """With buffers, dropout, and a layer that is never used, so has no optimizer state."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Linear(8, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.2)
+        )
+        self.head = nn.Linear(width, 1)
+        self.spare = nn.Linear(2, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x))
+
+
+def train(options: Options) -> None:
+    torch.manual_seed(options.seed)
+    random.seed(options.seed)
+    np.random.seed(options.seed)  # noqa: NPY002 - the state that a checkpoint holds
+    model: nn.Module = Network(options.width)
+    if options.sharded:
+        fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+    elif dist.is_initialized():
+        group = dist.new_group()
+        model = DistributedDataParallel(model, process_group=group, find_unused_parameters=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=1000)
+    epochs = -(-options.steps * BATCH_SIZE // options.samples)
+    sampler = lai.checkpoints.GlobalSampler(options.samples, BATCH_SIZE, epochs=epochs, seed=5)
+    with lai.checkpoints.Checkpointer(
+        model=model,
+        optimizer=optimizer,
+        scheduler=scheduler,
+        sampler=sampler,
+        interval_seconds=options.interval_seconds,
+        keep=options.keep,
+    ) as checkpointer:
+        step = checkpointer.restore()
+        for x, y, rows in DataLoader(dataset(options.samples), batch_sampler=sampler):
+            noise = random.gauss(0, 0.01) + float(np.random.normal(0, 0.01))  # noqa: NPY002
+            optimizer.zero_grad()
+            loss = ((model(x) - y + noise) ** 2).mean()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+            step += 1
+            write(options, f"{step} {float(loss.detach()).hex()} {rows.tolist()}")
+            meet_fate(options, step)
+            checkpointer.step(step)
+            if step == options.steps or (options.saves and enough_saves(options)):
+                break
+    weights = torch.cat([whole(each).flatten() for each in model.parameters()])
+    write(options, f"end {weights.numpy().tobytes().hex()}")
+
+
+def whole(parameter: Tensor) -> Tensor:
+    detached = parameter.detach()
+    return detached.full_tensor() if isinstance(detached, DTensor) else detached
+
+
+def dataset(samples: int) -> TensorDataset:
+    inputs = torch.randn(samples, 8, generator=torch.Generator().manual_seed(4))
+    return TensorDataset(inputs, inputs.sum(dim=1, keepdim=True), torch.arange(samples))
+
+
+def meet_fate(options: Options, step: int) -> None:
+    if step == options.die_at:
+        os._exit(DIED)
+    if step == options.request_save_at:
+        (options.exchange / "save").write_text(f'{{"step": {step + 2}}}')
+    if step == options.full_from:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (16 * 1024, resource.RLIM_INFINITY))
+    if step == options.full_until:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+
+    if step == options.usurped_at:
+        attempts = options.folder / "checkpoints" / "local" / "attempts"
+        beginning = (attempts / "attempt-0-0.json").read_bytes()
+        (attempts / "attempt-7-0.json").write_bytes(beginning)
+
+
+def enough_saves(options: Options) -> bool:
+    """Whether rank 0 has seen so many: all ranks get one answer."""
+    enough = torch.tensor(said(options).count("is complete after") >= options.saves)
+    dist.broadcast(enough, src=0)
+    return bool(enough)
+
+
+def write(options: Options, line: str) -> None:
+    rank = os.environ.get("RANK", "0")
+    with (options.folder / f"losses-{rank}").open("a") as file:
+        file.write(f"{line}\n")
