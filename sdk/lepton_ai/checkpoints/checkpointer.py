@@ -39,6 +39,7 @@ from lepton_ai.checkpoints.sampler import GlobalSampler
 from lepton_ai.checkpoints.settings import AUTO, Settings
 from lepton_ai.checkpoints.state import Stateful, TrainingState, random_state, set_random_state
 from lepton_ai.checkpoints.storage import open_storage
+from lepton_launcher.board import of_this_process
 
 RETRY_SECONDS = 10.0
 LAST_SAVE_TRIES = 3
@@ -50,6 +51,8 @@ class Board(Protocol):
     """Where a rank says how far it is."""
 
     def enter(self, phase: str) -> None: ...
+
+    def resume(self, step: int) -> None: ...
 
     def finish_step(
         self,
@@ -97,7 +100,7 @@ class Checkpointer:
         uri: `file:///folder`, or a prefix in an object store.
         interval_seconds: from one save's begin to the next one's; "auto" wastes least.
         keep: complete checkpoints that stay.
-        board: where to report.
+        board: where to report; by default to the launcher, where there is one.
         objects: whatever else has a state, by a name of your choice: `scheduler=scheduler`. Their
             states are those of rank 0.
 
@@ -127,7 +130,7 @@ class Checkpointer:
         self._state = TrainingState(model, optimizers, stateful, self._gang.rank)
         self._fingerprint = self._state.fingerprint()
         self._sampler = sampler
-        self._board = board
+        self._board = board or of_this_process()
         self._meter = SaveMeter()
         self._attempt: Attempt | None = None
         self._begin_step = 0
@@ -243,6 +246,8 @@ class Checkpointer:
             # more than one that was never interrupted.
             self._sampler.before_first_batch = partial(set_random_state, random_state())
         self._say(logging.INFO, f"Training goes on from {manifest.place}.")
+        if self._board is not None:
+            self._board.resume(manifest.step)
         self._enter("training")
         return manifest.step
 

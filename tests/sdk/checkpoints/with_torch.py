@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ from training import BATCH_SIZE, DIED, Network, Options, losses, run, said
 
 from lepton_ai.checkpoints import Checkpointer, CheckpointError, GlobalSampler
 from lepton_ai.checkpoints import checkpointer as checkpointer_module
+from lepton_launcher import board as launcher_board
 
 
 class FolderTest(unittest.TestCase):
@@ -154,6 +156,9 @@ class Board:
 
     def enter(self, phase: str) -> None:
         self.lines.append(phase)
+
+    def resume(self, step: int) -> None:
+        self.lines.append(f"resumed from {step}")
 
     def finish_step(
         self,
@@ -313,29 +318,49 @@ class TestRestoring(FolderTest):
 
         self.assertEqual(len(list(self.run_folder.glob("step-*"))), 3)
 
-    def test_a_rank_reports_its_phases_its_steps_and_its_checkpoints(self) -> None:
-        board = Board()
-        model = Network(4)
+    def report(self, step: int, board: Board | None = None) -> None:
+        """Train up to this step, and tell of it."""
         with Checkpointer(
-            model=model,
+            model=Network(4),
             sampler=GlobalSampler(100, 10, epochs=2),
             uri=(self.folder / "checkpoints").as_uri(),
             board=board,
         ) as checkpointer:
             checkpointer.restore()
-            checkpointer.step(1, metrics={"loss": 0.5})
+            checkpointer.step(step, metrics={"loss": 0.5})
 
+    def test_a_rank_reports_its_phases_its_steps_and_its_checkpoints(self) -> None:
+        first, second = Board(), Board()
+        self.report(1, first)
+        self.report(2, second)
+
+        ending = ["checkpointing", "checkpoint {}", "done"]
+        told = "step {0} of 20, {0}0 samples, {{'loss': 0.5}}"
         self.assertEqual(
-            board.lines,
-            [
-                "restoring",
-                "training",
-                "step 1 of 20, 10 samples, {'loss': 0.5}",
-                "checkpointing",
-                "checkpoint 1",
-                "done",
-            ],
+            first.lines,
+            [line.format(1) for line in ("restoring", "training", told, *ending)],
         )
+        self.assertEqual(
+            second.lines,
+            [line.format(2) for line in ("restoring", "resumed from 1", "training", told, *ending)],
+        )
+
+    def test_a_rank_of_the_launcher_reports_to_it(self) -> None:
+        path = self.folder / "board"
+        launcher_board.create(path, os.getpid())
+        self.addCleanup(launcher_board.of_this_process.cache_clear)
+        self.addCleanup(os.environ.pop, launcher_board.BOARD_VARIABLE)
+        launcher_board.of_this_process.cache_clear()
+        os.environ[launcher_board.BOARD_VARIABLE] = str(path)
+        self.report(1)
+        self.report(2)
+
+        reading = launcher_board.read(path)
+        assert reading is not None
+        stood = reading.standing
+        self.assertEqual((stood.phase, stood.step, stood.total_steps), ("done", 2, 20))
+        self.assertEqual((stood.resumed_step, stood.checkpoint_step, stood.samples), (1, 2, 20))
+        self.assertTrue(stood.is_reported)
 
     def test_a_step_before_restoring_is_a_mistake_with_a_sentence(self) -> None:
         with self.assertRaisesRegex(RuntimeError, "Call restore"):
