@@ -120,6 +120,23 @@ BAD = (
         rule=False,
     ),
     job(
+        "a hang before anything can have happened",
+        "from 10 to 604800, or auto",
+        failurePolicy={"hangTimeoutSeconds": 1},
+    ),
+    job(
+        "a hang by another word",
+        "from 10 to 604800, or auto",
+        failurePolicy={"hangTimeoutSeconds": "off"},
+        rule=False,
+    ),
+    job(
+        "a start that may last no time",
+        "greater than or equal to 10",
+        failurePolicy={"hangStartupSeconds": 0},
+        rule=False,
+    ),
+    job(
         "a rule about every failure",
         "a match needs exitCodes",
         failurePolicy={"rules": [{"match": {}, "action": "Fail"}]},

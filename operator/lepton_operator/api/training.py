@@ -31,6 +31,8 @@ KEPT_ATTEMPTS = 10
 MAX_RULES = 16
 MAX_AVOIDED_NODES = 16
 MAX_ATTEMPTS = 1_000_000_000  # suspensions count too; further ones would not fit a pod's name
+MIN_HANG_SECONDS = 10
+MAX_HANG_SECONDS = 604_800  # a week
 MAX_STEP = 2**53  # as in a record: what JSON's numbers hold exactly
 
 _OUR_PATHS = ("/lepton", "/etc/lepton", "/tmp", "/dev", "/proc", "/sys")  # noqa: S108 - in pods
@@ -89,6 +91,15 @@ _PROCESSES = Rule(
     "type(self) == int ? self >= 1 && self <= 64 : self == 'auto'",
     "numProcPerNode: a number from 1 to 64, or auto (one rank per GPU asked)",
     lambda value: value == "auto" if isinstance(value, str) else 1 <= value <= 64,  # noqa: PLR2004
+)
+_HANG_TIMEOUT = Rule(
+    f"type(self) == int ? self >= {MIN_HANG_SECONDS} && self <= {MAX_HANG_SECONDS} : "
+    "self == 'auto'",
+    f"hangTimeoutSeconds: a number of seconds from {MIN_HANG_SECONDS} to {MAX_HANG_SECONDS}, or "
+    "auto (learnt from the job's own steps)",
+    lambda value: (
+        value == "auto" if isinstance(value, str) else MIN_HANG_SECONDS <= value <= MAX_HANG_SECONDS
+    ),
 )
 
 
@@ -220,6 +231,20 @@ class FailurePolicy(ApiModel):
         description="maxRestartsWithoutProgress is how often in a row the gang is started again, "
         "for whatever cause, without getting beyond the furthest step. Restarts that got beyond "
         "it count against no budget. It holds once a step was reported or saved.",
+    )
+    hang_timeout_seconds: Annotated[
+        int | Literal["auto"],
+        *checked(_HANG_TIMEOUT, maxLength=4, **INT_OR_STRING),
+    ] = Field(
+        default="auto",
+        description="hangTimeoutSeconds is the longest time between two steps before the ranks "
+        f"count as hanging, from {MIN_HANG_SECONDS} to {MAX_HANG_SECONDS}; or auto: learnt from "
+        "the job's own steps. A change reaches the pods of the next attempt.",
+    )
+    hang_startup_seconds: Annotated[int, Field(ge=MIN_HANG_SECONDS, le=MAX_HANG_SECONDS)] = Field(
+        default=1800,
+        description="hangStartupSeconds is the longest silence before the first steps, and of "
+        "ranks that do something else. A change reaches the pods of the next attempt.",
     )
     rules: Annotated[tuple[FailureRule, ...], Field(max_length=MAX_RULES)] = Field(
         default=(),

@@ -197,6 +197,8 @@ def _train(spec: TrainingJobSpec, resolved: Resolved, attempt: int, rank: int) -
         "--node-rank": rank,
         "--attempt": attempt,
         "--grace-seconds": grace_seconds(spec, resolved),
+        "--hang-timeout-seconds": spec.failure_policy.hang_timeout_seconds,
+        "--hang-startup-seconds": spec.failure_policy.hang_startup_seconds,
     }
     secret = spec.env_from_secret
     return pods.container(

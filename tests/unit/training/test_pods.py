@@ -11,6 +11,8 @@ from lepton_operator import names
 from lepton_operator.api.training import TrainingJob
 from lepton_operator.build import training as build
 from lepton_operator.build.pods import Avoided
+from lepton_launcher.hangs import Patience
+from lepton_launcher.options import Options, parse_options
 from tests.builders import a_training_job, defaults
 from tests.conftest import Golden
 
@@ -39,10 +41,12 @@ EVERYTHING: dict[str, Any] = {
     "fsGroup": 2000,
     "runAsUser": 2001,
     "failurePolicy": {
+        "hangTimeoutSeconds": 600,
+        "hangStartupSeconds": 3600,
         "rules": [
             {"match": {"messagePattern": "loss is (nan|inf)$"}, "action": "Fail"},
             {"match": {"exitCodes": [42]}, "action": "Ignore"},
-        ]
+        ],
     },
 }
 
@@ -62,6 +66,26 @@ def pods(job: TrainingJob, attempt: int = 1) -> list[dict[str, Any]]:
 )
 def test_the_pods_of_a_job(name: str, job: TrainingJob, golden: Golden) -> None:
     golden(f"training/{name}", pods(job))
+
+
+def told(job: TrainingJob) -> Options:
+    """What the launcher of the first pod makes of its command line."""
+    command: list[str] = pods(job)[0]["spec"]["containers"][0]["command"]
+    return parse_options(command[command.index("run") + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("policy", "patience"),
+    [
+        pytest.param({}, Patience(1800, None), id="nothing said"),
+        pytest.param({"hangTimeoutSeconds": "auto"}, Patience(1800, None), id="auto"),
+        pytest.param(
+            {"hangTimeoutSeconds": 600, "hangStartupSeconds": 60}, Patience(60, 600), id="numbers"
+        ),
+    ],
+)
+def test_the_launcher_is_told_what_a_hang_is(policy: dict[str, Any], patience: Patience) -> None:
+    assert told(a_training_job(failurePolicy=policy)).patience == patience
 
 
 def test_a_pod_that_stays_away_from_nodes(golden: Golden) -> None:
