@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from lepton_launcher.hangs import Patience
+from lepton_launcher.options import Options, parse_options
 from lepton_operator import names
 from lepton_operator.api.training import TrainingJob
 from lepton_operator.build import training as build
 from lepton_operator.build.pods import Avoided
-from lepton_launcher.hangs import Patience
-from lepton_launcher.options import Options, parse_options
 from tests.builders import a_training_job, defaults
 from tests.conftest import Golden
 
