@@ -92,18 +92,31 @@ def test_a_deleted_pod_restarts_the_gang(bare_namespace: Kubectl) -> None:
     assert counted(job) == {"infrastructure": 1}
 
 
-def test_a_killed_rank_restarts_the_gang(bare_namespace: Kubectl) -> None:
-    kill_rank_three = f"""
-import json, os, pathlib, signal
-first = json.loads(pathlib.Path("/etc/lepton/attempt").read_text())["attempt"] == 1
-if first and os.environ["RANK"] == "3":
+KILL_RANK_THREE = f"""
+import os, signal
+if os.environ["LEPTON_GENERATION"] == "0" and os.environ["RANK"] == "3":
     os.kill(os.getpid(), {int(signal.SIGKILL)})
 """
-    bare_namespace.apply(gang("killed", then=kill_rank_three, numProcPerNode=2))
-    first, second = attempts(completes(bare_namespace, "killed"))
-    assert (first["rank"], first["signal"], first["budget"]) == (3, 9, "User")
-    assert first["node"].startswith("node-")
-    assert second["outcome"] == "Succeeded"
+
+
+def test_a_killed_rank_is_started_again_with_its_peers_in_their_pods(
+    bare_namespace: Kubectl,
+) -> None:
+    bare_namespace.apply(gang("killed", then=KILL_RANK_THREE, numProcPerNode=2))
+    job = completes(bare_namespace, "killed")
+    (only,) = attempts(job)
+    assert (only["outcome"], only["restarts"]) == ("Succeeded", 1)
+    assert counted(job) == {"user": 1}
+
+
+def test_a_killed_rank_ends_a_job_that_may_not_restart(bare_namespace: Kubectl) -> None:
+    policy = {"maxRestarts": 0}
+    bare_namespace.apply(
+        gang("killed", then=KILL_RANK_THREE, numProcPerNode=2, failurePolicy=policy)
+    )
+    (only,) = attempts(fails(bare_namespace, "killed"))
+    assert (only["rank"], only["signal"], only["budget"]) == (3, 9, "User")
+    assert only["node"].startswith("node-")
 
 
 def test_a_script_that_fails_ends_the_job_after_its_budget(bare_namespace: Kubectl) -> None:
@@ -111,10 +124,9 @@ def test_a_script_that_fails_ends_the_job_after_its_budget(bare_namespace: Kubec
     policy = {"maxRestarts": 1}
     bare_namespace.apply(training_job("wrong", code, resourcesPerNode=NO_GPU, failurePolicy=policy))
     job = fails(bare_namespace, "wrong")
-    assert len(attempts(job)) == 2
-    last = attempts(job)[-1]
-    assert last["exitCode"] == 1
-    assert last["lastErrorLine"] == "ValueError: the learning rate is negative"
+    (only,) = attempts(job)
+    assert (only["exitCode"], only["restarts"], counted(job)) == (1, 1, {"user": 1})
+    assert only["lastErrorLine"] == "ValueError: the learning rate is negative"
     message = condition(job, "Stalled")["message"]
     assert "ValueError: the learning rate is negative" in message
     assert "kubectl replace --force -f" in message

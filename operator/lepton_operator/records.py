@@ -24,6 +24,7 @@ MAX_RECORD_BYTES = 4096  # the kubelet cuts a termination message there
 MAX_METRICS = 32
 MAX_VERSIONS = 5
 MAX_MARKS = 24
+MAX_RESTARTS = 1000  # of ranks in one attempt: as many as failurePolicy.maxRestarts allows
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _METRIC_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_./-]{0,63}")
@@ -139,6 +140,8 @@ class Record(StatusModel):
     step: Count | None = None
     resumed_from: Count | None = None
     furthest: Count | None = None
+    restarts: Annotated[StrictInt, Field(ge=0, le=MAX_RESTARTS)] | None = None
+    repeated: StrictBool = False
     stacks: Annotated[Text, StringConstraints(max_length=256)] | None = None
     matched: Annotated[tuple[Mark, ...], Field(max_length=MAX_MARKS)] = ()
     metrics: ReportedMetrics = Field(default_factory=dict)

@@ -129,6 +129,7 @@ class Record(Document):
     matched: tuple[str, ...] | None = None
     stacks: str | None = None
     restarts: int | None = None
+    repeated: bool | None = None
     metrics: Metrics | None = None
     model: ModelReference | None = None
     versions: tuple[VersionSummary, ...] | None = None

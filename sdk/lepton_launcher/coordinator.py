@@ -7,11 +7,13 @@ then all start.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from lepton_launcher.records import Record
-from lepton_launcher.restarts import Restarts
 from lepton_launcher.stderr import blames_a_peer
+
+if TYPE_CHECKING:
+    from lepton_launcher.restarts import Restarts
 
 SILENCE_SECONDS = 10.0
 # How long the failure of ranks whose peer is gone waits for the failure of that peer.
@@ -59,10 +61,9 @@ class Order(NamedTuple):
 class Coordinator:
     """The decisions for one attempt."""
 
-    def __init__(self, num_nodes: int, max_restarts: int) -> None:
-        self.restarts = Restarts(max_restarts)
+    def __init__(self, num_nodes: int, restarts: Restarts) -> None:
+        self.restarts = restarts
         self._num_nodes = num_nodes
-        self._may_restart = max_restarts > 0
         self._order = Order(RUN, 0)
         self._reports: dict[int, Report] = {}
         self._heard: dict[int, float] = {}
@@ -112,7 +113,7 @@ class Coordinator:
     def _judge_failure(self, now: float) -> None:
         cause = min(self._failed, key=_is_victim)
         is_early = now - self._failed_at < _CAUSE_SECONDS
-        if self._may_restart and is_early and _is_victim(cause):
+        if self.restarts.may_come and is_early and _is_victim(cause):
             return
         self._restart(cause.record, now)
 

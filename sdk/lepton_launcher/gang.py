@@ -30,6 +30,7 @@ from lepton_launcher.speech import say
 
 if TYPE_CHECKING:
     from lepton_launcher.attempts import Attempt
+    from lepton_launcher.restarts import Restarts
 
 LINE_BYTES = 4096
 _MESSAGE_CHARACTERS = 256
@@ -41,12 +42,12 @@ _BACKLOG = 1024
 _FACTS = ("reason", "rank", "exitCode", "signal", "step")
 
 
-def join(attempt: Attempt, max_restarts: int) -> Leader | Member | None:
+def join(attempt: Attempt, restarts: Restarts) -> Leader | Member | None:
     """Return the launcher's part in its gang; None where there is none, or no place to meet."""
     if attempt.num_nodes == 1 or not attempt.gang_port or not attempt.token:
         return None
     try:
-        return Member(attempt) if attempt.node_rank else Leader(attempt, max_restarts)
+        return Member(attempt) if attempt.node_rank else Leader(attempt, restarts)
     except OSError as error:
         say(f"the other launchers cannot reach this one: {error}")
         return None
@@ -55,8 +56,8 @@ def join(attempt: Attempt, max_restarts: int) -> Leader | Member | None:
 class Leader:
     """Node 0's part: answers the others, and obeys the same orders."""
 
-    def __init__(self, attempt: Attempt, max_restarts: int) -> None:
-        self.coordinator = Coordinator(attempt.num_nodes, max_restarts)
+    def __init__(self, attempt: Attempt, restarts: Restarts) -> None:
+        self.coordinator = Coordinator(attempt.num_nodes, restarts)
         self._attempt = attempt
         self._lock = threading.Lock()
         self._report = Report(0, 0, RUNNING)
@@ -67,6 +68,11 @@ class Leader:
         self._unfinished: dict[socket.socket, bytes] = {}
         self._missing = set(range(1, attempt.num_nodes))
         threading.Thread(target=self._serve, name="gang", daemon=True).start()
+
+    @property
+    def spent(self) -> dict[str, Any]:
+        """What the records of the gang say of its restarts."""
+        return self.coordinator.restarts.spent
 
     def tell(self, report: Report) -> None:
         """Say how this node's ranks are."""
@@ -131,13 +137,15 @@ class Leader:
             order = self.coordinator.order(now)
         if order.act in (END, PART):
             self._missing.discard(report.node)
-        return _sealed(_order_facts(order), self._attempt)
+        return _sealed({**_order_facts(order), "spent": self.spent}, self._attempt)
 
 
 class Member:
     """Another node's part: asks node 0, and takes its silence for a partition."""
 
     def __init__(self, attempt: Attempt) -> None:
+        self.spent: dict[str, Any] = {}
+        """What the records of the gang say of its restarts, as node 0 told last."""
         self._attempt = attempt
         self._report = Report(attempt.node_rank, 0, RUNNING)
         self._order: Order | None = None
@@ -178,7 +186,8 @@ class Member:
             while True:
                 self._is_new.clear()
                 connection.sendall(_sealed(_report_facts(self._report), self._attempt))
-                self._order = _order_in(_opened(_line_from(connection), self._attempt))
+                told = _opened(_line_from(connection), self._attempt)
+                self.spent, self._order = _spent_in(told), _order_in(told)
                 self._answered_at = time.monotonic()
                 self._is_new.wait(self._ask_seconds)
 
@@ -259,6 +268,14 @@ def _order_in(told: dict[str, Any]) -> Order:
     if act not in ACTS:
         raise _NotOurs
     return Order(act, _integer(told, "generation"), why, told.get("stacks") is True)
+
+
+def _spent_in(told: dict[str, Any]) -> dict[str, Any]:
+    spent = told.get("spent")
+    if not isinstance(spent, dict):
+        return {}
+    counted = {"restarts": _integer(spent, "restarts")} if "restarts" in spent else {}
+    return {**counted, "repeated": True} if spent.get("repeated") is True else counted
 
 
 def _integer(told: dict[str, Any], key: str) -> int:

@@ -28,6 +28,8 @@ class Options(NamedTuple):
     patience: Patience | None
     """What is a hang; None if none is looked for."""
     max_restarts: int
+    furthest_step: int
+    """The furthest step of the attempts before; -1 if there is none."""
 
     @property
     def world_size(self) -> int:
@@ -71,6 +73,7 @@ def parse_options(arguments: list[str]) -> Options:
         grace_seconds=found.grace_seconds,
         patience=_patience(found),
         max_restarts=found.max_restarts,
+        furthest_step=found.furthest_step,
     )
 
 
@@ -126,6 +129,12 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         help="how often ranks that fail or hang are started again in their pods without getting "
         "further; 0: never",
+    )
+    parser.add_argument(
+        "--furthest-step",
+        type=_count,
+        default=-1,
+        help="the furthest step that attempts before this one reported or saved; default: none",
     )
     return parser
 

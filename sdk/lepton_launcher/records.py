@@ -20,7 +20,10 @@ _MESSAGE_CHARACTERS = 1024
 _METRICS_FILE_BYTES = 65536
 _METRICS = 16
 _METRIC_NAME_CHARACTERS = 48
-_ESSENTIAL = ("outcome", "reason", "message", "rank", "exitCode", "signal", "model", "step")
+_ESSENTIAL = (
+    *("outcome", "reason", "message", "rank", "exitCode", "signal", "model"),
+    *("step", "furthest", "restarts", "repeated"),
+)
 _TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _HIGHEST_EXIT_CODE = 255
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 LONGEST_DELAY_SECONDS = 60.0
 _TOLD = 20
 _MESSAGE_CHARACTERS = 256
+_SAME_STEP = 1  # ranks that end are not all counted at the same moment
 _OF_RANKS = ("UserError", "Hang")
 _FACTS = ("rank", "reason", "exitCode", "signal", "step")
 
@@ -23,20 +24,29 @@ class Restarts:
     """The budget of one pod's attempt, and what it was spent on.
 
     A generation that got beyond the furthest step that any before it had reported or saved was
-    worth its start, and costs nothing. A budget of 0 means that the launcher restarts nothing.
+    worth its start, and costs nothing; nor does one beyond those of the attempts before. A budget
+    of 0 means that the launcher restarts nothing. The same error at the same step a second time is
+    not tried again here: the operator may move the pod, or end the job.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, furthest: int = -1) -> None:
         self._most = most
-        self._furthest = -1
+        self._furthest = furthest
+        self._is_repeated = False
         self._in_a_row = 0
         self._counted = 0
         self._told: list[dict[str, Any]] = []
 
     @property
-    def counted(self) -> int:
-        """How many restarts were taken from the budget."""
-        return self._counted
+    def may_come(self) -> bool:
+        """Whether there may be any."""
+        return self._most > 0
+
+    @property
+    def spent(self) -> dict[str, Any]:
+        """What the pod's record says of them; nothing where there is nothing to say."""
+        facts = {"restarts": self._counted, "repeated": self._is_repeated}
+        return {name: value for name, value in facts.items() if value}
 
     @property
     def told(self) -> list[dict[str, Any]]:
@@ -49,7 +59,8 @@ class Restarts:
             return None
         moved = furthest > self._furthest
         self._furthest = max(furthest, self._furthest)
-        if not self._most or (not moved and self._counted == self._most):
+        self._is_repeated = any(_is_same(earlier, record) for earlier in self._told)
+        if not self._most or self._is_repeated or (not moved and self._counted == self._most):
             return None
         self._in_a_row = 0 if moved else self._in_a_row + 1
         self._counted += not moved
@@ -60,5 +71,25 @@ class Restarts:
 
     def _tell(self, generation: int, record: Record) -> None:
         facts = {name: record[name] for name in _FACTS if name in record}
-        message = str(record.get("message", ""))[:_MESSAGE_CHARACTERS]
-        self._told = [*self._told, {"generation": generation, **facts, "message": message}][-_TOLD:]
+        told = {"generation": generation, **facts, "message": _message_of(record)}
+        self._told = [*self._told, told][-_TOLD:]
+
+
+def _is_same(earlier: Record, record: Record) -> bool:
+    """Whether one error came twice at one step; without steps nothing can be told apart."""
+    if "step" not in earlier or "step" not in record:
+        return False
+    if any(earlier.get(name) != record.get(name) for name in ("reason", "exitCode", "signal")):
+        return False
+    if _wording(_message_of(earlier)) != _wording(_message_of(record)):
+        return False
+    return bool(abs(earlier["step"] - record["step"]) <= _SAME_STEP)
+
+
+def _wording(message: str) -> str:
+    """The message without its figures: ranks, addresses and times differ each time."""
+    return "".join(each for each in message if not each.isdigit())
+
+
+def _message_of(record: Record) -> str:
+    return str(record.get("message", ""))[:_MESSAGE_CHARACTERS]

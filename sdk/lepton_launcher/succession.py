@@ -17,7 +17,7 @@ from lepton_launcher.coordinator import (
     SUCCEEDED,
 )
 from lepton_launcher.gang import Leader
-from lepton_launcher.restarts import Restarts, is_of_ranks
+from lepton_launcher.restarts import is_of_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from lepton_launcher.generation import Generation
     from lepton_launcher.processes import Children, Signals
     from lepton_launcher.records import Record
+    from lepton_launcher.restarts import Restarts
 
 # A gang that was not reached by then does not decide what follows.
 _REACH_SECONDS = 2.0
@@ -35,8 +36,8 @@ _REACH_SECONDS = 2.0
 class OwnSuccession:
     """A pod that decides for itself: it is the only one, or cannot reach the others."""
 
-    def __init__(self, most: int, children: Children, signals: Signals) -> None:
-        self._restarts = Restarts(most)
+    def __init__(self, restarts: Restarts, children: Children, signals: Signals) -> None:
+        self._restarts = restarts
         self._children = children
         self._signals = signals
 
@@ -46,9 +47,9 @@ class OwnSuccession:
         return self._restarts.told
 
     @property
-    def counted(self) -> int:
-        """How many of them were taken from the budget."""
-        return self._restarts.counted
+    def spent(self) -> dict[str, Any]:
+        """What the record says of them."""
+        return self._restarts.spent
 
     def end_of(self, generation: Generation, record: Record) -> Record | None:
         """The record to end with; None if another generation follows now."""
@@ -74,9 +75,9 @@ class GangSuccession:
         return self._gang.coordinator.restarts.told if isinstance(self._gang, Leader) else []
 
     @property
-    def counted(self) -> int:
-        """How many of them were taken from the budget, where they are decided."""
-        return self._gang.coordinator.restarts.counted if isinstance(self._gang, Leader) else 0
+    def spent(self) -> dict[str, Any]:
+        """What the record says of them, in each pod: any of them may be lost."""
+        return self._gang.spent
 
     def end_of(self, generation: Generation, record: Record) -> Record | None:
         """The record to end with; None if all pods begin another generation now."""

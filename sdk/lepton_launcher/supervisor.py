@@ -15,6 +15,7 @@ from lepton_launcher.generation import Generation, Pod
 from lepton_launcher.options import Options, parse_options
 from lepton_launcher.processes import Children, Signals
 from lepton_launcher.rank import site_of
+from lepton_launcher.restarts import Restarts
 from lepton_launcher.site_folder import write_site_folder
 from lepton_launcher.speech import say
 from lepton_launcher.stderr import blames_a_peer
@@ -105,7 +106,7 @@ class Supervisor:
             f"attempt {attempt.number}, node {attempt.node_rank} of {attempt.num_nodes}, "
             f"{options.nproc_per_node} per node, meeting at {attempt.address}:{attempt.port}"
         )
-        gang = join(attempt, options.max_restarts)
+        gang = join(attempt, Restarts(options.max_restarts, options.furthest_step))
         pod = Pod(options, attempt, self._signals, self._children, self._exchange, gang)
         with tempfile.TemporaryDirectory(prefix="lepton-") as name:
             folder = Path(name)
@@ -120,8 +121,7 @@ class Supervisor:
             generation = Generation(pod, number, folder / str(number), succession.told)
             ended = succession.end_of(generation, generation.run())
             if ended is not None:
-                counted = succession.counted
-                return {**ended, "restarts": counted} if counted else ended
+                return {**ended, **succession.spent}
             number += 1
             say(f"the ranks are started again: generation {number}")
 
@@ -130,7 +130,8 @@ class Supervisor:
             return GangSuccession(pod.gang, self._children, self._signals)
         # Ranks of several pods are only restarted together.
         most = self._options.max_restarts if self._options.num_nodes == 1 else 0
-        return OwnSuccession(most, self._children, self._signals)
+        restarts = Restarts(most, self._options.furthest_step)
+        return OwnSuccession(restarts, self._children, self._signals)
 
     # After the ranks
 

@@ -21,6 +21,7 @@ from lepton_launcher.coordinator import (
     Order,
     Report,
 )
+from lepton_launcher.restarts import Restarts
 
 BUG = {"reason": "UserError", "rank": 2, "exitCode": 1, "message": "ValueError: boom"}
 VICTIM = {"reason": "UserError", "rank": 0, "exitCode": 1, "message": "Connection closed by peer"}
@@ -31,7 +32,7 @@ class Nodes:
     """A gang of three whose nodes say every half second how they are."""
 
     def __init__(self, max_restarts: int = 1, nodes: int = 3) -> None:
-        self.coordinator = Coordinator(3, max_restarts)
+        self.coordinator = Coordinator(3, Restarts(max_restarts))
         self.now = 0.0
         self.reports = {node: Report(node, 0, RUNNING) for node in range(nodes)}
 
@@ -102,7 +103,7 @@ def test_restarts_that_moved_every_node_forward_are_free() -> None:
             nodes.say(node, IDLE, furthest=10 * generation)
         assert nodes.after(2) == Order(RUN, generation + 1)
         nodes.all_say(RUNNING, generation + 1)
-    assert nodes.coordinator.restarts.counted == 0
+    assert nodes.coordinator.restarts.spent == {}
 
 
 def test_all_who_wait_hang_and_leave_their_stacks() -> None:

@@ -14,6 +14,7 @@ from e2e.cluster.ports import free_port
 from lepton_launcher.attempts import Attempt
 from lepton_launcher.coordinator import END, FAILED, IDLE, LEAVING, PART, RUN, STOP, Order, Report
 from lepton_launcher.gang import LINE_BYTES, Leader, Member
+from lepton_launcher.restarts import Restarts
 
 from .conftest import wait_until
 
@@ -57,7 +58,7 @@ def report(**changed: Any) -> bytes:
 
 
 def test_a_restart_goes_round_the_gang(attempt: Callable[[int], Attempt]) -> None:
-    leader, member = Leader(attempt(0), 1), Member(attempt(1))
+    leader, member = Leader(attempt(0), Restarts(1)), Member(attempt(1))
     wait_until(member.order, "the first answer")
     assert member.order() == leader.order() == Order(RUN, 0)
     begun = time.monotonic()
@@ -70,6 +71,8 @@ def test_a_restart_goes_round_the_gang(attempt: Callable[[int], Attempt]) -> Non
     wait_until(lambda: member.order() == Order(RUN, 1), "the next generation")
     assert leader.order() == Order(RUN, 1)
     assert leader.coordinator.restarts.told[0]["message"].startswith("ValueError")
+    wait_until(lambda: member.spent, "what was spent")
+    assert member.spent == leader.spent == {"restarts": 1}
 
 
 def test_a_member_that_never_reached_node_0_has_no_orders(
@@ -83,7 +86,7 @@ def test_a_member_that_never_reached_node_0_has_no_orders(
 def test_a_member_that_started_first_finds_node_0_later(attempt: Callable[[int], Attempt]) -> None:
     member = Member(attempt(1))
     time.sleep(0.5)
-    Leader(attempt(0), 0)
+    Leader(attempt(0), Restarts(0))
     wait_until(member.order, "an answer")
 
 
@@ -104,7 +107,7 @@ def test_silence_of_node_0_is_a_partition(
 
 
 def test_a_report_is_answered(attempt: Callable[[int], Attempt]) -> None:
-    Leader(attempt(0), 0)
+    Leader(attempt(0), Restarts(0))
     answer = json.loads(send(attempt(0), report(unknown="is ignored")))
     assert (answer["act"], answer["generation"], answer["token"]) == ("run", 0, TOKEN)
 
@@ -132,7 +135,7 @@ def test_a_report_is_answered(attempt: Callable[[int], Attempt]) -> None:
 def test_a_stranger_is_not_answered_and_commands_nobody(
     attempt: Callable[[int], Attempt], line: bytes
 ) -> None:
-    leader = Leader(attempt(0), 1)
+    leader = Leader(attempt(0), Restarts(1))
     with contextlib.suppress(ConnectionResetError):  # closed with some of it unread
         assert send(attempt(0), line) == b""
     assert leader.order() == Order(RUN, 0)
@@ -140,7 +143,7 @@ def test_a_stranger_is_not_answered_and_commands_nobody(
 
 
 def test_many_idle_strangers_do_not_keep_the_gang_out(attempt: Callable[[int], Attempt]) -> None:
-    Leader(attempt(0), 0)
+    Leader(attempt(0), Restarts(0))
     address = ("127.0.0.1", attempt(0).gang_port)
     strangers = [socket.create_connection(address, 5) for _ in range(20)]
     try:
@@ -162,7 +165,7 @@ def test_a_member_follows_only_who_knows_the_token(attempt: Callable[[int], Atte
 def test_node_0_leaves_when_all_who_still_ask_know_the_end(
     attempt: Callable[[int], Attempt],
 ) -> None:
-    leader, member = Leader(attempt(0), 0), Member(attempt(1))
+    leader, member = Leader(attempt(0), Restarts(0)), Member(attempt(1))
     wait_until(member.order, "the first answer")
     assert not leader.is_understood()
     leader.tell(Report(0, 0, LEAVING))
@@ -172,6 +175,6 @@ def test_node_0_leaves_when_all_who_still_ask_know_the_end(
 
 
 def test_node_0_waits_for_nobody_who_never_came(attempt: Callable[[int], Attempt]) -> None:
-    leader = Leader(attempt(0), 0)
+    leader = Leader(attempt(0), Restarts(0))
     leader.tell(Report(0, 0, LEAVING))
     assert leader.is_understood()

@@ -63,6 +63,41 @@ def test_progress_forgives_the_delay() -> None:
     assert decide(9, -1, -1, 10, 10, 10) == [0, 1, 0, 0, 1]
 
 
+def test_what_earlier_attempts_reached_is_no_progress() -> None:
+    restarts = Restarts(1, furthest=50)
+    delays = [restarts.delay_seconds(n, FAILED, at) for n, at in enumerate((60, 60, 60))]
+    assert delays == [0, 0, None]
+    assert Restarts(1, furthest=50).delay_seconds(0, FAILED, 50) == 0
+    assert Restarts(0, furthest=50).delay_seconds(0, FAILED, 60) is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_same"),
+    [
+        pytest.param({}, True, id="the same"),
+        pytest.param({"step": 6, "message": "boom at 12:01"}, True, id="other figures, a step on"),
+        pytest.param({"step": 9}, False, id="at another step"),
+        pytest.param({"exitCode": 2}, False, id="another exit code"),
+        pytest.param({"message": "bang"}, False, id="another error"),
+    ],
+)
+def test_the_same_error_at_the_same_step_is_for_the_operator_to_judge(
+    *, changed: dict[str, Any], is_same: bool
+) -> None:
+    first = {**FAILED, "step": 5, "message": "boom at 11:59"}
+    restarts = Restarts(9)
+    assert restarts.delay_seconds(0, first, -1) == 0
+    delay = restarts.delay_seconds(1, {**first, **changed}, -1)
+    assert (delay is None, restarts.spent.get("repeated", False)) == (is_same, is_same)
+
+
+def test_without_steps_errors_cannot_be_told_apart() -> None:
+    restarts = Restarts(9)
+    assert restarts.delay_seconds(0, FAILED, -1) == 0
+    assert restarts.delay_seconds(1, FAILED, -1) == 1
+    assert restarts.spent == {"restarts": 2}
+
+
 def test_the_delay_is_bounded() -> None:
     assert max(filter(None, decide(20, *[-1] * 20))) == 60
 

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from lepton_operator import names
 from lepton_operator.api.training import TrainingJob
+from lepton_operator.build import training as build
 from lepton_operator.conditions import READY, is_true
 from lepton_operator.plan import Plan
 from lepton_operator.settings import Images
@@ -150,16 +151,25 @@ class TrainingWorld(RuleBasedStateMachine):
         exit_code=st.sampled_from([0, 1, 137]),
         step=st.sampled_from([None, 0, 50, 100, 101, 200]),
         marks=st.sampled_from([[], [], ["GpuError"], ["PeerLost"], [PATTERN_NAME]]),
+        in_place=st.sampled_from([0, 0, 1, 7]),
         readable=st.booleans(),
     )
     def end(
-        self, *, which: int, exit_code: int, step: int | None, marks: list[str], readable: bool
+        self,
+        *,
+        which: int,
+        exit_code: int,
+        step: int | None,
+        marks: list[str],
+        in_place: int,
+        readable: bool,
     ) -> None:
         told: dict[str, Any] = {"message": "ValueError: bad", "matched": marks}
+        told |= {"restarts": in_place, "repeated": in_place > 1}
         told |= {} if step is None else {"step": step, "furthest": step}
         said = a_record("Failed", reason="UserError", **told) if exit_code else a_result()
         for pod in self.one(which):
-            self.harms += bool(exit_code) or not readable
+            self.harms += in_place + (bool(exit_code) or not readable)
             self.world.end(pod.name, exit_code, said if readable else said[:20])
 
     @rule(node=st.sampled_from(NODES))
@@ -250,6 +260,12 @@ class TrainingWorld(RuleBasedStateMachine):
             assert restarts.without_progress <= policy.max_restarts_without_progress
             counted = restarts.user + restarts.infrastructure + restarts.preemption
             assert counted <= self.harms, "no pod came to harm"
+
+    @invariant()
+    def launchers_are_given_what_is_left(self) -> None:
+        restarts, policy = self.job.status.restarts, self.job.spec.failure_policy
+        left = build.restarts_left(self.job)
+        assert left + (restarts.user if restarts else 0) <= policy.max_restarts
 
     @invariant()
     def what_got_further_is_free(self) -> None:

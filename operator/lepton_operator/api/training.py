@@ -217,8 +217,9 @@ class FailurePolicy(ApiModel):
 
     max_restarts: Annotated[int, Field(ge=0, le=1000)] = Field(
         default=3,
-        description="maxRestarts is how often the gang is started again after our own container "
-        "ended by a non-zero exit or a signal while its pod and node were alive.",
+        description="maxRestarts is how often ranks are started again, in their pods or in new "
+        "ones, after one of them ended by a non-zero exit or a signal, or hung, while its pod and "
+        "node were alive.",
     )
     max_infrastructure_restarts: Annotated[int, Field(ge=0, le=10_000)] = Field(
         default=20,
@@ -366,6 +367,11 @@ class Attempt(StatusModel):
     )
     resumed_from: Step | None = Field(
         default=None, description="resumedFrom is the step of the checkpoint it began with."
+    )
+    restarts: Counter | None = Field(
+        default=None,
+        description="restarts: how often its ranks were started again in their pods without "
+        "getting further; they count against failurePolicy.maxRestarts.",
     )
     last_error_line: Annotated[str, StringConstraints(max_length=1024)] | None = Field(
         default=None, description="lastErrorLine is the error in what that rank wrote to stderr."

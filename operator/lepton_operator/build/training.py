@@ -159,7 +159,7 @@ def pod(
         name=pod_name(job, attempt, rank),
         role=ROLE,
         hostname=names.training_hostname(job.metadata.name, rank),
-        containers=[_train(spec, resolved, attempt, rank)],
+        containers=[_train(job, resolved, attempt, rank)],
         init_containers=[
             _prepare(spec, resolved),
             _sidecar(job.metadata, spec, resolved, attempt, rank),
@@ -190,7 +190,20 @@ def _placement_at_creation(job: TrainingJob, attempt: int) -> Mapping[str, str]:
     return {names.ATTEMPT: placement(job.metadata, 1, attempt, 0, LOOPBACK)}
 
 
-def _train(spec: TrainingJobSpec, resolved: Resolved, attempt: int, rank: int) -> dict[str, Any]:
+def restarts_left(job: TrainingJob) -> int:
+    """Return how often the launchers may start ranks again in their pods, in one attempt.
+
+    Where a rule of the user's says anything but Restart, every failure comes to the operator: the
+    launchers do not know the rules.
+    """
+    policy, restarts = job.spec.failure_policy, job.status.restarts
+    if any(rule.action != "Restart" for rule in policy.rules):
+        return 0
+    return max(0, policy.max_restarts - (restarts.user if restarts else 0))
+
+
+def _train(job: TrainingJob, resolved: Resolved, attempt: int, rank: int) -> dict[str, Any]:
+    spec = job.spec
     options = {
         "--num-nodes": spec.num_nodes,
         "--nproc-per-node": ranks_per_pod(spec, resolved),
@@ -199,6 +212,8 @@ def _train(spec: TrainingJobSpec, resolved: Resolved, attempt: int, rank: int) -
         "--grace-seconds": grace_seconds(spec, resolved),
         "--hang-timeout-seconds": spec.failure_policy.hang_timeout_seconds,
         "--hang-startup-seconds": spec.failure_policy.hang_startup_seconds,
+        "--max-restarts": restarts_left(job),
+        "--furthest-step": job.status.furthest_step,
     }
     secret = spec.env_from_secret
     return pods.container(

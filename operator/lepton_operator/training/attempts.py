@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from lepton_operator import names
-from lepton_operator.api.training import Attempt, Budget, Cause
+from lepton_operator.api.training import Attempt, Budget, Cause, Restarts
 from lepton_operator.build import training as build
 from lepton_operator.conditions import MAX_MESSAGE, cut
 from lepton_operator.plan import Create, Event, Patch, Plan
@@ -29,6 +29,7 @@ def closed(
         "running_time": evidence.running_since(gang),
         "step": steps.reached,
         "resumed_from": steps.resumed_from,
+        "restarts": evidence.in_place(gang).restarts or None,
         "resolved": gang.resolved.text(),
     }
     return gang.attempt.model_copy(update=ended)
@@ -54,6 +55,20 @@ def closed_failed(
         "stacks": failure.stacks,
     }
     return closed(situation, gang, "Failed").model_copy(update=failed)
+
+
+def counters(situation: Situation, gang: Gang, *, knows_steps: bool = False) -> Restarts:
+    """Return the counters, with what the launchers have spent of the user's budgets.
+
+    Never more than there was: what a pod says is a user's text.
+    """
+    old, limits = situation.status.restarts or Restarts(), situation.spec.failure_policy
+    spent = evidence.in_place(gang).restarts
+    more = {"user": old.user + min(spent, max(0, limits.max_restarts - old.user))}
+    if knows_steps:
+        left = max(0, limits.max_restarts_without_progress - old.without_progress)
+        more["without_progress"] = old.without_progress + min(spent, left)
+    return old.model_copy(update=more)
 
 
 def recorded(situation: Situation, attempt: Attempt) -> list[Attempt]:

@@ -158,6 +158,25 @@ class Steps:
     furthest: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class InPlace:
+    """What the launchers did about failures themselves: every pod tells of the whole gang.
+
+    `repeated`: they left the last one to the operator because the same had come before.
+    """
+
+    restarts: int
+    repeated: bool
+
+
+def in_place(gang: Gang) -> InPlace:
+    found = list(_records(gang))
+    return InPlace(
+        restarts=_highest(each.restarts for each in found) or 0,
+        repeated=any(each.repeated for each in found),
+    )
+
+
 def steps(gang: Gang) -> Steps:
     found = list(_records(gang))
     return Steps(

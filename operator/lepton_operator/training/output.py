@@ -40,6 +40,7 @@ def finish(situation: Situation) -> Plan | None:
             situation,
             ended.verdict,
             attempts=_attempts(situation),
+            restarts=attempts.counters(situation, situation.gang) if situation.gang else None,
             output=result,
             completion_time=situation.now,
             ended=ended,

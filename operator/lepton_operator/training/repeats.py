@@ -37,13 +37,18 @@ class Repeat:
 
 
 def look_back(
-    failed: Sequence[Attempt], found: Failure, beside: Iterable[Failure], *, knows_steps: bool
+    failed: Sequence[Attempt],
+    found: Failure,
+    beside: Iterable[Failure],
+    *,
+    knows_steps: bool,
+    repeated: bool = False,
 ) -> Repeat:
     """Compare a failure with those of earlier attempts; `beside` are the others of its own.
 
     Without steps nothing can be told apart: then only the budgets count. Unless it `knows_steps`,
     they were counted by torch, from 1 in each process: equal ones may tell of the same error,
-    different ones tell nothing.
+    different ones tell nothing. `repeated`: the launchers saw this error before, in this attempt.
     """
     if found.cause is Cause.NODE_NOT_READY:
         return _node_again([each for each in failed if each.reason == found.cause], found)
@@ -51,19 +56,20 @@ def look_back(
         return Repeat(Meaning.NEW)
     same = [each for each in failed if _is_same(each, found)]
     alike = [each for each in beside if _is_alike(each, found)]
-    if same:
+    if same or repeated:
+        earlier = [f"attempt {each.number}" for each in same]
+        before = [*earlier, *(["the same attempt before"] if repeated else [])]
         nodes = {found.node, *(each.node for each in same), *(each.node for each in alike)}
-        return _same_again(same, found, sorted(each for each in nodes if each is not None))
+        return _same_again(before, found, sorted(each for each in nodes if each is not None))
     if not knows_steps or any(each.node != found.node for each in alike):
         return Repeat(Meaning.NEW)
     return _node_again([each for each in failed if _is_at_another_step(each, found)], found)
 
 
-def _same_again(same: Sequence[Attempt], found: Failure, nodes: Sequence[str]) -> Repeat:
-    sightings = len(same) + 1
-    earlier = _and(f"attempt {each.number}" for each in same)
+def _same_again(before: Sequence[str], found: Failure, nodes: Sequence[str]) -> Repeat:
+    sightings = len(before) + 1
     where = f", on {_and(nodes)}" if nodes else ""
-    evidence = f"the same error came at step {found.step} in {earlier} too{where}"
+    evidence = f"the same error came at step {found.step} in {_and(before)} too{where}"
     if len(nodes) > 1 or sightings >= GIVEN_UP_AT:
         return Repeat(Meaning.USERS, evidence)
     return Repeat(Meaning.MOVE, evidence)

@@ -58,7 +58,9 @@ class _Case:
 
     @property
     def before(self) -> Restarts:
-        return self.situation.status.restarts or Restarts()
+        """Return the counters, with what the launchers have spent."""
+        knows_steps = self.furthest_step is not None
+        return attempts.counters(self.situation, self.gang, knows_steps=knows_steps)
 
     @property
     def moved_forward(self) -> bool:
@@ -87,7 +89,13 @@ def judge(case: _Case) -> Judgement:
 def _by_class(case: _Case) -> Judgement:
     earlier = [each for each in case.situation.status.attempts if each.outcome == "Failed"]
     knows_steps = case.furthest_step is not None
-    repeat = repeats.look_back(earlier, case.found, case.beside, knows_steps=knows_steps)
+    repeat = repeats.look_back(
+        earlier,
+        case.found,
+        case.beside,
+        knows_steps=knows_steps,
+        repeated=evidence.in_place(case.gang).repeated,
+    )
     if repeat.meaning is Meaning.USERS:
         return Judgement(case.before, ended=_same_error(case.found, repeat))
     if repeat.meaning is Meaning.MOVE:

@@ -216,7 +216,7 @@ def hand_over(options: argparse.Namespace, record: Record) -> Record:
 def _failed(record: Record, failure: FailureError) -> Record:
     logger.info("%s", failure)
     return Record.failed(failure.reason, str(failure)).model_copy(
-        update={"rank": 0, "step": record.step}
+        update={"rank": 0, "step": record.step, "restarts": record.restarts}
     )
 
 

@@ -6,11 +6,22 @@ from typing import Any
 
 import pytest
 
+from lepton_launcher.options import Options, parse_options
 from lepton_operator import names
 from lepton_operator.api.training import TrainingJob
+from lepton_operator.build import training as build
 from lepton_operator.plan import Plan
 from lepton_operator.views import PodView
-from tests.builders import a_container, a_node, a_pod, a_record, a_training_job, ago, stamp
+from tests.builders import (
+    a_container,
+    a_node,
+    a_pod,
+    a_record,
+    a_training_job,
+    ago,
+    defaults,
+    stamp,
+)
 from tests.unit.training.builders import (
     a_view,
     after,
@@ -177,6 +188,73 @@ def test_preemptions_are_counted_and_not_bounded() -> None:
     policy = {"maxRestarts": 0, "maxInfrastructureRestarts": 0, "maxRestartsWithoutProgress": 0}
     decided = close(a_job(restarts={"preemption": 10_000}, **policy), PREEMPTED)
     assert (reason(decided), restarts(decided)) == ("Restarting", {"preemption": 10_001})
+
+
+# --- what the launchers did themselves counts too: budgets do not multiply
+
+
+def launcher_of(job: TrainingJob) -> Options:
+    resolved = build.resolve(job.spec, defaults())
+    command = build.pod(job, resolved, 3, 0)["spec"]["containers"][0]["command"]
+    return parse_options(command[command.index("run") + 1 :])
+
+
+@pytest.mark.parametrize(
+    ("limit", "spent", "in_place", "counted"),
+    [
+        pytest.param(5, 1, 2, 4, id="two in the pod, and the one that follows"),
+        pytest.param(5, 1, 0, 2, id="none in the pod"),
+        pytest.param(3, 1, 2, 3, id="the pod has spent what was left: it was the last"),
+        pytest.param(3, 1, 900, 3, id="a pod that claims more than it was given"),
+    ],
+)
+def test_restarts_in_the_pod_are_taken_from_the_same_budget(
+    limit: int, spent: int, in_place: int, counted: int
+) -> None:
+    job = a_job(restarts={"user": spent}, maxRestarts=limit)
+    assert launcher_of(job).max_restarts == limit - spent
+    decided = close(job, failed(restarts=in_place))
+    assert restarts(decided) == {"user": counted}
+    goes_on = counted > spent + in_place
+    assert reason(decided) == ("Restarting" if goes_on else "MaxRestartsExceeded")
+    assert status_of(decided)["attempts"][-1].get("restarts") == (in_place or None)
+    assert launcher_of(after(job, decided)).max_restarts == limit - counted
+
+
+def test_what_a_gang_did_is_known_from_any_of_its_pods() -> None:
+    told = a_record("Failed", reason="Terminated", message="stopped", restarts=2)
+    pods = (a_pod(0, failed=True, said=said()), a_pod(1, failed=True, said=told))
+    assert restarts(decide(a_view(an_open_job(2), *pods, nodes=NODES))) == {"user": 3}
+
+
+def test_restarts_in_the_pod_of_a_run_that_got_further_were_paid_for_before() -> None:
+    decided = close(a_job(furthest=100), failed(150, restarts=2))
+    assert (restarts(decided), budget(decided)) == ({"user": 2}, None)
+
+
+def test_restarts_in_the_pod_without_progress_are_some_in_a_row() -> None:
+    job = a_job(furthest=100, maxRestarts=9, maxRestartsWithoutProgress=3)
+    assert restarts(close(job, failed(20, restarts=2))) == {"user": 3, "withoutProgress": 3}
+    assert reason(close(job, failed(20, restarts=3))) == "NoProgress"
+
+
+def test_the_launchers_know_how_far_earlier_attempts_came() -> None:
+    assert launcher_of(a_job(furthest=100)).furthest_step == 100
+    assert launcher_of(a_job()).furthest_step == -1
+
+
+@pytest.mark.parametrize(("action", "left"), [("Restart", 3), ("Fail", 0), ("Ignore", 0)])
+def test_where_rules_say_more_than_restart_every_failure_comes_to_the_operator(
+    action: str, left: int
+) -> None:
+    rules = [{"match": {"exitCodes": [42]}, "action": action}]
+    assert launcher_of(a_job(rules=rules)).max_restarts == left
+
+
+def test_a_success_tells_what_it_cost() -> None:
+    told = a_record(reason="Succeeded", restarts=2)
+    decided = close(a_job(), a_pod(0, attempt=2, succeeded=True, said=told))
+    assert (reason(decided), restarts(decided)) == ("Complete", {"user": 2})
 
 
 # --- without steps the budgets alone count, and a condition says so
