@@ -56,6 +56,8 @@ class Order(NamedTuple):
     why: str = ""
     stacks: bool = False
     """Whether ranks leave their stacks before they are stopped."""
+    silent_node: int = 0
+    """Whose launcher cannot be reached, where the act is PART."""
 
 
 class Coordinator:
@@ -100,7 +102,7 @@ class Coordinator:
         ]
         if silent:
             why = f"Node {silent[0]}'s launcher was not heard for {SILENCE_SECONDS:.0f} s."
-            self._change(PART, why)
+            self._order = Order(PART, self._order.generation, why, silent_node=silent[0])
         elif any(report.state == LEAVING for report in self._reports.values()):
             self._change(END, "A pod of the gang ends.")
         elif self._order.act == STOP:

@@ -267,7 +267,8 @@ def _order_in(told: dict[str, Any]) -> Order:
     act, why = str(told.get("act")), str(told.get("why", ""))
     if act not in ACTS:
         raise _NotOurs
-    return Order(act, _integer(told, "generation"), why, told.get("stacks") is True)
+    silent_node = _integer(told, "silent_node") if act == PART else 0
+    return Order(act, _integer(told, "generation"), why, told.get("stacks") is True, silent_node)
 
 
 def _spent_in(told: dict[str, Any]) -> dict[str, Any]:

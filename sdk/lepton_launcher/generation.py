@@ -231,7 +231,7 @@ class Generation:
         if order is None:
             return self._judge(self._result())
         if order.act == PART:
-            return records.partitioned(order.why)
+            return records.partitioned(order.why, order.silent_node)
         if order.act == END:
             return records.hang(order.why)
         return records.terminated(f"Its ranks were stopped to start the gang again: {order.why}")

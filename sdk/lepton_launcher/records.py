@@ -22,7 +22,7 @@ _METRICS = 16
 _METRIC_NAME_CHARACTERS = 48
 _ESSENTIAL = (
     *("outcome", "reason", "message", "rank", "exitCode", "signal", "model"),
-    *("step", "furthest", "restarts", "repeated"),
+    *("step", "furthest", "restarts", "repeated", "silentNode"),
 )
 _TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _HIGHEST_EXIT_CODE = 255
@@ -44,9 +44,14 @@ def hang(message: str, **facts: Any) -> Record:
     return {"outcome": "Failed", "reason": "Hang", "message": message, **facts}
 
 
-def partitioned(message: str) -> Record:
+def partitioned(message: str, silent_node: int) -> Record:
     """The launchers of the gang lost each other, and the ranks were ended for it."""
-    return {"outcome": "Failed", "reason": "Partitioned", "message": message}
+    return {
+        "outcome": "Failed",
+        "reason": "Partitioned",
+        "message": message,
+        "silentNode": silent_node,
+    }
 
 
 def terminated(message: str) -> Record:

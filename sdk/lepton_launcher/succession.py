@@ -106,7 +106,7 @@ class GangSuccession:
             self._gang.tell(generation.report(LEAVING, record))
             return record
         if order.act == PART and record["outcome"] != "Succeeded":
-            return records.partitioned(order.why)
+            return records.partitioned(order.why, order.silent_node)
         return None if order.act == RUN else record
 
     def _until(self, reached_by: float) -> Callable[[], float]:

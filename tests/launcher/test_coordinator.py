@@ -120,6 +120,7 @@ def test_a_node_that_falls_silent_parts_the_gang() -> None:
     assert nodes.after(9, silent=1) == Order(RUN, 0)
     order = nodes.after(2, silent=1)
     assert (order.act, order.why) == (PART, "Node 1's launcher was not heard for 10 s.")
+    assert order.silent_node == 1
     assert nodes.after(60).act == PART
 
 

@@ -61,7 +61,8 @@ TRAITS: Mapping[Cause, Trait] = {
     Cause.NO_MESSAGE: Trait("User", Weight.SILENCE, may_repeat=True),
     Cause.TERMINATED: Trait("User", Weight.VICTIM),
     Cause.PEER_LOST: Trait("User", Weight.VICTIM),
-    Cause.PARTITIONED: Trait("User", Weight.VICTIM),
+    # By a pod's own words, and yet infrastructure: docs/adr/0012.
+    Cause.PARTITIONED: Trait("Infrastructure", Weight.VICTIM),
 }
 
 STORE = frozenset({Cause.NO_STORE, Cause.STORE_UNAVAILABLE})

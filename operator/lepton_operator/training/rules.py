@@ -8,7 +8,7 @@ lists these rules; a test holds it to them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lepton_operator import records
 from lepton_operator.api.training import Cause
@@ -254,7 +254,13 @@ def _lost_its_gang(suspect: Suspect) -> Failure | None:
     container, record = suspect.failed_container, suspect.record
     if container is None or record is None or record.reason is not records.Reason.PARTITIONED:
         return None
-    return suspect.end(Cause.PARTITIONED, container, record.message or "it lost its gang.")
+    silent = suspect.gang.pods.get(-1 if record.silent_node is None else record.silent_node)
+    if silent is None or suspect.situation.spec.num_nodes == 1:
+        return None
+    where = f"pod {silent.name}" + (f" on node {silent.node}" if silent.node else "")
+    why = f"{record.message or 'it lost its gang.'} It was {where} that was not heard."
+    failure = suspect.end(Cause.PARTITIONED, container, why)
+    return replace(failure, node=silent.node)
 
 
 def _was_asked_to_leave(suspect: Suspect) -> Failure | None:

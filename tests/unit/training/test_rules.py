@@ -291,10 +291,26 @@ def test_a_hang_that_the_launcher_found() -> None:
     assert found.last_error_line == "Rank 1 is stopped."
 
 
+PARTED = a_record("Failed", reason="Partitioned", message="Node 1 does not answer.", silentNode=1)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(PARTED.replace('"silentNode": 1', '"silentNode": 7'), id="no such pod"),
+        pytest.param(PARTED.replace(', "silentNode": 1', ""), id="nobody in particular"),
+    ],
+)
+def test_a_partition_from_nobody_is_the_users(said: str) -> None:
+    found = fate(a_pod(0, failed=True, said=said), a_pod(1, running=True))
+    assert (found.reason, found.budget) == ("UserError", "User")
+
+
 def test_launchers_that_lost_each_other_are_not_the_cause_of_a_lost_node() -> None:
-    said = a_record("Failed", reason="Partitioned", message="Node 0 does not answer.")
-    alone = a_pod(0, failed=True, said=said, finished=ago(9))
-    assert fate(alone, a_pod(1, running=True)).reason == "Partitioned"
+    alone = a_pod(0, failed=True, said=PARTED, finished=ago(9))
+    found = fate(alone, a_pod(1, running=True, node="node-2"))
+    assert (found.reason, found.budget, found.node) == ("Partitioned", "Infrastructure", "node-2")
+    assert "It was pod digits-train-1-1 on node node-2 that was not heard." in (found.message or "")
     assert fate(alone, a_pod(1, running=True, gone=True)).reason == "PodLost"
 
 
