@@ -275,7 +275,7 @@ def _spent_in(told: dict[str, Any]) -> dict[str, Any]:
     spent = told.get("spent")
     if not isinstance(spent, dict):
         return {}
-    counted = {"restarts": _integer(spent, "restarts")} if "restarts" in spent else {}
+    counted = {name: _integer(spent, name) for name in ("restarts", "furthest") if name in spent}
     return {**counted, "repeated": True} if spent.get("repeated") is True else counted
 
 

@@ -129,13 +129,14 @@ class Progress:
         """Learn from one look at the ranks."""
         for sighting in sightings:
             self._paces.setdefault(sighting.rank, Pace()).add(sighting)
-        stepping = [each.standing for each in sightings if each.standing.step_at]
+        # Step 0 is where every run begins: whoever reports it has done none.
+        stepping = [each.standing for each in sightings if each.standing.step > 0]
         # A script may report from rank 0 only; what is counted elsewhere is another number then.
         reported = [each.step for each in stepping if each.is_reported]
         known = reported or [each.step for each in stepping]
         self.step = min(known, default=self.step)
         saved = [each.standing.checkpoint_step for each in sightings]
-        made = [step for step in saved if step >= 0]
+        made = [step for step in saved if step > 0]
         self.furthest = max(self.furthest, min(reported, default=-1), min(made, default=-1))
         counts = [each.standing.collectives for each in sightings]
         self.collectives = min(counts, default=self.collectives)
@@ -172,7 +173,7 @@ class Progress:
     def _rank(self, sighting: Sighting, now: float) -> dict[str, Any]:
         facts = {
             "rank": sighting.rank,
-            "step": sighting.standing.step if sighting.standing.step_at else None,
+            "step": sighting.standing.step or None,
             "silentSeconds": round(now - sighting.step_at, 1) if sighting.step_at else None,
             "ownSeconds": _rounded(self._paces[sighting.rank].own_seconds),
         }

@@ -64,6 +64,13 @@ def terminated(message: str) -> Record:
     }
 
 
+def with_spent(record: Record, spent: Record) -> Record:
+    """The record of the last generation, with what is to be told of those before it."""
+    furthest = max(record.get("furthest", 0), spent.get("furthest", 0))
+    reached = {"furthest": furthest} if furthest else {}
+    return {**record, **spent, **reached}
+
+
 def is_record(value: object) -> bool:
     """Whether a value that somebody else wrote can be taken for a record."""
     return (

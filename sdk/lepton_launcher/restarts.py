@@ -32,6 +32,7 @@ class Restarts:
     def __init__(self, most: int, furthest: int = -1) -> None:
         self._most = most
         self._furthest = furthest
+        self._reached = -1  # by a generation of this attempt
         self._is_repeated = False
         self._in_a_row = 0
         self._counted = 0
@@ -44,8 +45,9 @@ class Restarts:
 
     @property
     def spent(self) -> dict[str, Any]:
-        """What the pod's record says of them; nothing where there is nothing to say."""
-        facts = {"restarts": self._counted, "repeated": self._is_repeated}
+        """What the pod's record says of them, and of the generations before the last one."""
+        reached = max(self._reached, 0)
+        facts = {"restarts": self._counted, "repeated": self._is_repeated, "furthest": reached}
         return {name: value for name, value in facts.items() if value}
 
     @property
@@ -59,6 +61,7 @@ class Restarts:
             return None
         moved = furthest > self._furthest
         self._furthest = max(furthest, self._furthest)
+        self._reached = max(furthest, self._reached)
         self._is_repeated = any(_is_same(earlier, record) for earlier in self._told)
         if not self._most or self._is_repeated or (not moved and self._counted == self._most):
             return None

@@ -121,7 +121,7 @@ class Supervisor:
             generation = Generation(pod, number, folder / str(number), succession.told)
             ended = succession.end_of(generation, generation.run())
             if ended is not None:
-                return {**ended, **succession.spent}
+                return records.with_spent(ended, succession.spent)
             number += 1
             say(f"the ranks are started again: generation {number}")
 

@@ -138,6 +138,18 @@ def test_a_step_that_rank_0_alone_reports_outranks_what_is_counted_elsewhere() -
     assert (progress.step, progress.furthest) == (1007, 1007)
 
 
+def test_a_step_0_is_none_however_it_was_told() -> None:
+    progress = Progress(attempt=1, generation=0, now=0)
+    told = seen(0, 3.5)
+    standing = told.standing._replace(is_reported=True, checkpoint_step=0)
+    ranks = [told._replace(standing=standing)]
+    progress.take_in(ranks, 4)
+    assert (progress.step, progress.furthest) == (None, -1)
+    document = progress.document(ranks, 4)
+    assert "step" not in document
+    assert "step" not in document["ranks"][0]
+
+
 def test_counted_steps_are_no_progress() -> None:
     progress = Progress(attempt=1, generation=0, now=0)
     progress.take_in([seen(7, 3.5)], 4)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from lepton_launcher.records import with_spent
 from lepton_launcher.restarts import Restarts
 
 from .conftest import wait_until
@@ -61,6 +62,16 @@ def test_restarts_that_got_further_are_free() -> None:
 
 def test_progress_forgives_the_delay() -> None:
     assert decide(9, -1, -1, 10, 10, 10) == [0, 1, 0, 0, 1]
+
+
+def test_a_record_tells_of_the_generations_before_it() -> None:
+    restarts = Restarts(3)
+    assert restarts.delay_seconds(0, FAILED, 150) == 0
+    assert restarts.delay_seconds(1, FAILED, -1) == 0
+    record = with_spent({**FAILED, "furthest": 20}, restarts.spent)
+    assert (record["furthest"], record["restarts"]) == (150, 1)
+    assert with_spent({**FAILED, "furthest": 170}, restarts.spent)["furthest"] == 170
+    assert with_spent(FAILED, Restarts(3).spent) == FAILED
 
 
 def test_what_earlier_attempts_reached_is_no_progress() -> None:
