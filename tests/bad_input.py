@@ -119,6 +119,26 @@ BAD = (
         failurePolicy={"maxRestarts": -1},
         rule=False,
     ),
+    job("checkpoints nowhere", "name one of spec.volumes", checkpoint={"volume": "state"}),
+    job(
+        "checkpoints where nothing can be written",
+        "name one of spec.volumes that is not readOnly",
+        volumes=[{"name": "a", "claimName": "a", "mountPath": "/a", "readOnly": True}],
+        checkpoint={"volume": "a"},
+    ),
+    job(
+        "a save without end",
+        "intervalSeconds: a number of seconds",
+        volumes=[{"name": "a", "claimName": "a", "mountPath": "/a"}],
+        checkpoint={"volume": "a", "intervalSeconds": 0},
+    ),
+    job(
+        "no checkpoint kept",
+        "greater than or equal to 1",
+        volumes=[{"name": "a", "claimName": "a", "mountPath": "/a"}],
+        checkpoint={"volume": "a", "keep": 0},
+        rule=False,
+    ),
     job(
         "a hang before anything can have happened",
         "from 10 to 604800, or auto",

@@ -120,6 +120,7 @@ class Generation:
             "LEPTON_OUTPUT_DIR": str(options.output),
             "LEPTON_ATTEMPT": str(attempt.number),
             "LEPTON_GENERATION": str(self.number),
+            "LEPTON_EXCHANGE": str(options.exchange),
         }
         if options.world_size == 1:
             command = rank_command(self._folder, options.entrypoint)

@@ -130,6 +130,7 @@ CHANGES: Mapping[str, tuple[Any, Any]] = {
     "numNodes": (2, 3),
     "numProcPerNode": (2, "auto"),
     "resourcesPerNode": ({"limits": {"nvidia.com/gpu": 1}}, {"limits": {"nvidia.com/gpu": 2}}),
+    "checkpoint": ({"volume": "a"}, {"volume": "a", "keep": 5}),
     "output": ({"model": "a"}, {"model": "b"}),
     "imagePullSecrets": ([{"name": "a"}], [{"name": "b"}]),
     "serviceAccountName": ("a", "b"),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from lepton_operator.api.common import (
     INT_OR_STRING,
@@ -23,6 +23,7 @@ from lepton_operator.api.common import (
     Status,
     StatusModel,
     Timestamp,
+    cel_rules,
     checked,
 )
 
@@ -33,6 +34,7 @@ MAX_AVOIDED_NODES = 16
 MAX_ATTEMPTS = 1_000_000_000  # suspensions count too; further ones would not fit a pod's name
 MIN_HANG_SECONDS = 10
 MAX_HANG_SECONDS = 604_800  # a week
+MAX_INTERVAL_SECONDS = 604_800
 MAX_STEP = 2**53  # as in a record: what JSON's numbers hold exactly
 
 _OUR_PATHS = ("/lepton", "/etc/lepton", "/tmp", "/dev", "/proc", "/sys")  # noqa: S108 - in pods
@@ -99,6 +101,20 @@ _HANG_TIMEOUT = Rule(
     "auto (learnt from the job's own steps)",
     lambda value: (
         value == "auto" if isinstance(value, str) else MIN_HANG_SECONDS <= value <= MAX_HANG_SECONDS
+    ),
+)
+_INTERVAL = Rule(
+    f"type(self) == int ? self >= 1 && self <= {MAX_INTERVAL_SECONDS} : self == 'auto'",
+    f"intervalSeconds: a number of seconds from 1 to {MAX_INTERVAL_SECONDS}, or auto",
+    lambda value: value == "auto" if isinstance(value, str) else 1 <= value <= MAX_INTERVAL_SECONDS,
+)
+_CHECKPOINT_VOLUME = Rule(
+    "!has(self.checkpoint) || (has(self.volumes) && self.volumes.exists(v, "
+    "v.name == self.checkpoint.volume && !(has(v.readOnly) && v.readOnly)))",
+    "checkpoint.volume: name one of spec.volumes that is not readOnly",
+    lambda spec: (
+        spec.checkpoint is None
+        or any(each.name == spec.checkpoint.volume and not each.read_only for each in spec.volumes)
     ),
 )
 
@@ -254,6 +270,28 @@ class FailurePolicy(ApiModel):
     )
 
 
+class Checkpoint(ApiModel):
+    """where the training saves its state, and how often"""
+
+    volume: Annotated[str, StringConstraints(min_length=1, max_length=50)] = Field(
+        description="volume is the name of one of spec.volumes, which all pods can write to at "
+        "the same time (ReadWriteMany, unless all are on one node). Ranks find its path in "
+        "LEPTON_CHECKPOINT_URI; what the SDK saves there lies in a folder of this job's own."
+    )
+    interval_seconds: Annotated[
+        int | Literal["auto"],
+        *checked(_INTERVAL, maxLength=4, **INT_OR_STRING),
+    ] = Field(
+        default="auto",
+        description="intervalSeconds is the time from one save to the next, from 1 to "
+        f"{MAX_INTERVAL_SECONDS}; or auto: the one that wastes least, from what a save costs and "
+        "how often this job fails.",
+    )
+    keep: Annotated[int, Field(ge=1, le=1000)] = Field(
+        default=3, description="keep is how many complete checkpoints stay."
+    )
+
+
 class Output(ApiModel):
     """where the result goes"""
 
@@ -323,9 +361,23 @@ class TrainingJobSpec(PodSettings):
         default=FailurePolicy(),
         description="failurePolicy says how often the gang is started again, and after what.",
     )
+    checkpoint: Checkpoint | None = Field(
+        default=None,
+        description="checkpoint says where the training saves its state. Unset: a job that is "
+        "interrupted begins anew, unless its script finds its own way.",
+    )
     output: Output | None = Field(
         default=None, description="output says where the result goes. Unset: nothing is kept."
     )
+
+    model_config = ApiModel.model_config | ConfigDict(
+        json_schema_extra=cel_rules(_CHECKPOINT_VOLUME)
+    )
+
+    @model_validator(mode="after")
+    def _keep_the_rules(self) -> Self:
+        _CHECKPOINT_VOLUME.check(self)
+        return self
 
 
 class Attempt(StatusModel):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from pydantic import Field, ValidationError
 
 from lepton_operator import names
 from lepton_operator.api.common import Metadata, Resources, StatusModel
 from lepton_operator.api.training import FailurePolicy, TrainingJob, TrainingJobSpec, Volume
-from lepton_operator.build import pods
+from lepton_operator.build import failure_rate, pods
 from lepton_operator.diagnosis import gpus_asked
 from lepton_operator.settings import Defaults
 
@@ -226,6 +227,8 @@ def _train(job: TrainingJob, resolved: Resolved, attempt: int, rank: int) -> dic
         environment={
             **{each.name: each.value for each in spec.env},
             "LEPTON_OUTPUT_DIR": OUTPUT_PATH,
+            "LEPTON_RUN_UID": job.metadata.uid,
+            **_checkpointing(job),
         },
         mounts=[
             pods.mount(SHARED_VOLUME, SHARED_PATH),
@@ -235,6 +238,22 @@ def _train(job: TrainingJob, resolved: Resolved, attempt: int, rank: int) -> dic
         ],
         **({"envFrom": [{"secretRef": {"name": secret}}]} if secret else {}),
     )
+
+
+def _checkpointing(job: TrainingJob) -> dict[str, str]:
+    """Return what tells the ranks where and how often to save; nothing without a place."""
+    spec, asked = job.spec, job.spec.checkpoint
+    volume = next((each for each in spec.volumes if asked and each.name == asked.volume), None)
+    if asked is None or volume is None:
+        return {}
+    mtbf = failure_rate.mtbf_seconds(job.status.attempts, spec.num_nodes)
+    return {
+        # Quoted, it has no $(NAME) that the kubelet would take for a variable.
+        "LEPTON_CHECKPOINT_URI": f"file://{quote(volume.mount_path)}",
+        "LEPTON_CHECKPOINT_INTERVAL": str(asked.interval_seconds),
+        "LEPTON_CHECKPOINT_KEEP": str(asked.keep),
+        "LEPTON_MTBF_SECONDS": str(mtbf),
+    }
 
 
 def _prepare(spec: TrainingJobSpec, resolved: Resolved) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from lepton_operator.api.training import (
     AvoidedNode,
     OutputStatus,
     Restarts,
+    TrainingJobSpec,
     TrainingJobStatus,
 )
 from lepton_operator.conditions import (
@@ -32,6 +33,7 @@ COMPLETE = "Complete"
 FAILED = "Failed"
 SUSPENDED = "Suspended"
 PROGRESS_KNOWN = "ProgressKnown"
+CHECKPOINT_PLACE_KNOWN = "CheckpointPlaceKnown"
 
 MAX_CAUSE = 600  # characters of a cause in a message, so that the advice after it is never cut
 
@@ -181,6 +183,8 @@ def _extras(
     extras = [Extra(ended.type, "True", ended.reason, ended.message)] if ended else []
     if not ended and furthest is None and any(map(_failed_while_it_ran, attempts)):
         extras.append(_NO_STEPS)
+    if not ended and _begins_anew(situation.spec):
+        extras.append(_NO_CHECKPOINT)
     before = find(situation.status.conditions, SUSPENDED)
     if ended and before:
         return [*extras, Extra(SUSPENDED, before.status, before.reason, before.message)]
@@ -199,6 +203,22 @@ _NO_STEPS = Extra(
     "budget, however far the run had come: write the step to the file LEPTON_STEP_FILE, or use "
     "the SDK.",
 )
+
+
+_NO_CHECKPOINT = Extra(
+    CHECKPOINT_PLACE_KNOWN,
+    "False",
+    "NoCheckpoint",
+    "The job has no place for checkpoints, so a restart begins the training anew unless its script "
+    "saves and loads by itself: name a volume in checkpoint.volume and save there, or set the "
+    "numbers of restarts in failurePolicy to 0.",
+)
+
+
+def _begins_anew(spec: TrainingJobSpec) -> bool:
+    policy = spec.failure_policy
+    may_restart = policy.max_restarts > 0 or policy.max_infrastructure_restarts > 0
+    return may_restart and spec.checkpoint is None
 
 
 def _failed_while_it_ran(attempt: Attempt) -> bool:

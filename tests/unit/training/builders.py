@@ -11,6 +11,7 @@ from lepton_operator.api.training import TrainingJob
 from lepton_operator.conditions import find
 from lepton_operator.plan import Plan
 from lepton_operator.training.plan import plan
+from lepton_operator.training.status import CHECKPOINT_PLACE_KNOWN
 from lepton_operator.views import TrainingView
 from tests.builders import NOW, a_node, a_training_job, ago, defaults, stamp
 
@@ -83,7 +84,9 @@ def condition(decided: Plan, kind: str = "Ready") -> Condition:
 
 
 def conditions(decided: Plan) -> dict[str, str]:
-    return {each["type"]: each["status"] for each in status_of(decided)["conditions"]}
+    """The conditions, but for the warning that stands on every job without a checkpoint."""
+    found = {each["type"]: each["status"] for each in status_of(decided)["conditions"]}
+    return {kind: status for kind, status in found.items() if kind != CHECKPOINT_PLACE_KNOWN}
 
 
 def created(decided: Plan) -> list[str]:

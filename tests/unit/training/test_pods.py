@@ -40,6 +40,7 @@ EVERYTHING: dict[str, Any] = {
     "sharedMemory": "16Gi",
     "fsGroup": 2000,
     "runAsUser": 2001,
+    "checkpoint": {"volume": "scratch", "intervalSeconds": 600, "keep": 5},
     "failurePolicy": {
         "hangTimeoutSeconds": 600,
         "hangStartupSeconds": 3600,
