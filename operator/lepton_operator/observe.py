@@ -17,6 +17,7 @@ from lepton_operator.api.training import TrainingJob
 from lepton_operator.cache import Cache, Change, Key, OwnObject, Value
 from lepton_operator.cluster import Cluster
 from lepton_operator.settings import Settings
+from lepton_operator.telemetry import Telemetry
 from lepton_operator.views import (
     InferenceView,
     ModelView,
@@ -48,6 +49,7 @@ class Observer:
     cluster: Cluster
     cache: Cache
     settings: Settings
+    telemetry: Telemetry
 
     @property
     def namespaces(self) -> tuple[str | None, ...]:
@@ -118,13 +120,15 @@ class Observer:
         return changes + self.cache.end_listing(listing)
 
     def _training(self, own: OwnObject, refusals: Refusals) -> TrainingView:
+        pods = self.cache.pods(own.uid)
         return TrainingView(
             job=self.parse(own, TrainingJob),
             defaults=self.settings.defaults,
-            pods=self.cache.pods(own.uid),
+            pods=pods,
             model=self._model(own),
             nodes=self._nodes(),
             refusals=refusals,
+            progress=self.telemetry.of(pods),
         )
 
     def _modelled(self, own: OwnObject, refusals: Refusals) -> ModelView:

@@ -26,6 +26,7 @@ from lepton_operator.observe import Observer
 from lepton_operator.queue import Outcome, WorkQueue
 from lepton_operator.reconcile import Planner, Reconciler
 from lepton_operator.settings import Settings
+from lepton_operator.telemetry import Telemetry
 from lepton_operator.watches import Watches
 
 _DRAIN_SECONDS = 10.0
@@ -86,7 +87,7 @@ def _assemble(
     metrics: Metrics,
 ) -> Parts:
     cache = Cache(settings.defaults.gpu_resource)
-    observer = Observer(cluster, cache, settings)
+    observer = Observer(cluster, cache, settings, Telemetry(cache))
     randomness = random.Random()  # noqa: S311 - spreads retries, keeps no secret
     for kind in OWN_KINDS:
         metrics.max_workers.labels(kind.lower()).set(settings.workers)
@@ -183,7 +184,8 @@ async def _work(parts: Parts) -> None:
     _log.info("Everything is listed", seconds=seconds, **parts.observer.cache.counts())
     _spare_the_collector()
     parts.queue.start()
-    await _resync(parts, relisted)
+    telemetry = parts.observer.telemetry
+    await _first_of(_resync(parts, relisted), telemetry.run(parts.queue.add))
 
 
 def _spare_the_collector() -> None:

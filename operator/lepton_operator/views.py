@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from lepton_operator.api.inference import InferenceService
 from lepton_operator.api.model import LeptonModel
-from lepton_operator.api.training import TrainingJob
+from lepton_operator.api.training import Progress, TrainingJob
 from lepton_operator.plan import Reference
 from lepton_operator.settings import Defaults
 
@@ -140,7 +140,7 @@ class TrainingView:
     """What a TrainingJob's plan reads. `nodes` is None where nodes are not watched.
 
     `refusals` are the API server's sentences about creations that it refused in the pass before
-    (a quota, a policy, a stranger's object of that name).
+    (a quota, a policy, a stranger's object of that name). `progress` is what rank 0 told last.
     """
 
     job: TrainingJob
@@ -149,6 +149,7 @@ class TrainingView:
     model: LeptonModel | None = None
     nodes: tuple[NodeView, ...] | None = None
     refusals: tuple[Refusal, ...] = ()
+    progress: Progress | None = None
 
 
 @dataclass(frozen=True, slots=True)

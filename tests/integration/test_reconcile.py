@@ -18,6 +18,7 @@ from lepton_operator.plan import Create, Delete, Event, Plan
 from lepton_operator.queue import End
 from lepton_operator.reconcile import Reconciler
 from lepton_operator.settings import Settings
+from lepton_operator.telemetry import Telemetry
 from lepton_operator.views import TrainingView
 from tests.integration.conftest import IMAGES, Namespace
 
@@ -42,7 +43,7 @@ class Bench:
             {"defaults": {"images": IMAGES}, "watchNamespaces": [self.namespace.name]}
         )
         self.cache = Cache(settings.defaults.gpu_resource)
-        self.observer = Observer(self.client, self.cache, settings)
+        self.observer = Observer(self.client, self.cache, settings, Telemetry(self.cache))
         self.reconciler = Reconciler(
             self.observer,
             Executor(self.client, self.cache),

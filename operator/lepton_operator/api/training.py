@@ -26,6 +26,7 @@ from lepton_operator.api.common import (
     cel_rules,
     checked,
 )
+from lepton_operator.api.model import Metrics
 
 MAX_NODES = 4096
 KEPT_ATTEMPTS = 10
@@ -180,6 +181,9 @@ Step = Annotated[int, Field(ge=0, le=MAX_STEP)]
 Counter = Annotated[int, Field(ge=0, le=MAX_ATTEMPTS)]
 Action = Literal["Restart", "RestartElsewhere", "Fail", "Ignore"]
 Budget = Literal["User", "Infrastructure", "Preemption"]
+Phase = Literal[
+    "starting", "rendezvous", "restoring", "training", "evaluating", "checkpointing", "done"
+]
 
 
 class FailureMatch(ApiModel):
@@ -475,6 +479,35 @@ class AvoidedNode(StatusModel):
     )
 
 
+class Progress(StatusModel):
+    """how far the training is, by what rank 0's pod tells; read no oftener than each 30 s"""
+
+    time: Timestamp = Field(description="time is when this was read.")
+    attempt: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] = Field(
+        description="attempt is the attempt that told it."
+    )
+    generation: Counter = Field(
+        default=0, description="generation counts the starts of the ranks in their pods, from 0."
+    )
+    phase: Phase = Field(description="phase is what rank 0 does.")
+    step: Step | None = Field(default=None, description="step is the slowest rank's last one.")
+    total_steps: Step | None = Field(
+        default=None, description="totalSteps is how many there will be, where the script says it."
+    )
+    eta_seconds: Step | None = Field(
+        default=None, description="etaSeconds is the time that the remaining steps take."
+    )
+    metrics: Metrics = Field(
+        default_factory=dict, description="metrics: what the script reports, e.g. the loss."
+    )
+    checkpoint_step: Step | None = Field(
+        default=None, description="checkpointStep is that of the last complete checkpoint."
+    )
+    checkpoint_time: Timestamp | None = Field(
+        default=None, description="checkpointTime is when it was complete."
+    )
+
+
 class OutputStatus(StatusModel):
     """the version that this job's result became"""
 
@@ -497,6 +530,7 @@ class TrainingJobStatus(Status):
         default=None,
         description="furthestStep is the highest one that an attempt reported or saved.",
     )
+    progress: Progress | None = None
     avoided_nodes: Annotated[tuple[AvoidedNode, ...], Field(max_length=MAX_AVOIDED_NODES)] = Field(
         default=(), description="avoidedNodes: where pods of the next attempt do not go, and why."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lepton_operator.api.training import Progress
 from lepton_operator.build import training as build
 from lepton_operator.conditions import Verdict, sentence
 from lepton_operator.diagnosis import TRANSIENT, Diagnosis, diagnose
@@ -11,6 +12,9 @@ from lepton_operator.training.situation import Gang, Situation, ended_well, runs
 from lepton_operator.training.status import Reason, reconciling, settled, written
 from lepton_operator.views import PodView
 
+WRITE_SECONDS = 30.0
+"""Progress alone is written no oftener."""
+
 
 def follow(situation: Situation) -> Plan | None:
     """Place the ranks of the open attempt, and say whether they run or what they wait for."""
@@ -19,7 +23,7 @@ def follow(situation: Situation) -> Plan | None:
         return None
     patches = tuple(attempts.placements(situation, gang))
     verdict = _verdict(situation, gang)
-    status = written(situation, verdict)
+    status = written(situation, verdict, progress=_news(situation, gang))
     told = [f"tell {waiting.pods_of(len(patches))} where rank 0 is"] if patches else []
     said = [f"say {verdict.reason}"] if status else []
     return Plan(
@@ -28,6 +32,17 @@ def follow(situation: Situation) -> Plan | None:
         status=status,
         due=failure.silence_due(situation),
     )
+
+
+def _news(situation: Situation, gang: Gang) -> Progress | None:
+    """Return what rank 0 told, if it is of this attempt and the status has none so fresh."""
+    told, last = situation.view.progress, situation.status.progress
+    if told is None or told.attempt != gang.number:
+        return None
+    if last is not None and last.attempt == told.attempt:
+        is_fresh = (told.time - last.time).total_seconds() < WRITE_SECONDS
+        return None if is_fresh else told
+    return told
 
 
 def _verdict(situation: Situation, gang: Gang) -> Verdict:

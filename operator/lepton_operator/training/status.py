@@ -12,6 +12,7 @@ from lepton_operator.api.training import (
     Attempt,
     AvoidedNode,
     OutputStatus,
+    Progress,
     Restarts,
     TrainingJobSpec,
     TrainingJobStatus,
@@ -143,6 +144,7 @@ def written(
     attempts: Sequence[Attempt] | None = None,
     restarts: Restarts | None = None,
     furthest_step: int | None = None,
+    progress: Progress | None = None,
     avoided: Sequence[AvoidedNode] | None = None,
     output: OutputStatus | None = None,
     completion_time: datetime | None = None,
@@ -165,6 +167,7 @@ def written(
         attempts=kept,
         restarts=restarts or old.restarts or Restarts(),
         furthest_step=furthest,
+        progress=progress or old.progress,
         avoided_nodes=tuple(
             each
             for each in (old.avoided_nodes if avoided is None else avoided)

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
+from lepton_operator.api.training import Progress, TrainingJob
 from lepton_operator.training.status import Reason
 from lepton_operator.views import PodView
-from tests.builders import NOW, a_node, a_pod, a_waiting_container
+from tests.builders import NOW, a_node, a_pod, a_waiting_container, ago, stamp
 from tests.unit.training.builders import (
     a_restarting_job,
     a_view,
@@ -15,6 +17,8 @@ from tests.unit.training.builders import (
     condition,
     conditions,
     decide,
+    status_of,
+    with_status,
 )
 
 UNSCHEDULABLE = a_pod(
@@ -33,6 +37,55 @@ def test_a_job_is_ready_while_all_its_ranks_run() -> None:
 def test_a_fake_node_s_pod_runs_by_its_phase() -> None:
     pod = a_pod(0, phase="Running")
     assert condition(decide(a_view(an_open_job(), pod))).reason == "Running"
+
+
+# --- what rank 0 tells
+
+
+def told(step: int, *, attempt: int = 1, seconds_ago: float = 0) -> Progress:
+    at = NOW.replace(microsecond=0) - timedelta(seconds=seconds_ago)
+    return Progress(time=at, attempt=attempt, phase="training", step=step)
+
+
+def written_step(job: TrainingJob, progress: Progress | None) -> int | None:
+    """The step in the status that is written; None if none is."""
+    decided = decide(a_view(job, a_pod(0, running=True), progress=progress))
+    found: dict[str, Any] = (decided.status or {}).get("progress", {})
+    return found.get("step")
+
+
+def test_progress_is_written_at_once_and_then_each_30_seconds() -> None:
+    job = an_open_job()
+    decided = decide(a_view(job, a_pod(0, running=True), progress=told(5, seconds_ago=29)))
+    job = after(job, decided)
+    assert job.status.progress == told(5, seconds_ago=29)
+    assert written_step(job, told(5, seconds_ago=29)) is None
+    assert written_step(job, told(7)) is None
+    assert written_step(job, told(8, seconds_ago=-1)) == 8
+
+
+def test_an_earlier_attempt_s_words_are_not_this_one_s() -> None:
+    assert written_step(an_open_job(), told(5, attempt=7)) is None
+
+
+def test_a_new_attempt_s_progress_does_not_wait() -> None:
+    status = an_open_job().status.wire() | {"progress": told(900, attempt=1).wire()}
+    status["attempts"] = [
+        {**status["attempts"][0], "outcome": "Failed", "endTime": stamp(ago(9))},
+        {**status["attempts"][0], "number": 2},
+    ]
+    job = with_status(an_open_job(), status)
+    pod = a_pod(0, attempt=2, running=True)
+    decided = decide(a_view(job, pod, progress=told(901, attempt=2)))
+    assert status_of(decided)["progress"]["attempt"] == 2
+
+
+def test_what_was_told_last_stays_when_nothing_new_is_told() -> None:
+    job = after(
+        an_open_job(), decide(a_view(an_open_job(), a_pod(0, running=True), progress=told(5)))
+    )
+    decided = decide(a_view(job, a_pod(0, failed=True)))
+    assert status_of(decided)["progress"]["step"] == 5
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,131 @@
+"""Asks the sidecars of rank 0 how far their trainings are: seldom, and never trusting the answer.
+
+Beside the work on objects: a pod that does not answer holds up nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+
+import aiohttp
+from yarl import URL
+
+from lepton_operator import logs, names, progress
+from lepton_operator.api.training import Progress
+from lepton_operator.build.training import TELEMETRY_PORT
+from lepton_operator.cache import Cache, Key
+from lepton_operator.views import PodView
+
+ASK_SECONDS = 30.0
+LONGEST_ASK_SECONDS = 600.0
+MAX_DOUBLINGS = 10
+ROUND_SECONDS = 5.0
+ANSWER_SECONDS = 2.0
+MOST_AT_ONCE = 32
+
+_log = logs.logger(__name__)
+
+
+@dataclass(slots=True)
+class _Known:
+    """What a pod told last, and when it is asked again (monotonic seconds)."""
+
+    progress: Progress | None = None
+    next_at: float = 0.0
+    failures: int = 0
+
+    def asked(self, now: float, *, answered: bool) -> None:
+        """Decide when to ask again: each 30 s, and more and more seldom without an answer."""
+        self.failures = 0 if answered else self.failures + 1
+        doublings = min(self.failures, MAX_DOUBLINGS)
+        self.next_at = now + min(ASK_SECONDS * 2**doublings, LONGEST_ASK_SECONDS)
+
+
+class Telemetry:
+    """What the pods of rank 0 told last."""
+
+    def __init__(
+        self,
+        cache: Cache,
+        port: int = TELEMETRY_PORT,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._cache = cache
+        self._port = port
+        self._clock = clock
+        self._known: dict[str, _Known] = {}
+
+    def of(self, pods: tuple[PodView, ...]) -> Progress | None:
+        """Return what the newest of these pods told last; None if none did."""
+        told = (self._known[pod.uid].progress for pod in pods if pod.uid in self._known)
+        known = [each for each in told if each is not None]
+        return max(known, key=lambda each: (each.attempt, each.time), default=None)
+
+    async def run(self, wake: Callable[[Key], None]) -> None:
+        """Ask for ever; `wake` is told whose training told something new."""
+        timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
+        connector = aiohttp.TCPConnector(limit=MOST_AT_ONCE, force_close=True)
+        # Not decompressed: an answer of a few bytes could become gigabytes.
+        async with aiohttp.ClientSession(
+            connector=connector, timeout=timeout, auto_decompress=False
+        ) as session:
+            while True:
+                await self.ask_all(session, wake)
+                await asyncio.sleep(ROUND_SECONDS)
+
+    async def ask_all(self, session: aiohttp.ClientSession, wake: Callable[[Key], None]) -> None:
+        """Ask every pod whose time has come."""
+        found = dict(self._leaders())
+        self._known = {uid: self._known.get(uid, _Known()) for uid in found}
+        limit = asyncio.Semaphore(MOST_AT_ONCE)
+
+        async def ask(uid: str, key: Key, pod: PodView) -> None:
+            async with limit:
+                if await self._ask(session, self._known[uid], pod):
+                    wake(key)
+
+        now = self._clock()
+        due = [each for each in found.items() if self._known[each[0]].next_at <= now]
+        await asyncio.gather(*(ask(uid, key, pod) for uid, (key, pod) in due))
+
+    def _leaders(self) -> Iterator[tuple[str, tuple[Key, PodView]]]:
+        """Yield the pods that run rank 0."""
+        for key in self._cache.own_keys():
+            own = self._cache.own(key) if key.kind == "TrainingJob" else None
+            for pod in self._cache.pods(own.uid) if own else ():
+                is_first = pod.labels.get(names.RANK) == "0"
+                if is_first and pod.ip and pod.phase == "Running" and not pod.gone:
+                    yield pod.uid, (key, pod)
+
+    async def _ask(self, session: aiohttp.ClientSession, known: _Known, pod: PodView) -> bool:
+        """Ask one pod; tell whether there is something new."""
+        try:
+            content = await self._get(session, pod.ip or "")
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            _log.debug("A sidecar does not answer", pod=pod.name, error=str(error))
+            known.asked(self._clock(), answered=False)
+            return False
+        known.asked(self._clock(), answered=True)
+        told = progress.parse(content, datetime.now(UTC)) if content else None
+        if told is None:
+            return False
+        known.progress = told
+        return True
+
+    async def _get(self, session: aiohttp.ClientSession, address: str) -> bytes | None:
+        """Return the body; None for one that is too long, or before the ranks have begun."""
+        url = URL.build(scheme="http", host=address, port=self._port, path="/progress")
+        async with session.get(url, allow_redirects=False) as response:
+            if response.status != HTTPStatus.OK:
+                return None
+            content = bytearray()
+            async for part in response.content.iter_chunked(65_536):
+                content += part
+                if len(content) > progress.MAX_BYTES:
+                    return None
+            return bytes(content)

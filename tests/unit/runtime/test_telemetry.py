@@ -1,0 +1,181 @@
+"""Sidecars are asked over real HTTP, and nothing that they answer is trusted."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from lepton_operator import names, progress
+from lepton_operator.api.training import Progress
+from lepton_operator.cache import Cache, Key
+from lepton_operator.telemetry import Telemetry
+from tests.builders import NOW
+from tests.unit.runtime import objects
+
+JOB = Key("TrainingJob", "team", "digits")
+TOLD: dict[str, Any] = {
+    "attempt": 2,
+    "generation": 1,
+    "phase": "training",
+    "step": 120,
+    "totalSteps": 1000,
+    "stepSeconds": 0.25,
+    "metrics": {"loss": 0.5, "lr": 1e-3},
+    "checkpoint": {"step": 100, "ageSeconds": 5.0, "seconds": 1.5},
+    "ranks": [{"rank": 0, "step": 121}],
+    "ledger": {"start": 3.5},
+}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Sidecar:
+    """Answers as it is told to, and counts how often it was asked."""
+
+    def __init__(
+        self, body: bytes, status: int = 200, headers: Mapping[str, str] | None = None
+    ) -> None:
+        self.body, self.status, self.headers = body, status, headers
+        self.asked = 0
+
+    async def answer(self, _request: web.Request) -> web.Response:
+        self.asked += 1
+        return web.Response(body=self.body, status=self.status, headers=self.headers)
+
+
+@asynccontextmanager
+async def serving(sidecar: Sidecar) -> AsyncIterator[int]:
+    app = web.Application()
+    app.router.add_get("/progress", sidecar.answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    yield runner.addresses[0][1]
+    await runner.cleanup()
+
+
+def a_cache(rank: str = "0", **status: Any) -> Cache:
+    cache = Cache("nvidia.com/gpu")
+    cache.put("TrainingJob", objects.job())
+    pod = objects.pod(phase="Running")
+    pod["metadata"]["labels"] = {names.RANK: rank}
+    pod["status"] |= {"podIP": "127.0.0.1", **status}
+    cache.put("Pod", pod)
+    return cache
+
+
+async def heard(sidecar: Sidecar, cache: Cache, rounds: int = 1) -> tuple[Progress | None, int]:
+    """What is known of the job after so many rounds, and how often it was woken."""
+    woken: list[Key] = []
+    async with serving(sidecar) as port, aiohttp.ClientSession(auto_decompress=False) as session:
+        asking = Telemetry(cache, port)
+        for _ in range(rounds):
+            await asking.ask_all(session, woken.append)
+    assert set(woken) <= {JOB}
+    return asking.of(cache.pods("job-1")), len(woken)
+
+
+async def test_what_rank_0_tells_is_known_and_wakes_its_job_once() -> None:
+    sidecar = Sidecar(json.dumps(TOLD).encode())
+    found, woken = await heard(sidecar, a_cache(), rounds=3)
+    assert found is not None
+    assert (found.attempt, found.phase, found.step, found.eta_seconds) == (2, "training", 120, 220)
+    assert found.metrics == {"loss": "0.5", "lr": "0.001"}
+    assert (sidecar.asked, woken) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "cache",
+    [
+        pytest.param(a_cache(rank="1"), id="another rank"),
+        pytest.param(a_cache(podIP=None), id="no address yet"),
+        pytest.param(a_cache(phase="Succeeded"), id="it has ended"),
+    ],
+)
+async def test_only_running_pods_of_rank_0_are_asked(cache: Cache) -> None:
+    sidecar = Sidecar(json.dumps(TOLD).encode())
+    assert await heard(sidecar, cache) == (None, 0)
+    assert sidecar.asked == 0
+
+
+@pytest.mark.parametrize(
+    "sidecar",
+    [
+        pytest.param(Sidecar(b"No rank has begun yet.", status=404), id="nothing to tell yet"),
+        pytest.param(
+            Sidecar(b"", 302, {"Location": "http://127.0.0.1/progress"}), id="sent elsewhere"
+        ),
+        pytest.param(Sidecar(b" " * progress.MAX_BYTES + json.dumps(TOLD).encode()), id="too long"),
+        pytest.param(
+            Sidecar(gzip.compress(json.dumps(TOLD).encode()), headers={"Content-Encoding": "gzip"}),
+            id="packed",
+        ),
+        pytest.param(Sidecar(b"\xff{"), id="no text"),
+        pytest.param(Sidecar(b"[" * 100_000), id="nested without end"),
+    ],
+)
+async def test_what_is_no_answer_is_none(sidecar: Sidecar) -> None:
+    assert await heard(sidecar, a_cache()) == (None, 0)
+    assert sidecar.asked == 1
+
+
+async def test_a_pod_that_does_not_answer_is_asked_more_and_more_seldom() -> None:
+    clock, asked = Clock(), set[float]()  # the client itself tries once more, at once
+
+    def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.add(clock.now)
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    cache = a_cache()
+    async with server, aiohttp.ClientSession() as session:
+        asking = Telemetry(cache, port, clock)
+        for clock.now in range(0, 2200, 20):
+            await asking.ask_all(session, lambda _: pytest.fail("nobody told anything"))
+    assert sorted(asked) == [0, 60, 180, 420, 900, 1500, 2100]
+    assert asking.of(cache.pods("job-1")) is None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param({"attempt": 0}, id="no attempt"),
+        pytest.param({"attempt": "2"}, id="a text for a number"),
+        pytest.param({"step": -1}, id="a step below 0"),
+        pytest.param({"step": 2**60}, id="a step that JSON cannot hold"),
+        pytest.param({"phase": "idle"}, id="an unknown phase"),
+        pytest.param({"stepSeconds": float("inf")}, id="an endless step"),
+        pytest.param({"checkpoint": {"step": 1, "ageSeconds": 1e300}}, id="before the big bang"),
+        pytest.param({"metrics": [1]}, id="a list for metrics"),
+    ],
+)
+def test_a_document_that_is_out_of_bounds_is_none(changed: dict[str, Any]) -> None:
+    assert progress.parse(json.dumps(TOLD | changed).encode(), NOW) is None
+
+
+def test_a_metric_that_is_none_is_left_out() -> None:
+    told = TOLD | {"metrics": {"loss": float("nan"), "a b": 1, "ok": 1}}
+    found = progress.parse(json.dumps(told).encode(), NOW)
+    assert found is not None
+    assert found.metrics == {"ok": "1"}
+
+
+def test_an_end_that_no_calendar_holds_is_not_told() -> None:
+    found = progress.parse(json.dumps(TOLD | {"totalSteps": 2**50}).encode(), NOW)
+    assert found is not None
+    assert found.eta_seconds is None
