@@ -17,7 +17,7 @@ from e2e.cluster import packages, tools
 from e2e.cluster.api import wait_for
 from e2e.cluster.cgroup import Cgroup
 from e2e.cluster.control_plane import ControlPlane, Place
-from e2e.cluster.layout import ClusterError, Layout, lock, write
+from e2e.cluster.layout import ClusterError, Layout, PartEndedError, lock, write
 from e2e.cluster.network import Network, free_index
 from e2e.cluster.node import Node
 from e2e.cluster.process import Daemon, boot_id
@@ -155,22 +155,20 @@ class Cluster:
     def start(self, references: Sequence[str], progress: Progress) -> None:
         """Start what does not run, and import the images that nodes have not got."""
         progress(f"Starting Kubernetes {tools.KUBERNETES_VERSION} for cluster {self.name!r} ...")
-        for _ in range(_STARTS):
-            self._start_parts(progress)
-            ended = [daemon for daemon in self.daemons() if not daemon.running()]
-            if not ended:
+        for starts_left in reversed(range(_STARTS)):
+            try:
+                self._start_parts(progress)
                 break
-        else:
-            raise ClusterError(
-                f"{ended[0].name} does not stay up; its log ({ended[0].log}) ends with:\n"
-                f"{ended[0].last_lines()}"
-            )
+            except PartEndedError:
+                if not starts_left:
+                    raise
         self.load(references, progress)
 
     def _start_parts(self, progress: Progress) -> None:
         """Every step looks first whether it is needed.
 
-        A part that is just being killed may still look alive, so the caller looks again after it.
+        A part that was just killed may still look alive: then this ends with PartEndedError, and
+        the caller begins again.
         """
         began = datetime.now(UTC)
         self._make_network()
@@ -189,6 +187,8 @@ class Cluster:
             node.wait(began if node in restarted else began - timedelta(minutes=5))
         self._wait_for_fake_nodes()
         self.plane.wait_for_controllers()
+        for daemon in self.daemons():
+            daemon.check()
         progress(f"  {self._count()} ready after {_seconds(began)}")
 
     def stop(self) -> None:

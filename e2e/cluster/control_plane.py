@@ -13,7 +13,7 @@ from e2e.cluster import certificates, tools
 from e2e.cluster.api import Api, wait_for
 from e2e.cluster.certificates import Pair
 from e2e.cluster.cgroup import Cgroup
-from e2e.cluster.layout import ClusterError, Layout, write
+from e2e.cluster.layout import Layout, write
 from e2e.cluster.process import Daemon
 
 _READY_SECONDS = 60.0
@@ -90,11 +90,7 @@ class ControlPlane:
 
     def _ready(self, api: Api) -> bool:
         for daemon in (self.etcd, self.api_server):
-            if not daemon.running():
-                raise ClusterError(
-                    f"{daemon.name} ended while it started; its log ({daemon.log}) ends with:\n"
-                    f"{daemon.last_lines()}"
-                )
+            daemon.check()
         return api.ready()
 
     def _logs(self) -> str:

@@ -22,6 +22,10 @@ class ClusterError(Exception):
     """Its message is a sentence: what is wrong, why, and what to do next."""
 
 
+class PartEndedError(ClusterError):
+    """A process of the cluster ended while others waited for it; another start may mend that."""
+
+
 def cache_folder() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "lepton-operator"

@@ -13,7 +13,7 @@ from e2e.cluster import certificates, images, mounts, tools
 from e2e.cluster.api import wait_for
 from e2e.cluster.cgroup import Cgroup
 from e2e.cluster.control_plane import ControlPlane
-from e2e.cluster.layout import ClusterError, write
+from e2e.cluster.layout import write
 from e2e.cluster.network import Network
 from e2e.cluster.process import Daemon
 
@@ -179,11 +179,7 @@ class Node:
         return False
 
     def _runtime_answers(self) -> bool:
-        if not self.containerd.running():
-            raise ClusterError(
-                f"containerd of {self.name} ended while it started; its log ends with:\n"
-                f"{self.containerd.last_lines()}"
-            )
+        self.containerd.check()
         return self.socket.exists() and images.answers(self.socket)
 
     def _write_configuration(self) -> None:

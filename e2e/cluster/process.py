@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e.cluster.cgroup import Cgroup
-from e2e.cluster.layout import write
+from e2e.cluster.layout import PartEndedError, write
 
 _END_SECONDS = 10.0
 _ENTER_GROUPS = 'while [ "$1" != -- ]; do echo $$ > "$1"; shift; done; shift; exec "$@"'
@@ -75,6 +75,14 @@ class Daemon:
                 signal.pidfd_send_signal(handle, signal.SIGKILL)
                 _ended(handle, _END_SECONDS)
         self._forget()
+
+    def check(self) -> None:
+        """Raise PartEndedError, with the end of the log, unless it runs."""
+        if not self.running():
+            raise PartEndedError(
+                f"{self.name} ended while it started; its log ({self.log}) ends with:\n"
+                f"{self.last_lines()}"
+            )
 
     def last_lines(self, count: int = 8) -> str:
         """The end of its log, for an error message."""

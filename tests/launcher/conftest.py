@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -133,5 +134,16 @@ def pod(tmp_path: Path, launcher: Path) -> Iterator[Pod]:
     made = Pod(tmp_path, launcher)
     yield made
     if made.process.poll() is None:
-        made.process.kill()
+        # Without its PID 1 a pod's other processes end too; here nobody else would end the ranks.
+        for pid in (made.process.pid, *_descendants(made.process.pid)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         made.process.wait()
+
+
+def _descendants(pid: int) -> list[int]:
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except FileNotFoundError:
+        return []
+    return [each for child in map(int, children) for each in (child, *_descendants(child))]

@@ -7,7 +7,7 @@ import pytest
 from tests.resilience.faults import ExpiredWatch, Fault, Kill
 from tests.resilience.harness import Harness, Reference
 from tests.resilience.laboratory import Laboratory
-from tests.resilience.scenarios import GANG_RESTART
+from tests.resilience.scenarios import GANG_POD_LOST, GANG_RESTART, Scenario
 from tests.resilience.test_faults import CLOSE_ATTEMPT
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -15,10 +15,12 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 DEADLINE_SECONDS = 12.0
 
 
-async def differences(harness: Harness, reference: Reference, fault: Fault) -> str:
+async def differences(
+    harness: Harness, scenario: Scenario, reference: Reference, fault: Fault
+) -> str:
     """Return how a broken operator differs under a fault; undisturbed it must not."""
-    assert not reference.judge(await harness.run(GANG_RESTART))
-    found = await harness.run(GANG_RESTART, fault)
+    assert not reference.judge(await harness.run(scenario))
+    found = await harness.run(scenario, fault)
     assert found.fired
     return "\n".join(reference.judge(found))
 
@@ -38,15 +40,17 @@ async def test_what_is_deleted_before_it_is_recorded_is_lost(laboratory: Laborat
     reference = await laboratory.reference(GANG_RESTART)
     broken = "tests.resilience.broken.hasty_deletes"
     async with laboratory.harness.replaced(broken, DEADLINE_SECONDS) as harness:
-        found = await differences(harness, reference, Kill(CLOSE_ATTEMPT, "before"))
+        found = await differences(harness, GANG_RESTART, reference, Kill(CLOSE_ATTEMPT, "before"))
     assert "TrainingJob gang[0].status.restarts.user: 1 became 0" in found
 
 
 async def test_a_deletion_missed_in_a_gap_of_the_watch_stops_the_gang(
     laboratory: Laboratory,
 ) -> None:
-    reference = await laboratory.reference(GANG_RESTART)
+    # Pods that have finished need not be gone: here they run until they are deleted.
+    reference = await laboratory.reference(GANG_POD_LOST)
     broken = "tests.resilience.broken.no_relist"
     async with laboratory.harness.replaced(broken, DEADLINE_SECONDS) as harness:
-        found = await differences(harness, reference, ExpiredWatch("pods", "DELETED"))
+        fault = ExpiredWatch("pods", "DELETED")
+        found = await differences(harness, GANG_POD_LOST, reference, fault)
     assert f"nothing more after {DEADLINE_SECONDS} s" in found
