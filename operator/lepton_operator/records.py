@@ -52,7 +52,10 @@ STORE_REASONS = frozenset({Reason.NO_STORE, Reason.STORE_UNAVAILABLE})
 
 def decimal(value: float) -> str | None:
     """Return a number as the API's decimal text (0.97), or None if it has none (NaN, 1e300)."""
-    if not math.isfinite(value):
+    try:
+        if not math.isfinite(value):
+            return None
+    except OverflowError:  # JSON's whole numbers may have hundreds of digits
         return None
     text = format(DecimalNumber(format(value, f".{_SIGNIFICANT_DIGITS}g")), "f")
     return text if len(text) <= _MAX_DECIMAL_LENGTH else None

@@ -78,6 +78,7 @@ def test_control_characters_and_broken_ones_do_not_reach_a_status() -> None:
         (-3.0, "-3"),
         (12, "12"),
         (1e300, None),
+        (10**400, None),
         (math.inf, None),
     ],
 )
