@@ -9,7 +9,6 @@ client's watch. The floor, in the same run, is a pod that the client creates its
 from __future__ import annotations
 
 import asyncio
-import json
 import statistics
 import sys
 import time
@@ -70,8 +69,7 @@ async def verdict_ms(made: Client, name: str) -> float:
     began = time.monotonic()
     await made.patch_status("Pod", f"{name}-train-1-0", _FAILED)
     async with asyncio.timeout(_SEEN_SECONDS):
-        async for line in made.stream("TrainingJob"):
-            found = json.loads(line)["object"]
+        async for found in made.objects("TrainingJob"):
             if found["metadata"]["name"] == name and is_true(found, "Failed"):
                 break
     return (time.monotonic() - began) * 1000

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -64,14 +63,12 @@ async def seconds_to_ready(kubectl: Kubectl, kind: str, count: int, began: float
     """Return the time from `began` until all objects of the kind are Ready."""
     ready: set[str] = set()
     async with client(kubectl) as made, asyncio.timeout(_LIMIT_SECONDS):
-        while len(ready) < count:
-            async for line in made.stream(kind):
-                found = json.loads(line)["object"]
-                if is_ready(found) and found["metadata"]["name"] not in ready:
-                    ready.add(found["metadata"]["name"])
-                    _show(len(ready), count, began)
-                if len(ready) >= count:
-                    break
+        async for found in made.objects(kind):
+            if is_ready(found) and found["metadata"]["name"] not in ready:
+                ready.add(found["metadata"]["name"])
+                _show(len(ready), count, began)
+            if len(ready) >= count:
+                break
     return time.monotonic() - began
 
 

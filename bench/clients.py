@@ -37,28 +37,28 @@ class Client:
     _changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def create(self, manifest: Manifest) -> None:
-        """POST a manifest into the namespace.
-
-        Raises:
-            aiohttp.ClientResponseError: with the server's sentence, if it refuses.
-        """
-        async with self.session.post(self._url(manifest["kind"]), json=manifest) as answer:
-            if answer.status >= 400:
-                raise RuntimeError(await answer.text())
+        """POST a manifest into the namespace."""
+        await self._send("POST", self._url(manifest["kind"]), manifest)
 
     async def patch_status(self, kind: str, name: str, status: Manifest) -> None:
         """Merge into an object's status, as the component would that owns it."""
-        headers = {"Content-Type": "application/merge-patch+json"}
         url = f"{self._url(kind)}/{name}/status"
-        async with self.session.patch(url, json={"status": status}, headers=headers) as answer:
-            answer.raise_for_status()
+        await self._send("PATCH", url, {"status": status}, "application/merge-patch+json")
 
     async def delete_pods(self) -> None:
         """Delete all pods of the namespace at once, and wait until the watch has seen them go."""
         options = {"gracePeriodSeconds": 0, "propagationPolicy": "Background"}
-        async with self.session.delete(self._url("Pod"), json=options) as answer:
-            answer.raise_for_status()
+        await self._send("DELETE", self._url("Pod"), options)
         await self.until(lambda: not self.pods)
+
+    async def _send(
+        self, verb: str, url: str, body: Manifest, content_type: str = "application/json"
+    ) -> None:
+        """Raise RuntimeError with the server's sentence, if it refuses."""
+        headers = {"Content-Type": content_type}
+        async with self.session.request(verb, url, json=body, headers=headers) as answer:
+            if answer.status >= 400:
+                raise RuntimeError(await answer.text())
 
     async def until(self, seen: Callable[[], bool]) -> None:
         """Wait for what the watch is to see; a poll would take CPU time from who is measured."""
@@ -72,15 +72,20 @@ class Client:
             await self._watch_from(self._resource_version)
 
     async def _watch_from(self, resource_version: str) -> None:
-        async for line in self.stream("Pod", resource_version):
+        async for line in self._lines("Pod", resource_version):
             # What else a pod does is not measured, and reading it would cost the CPU time that
             # operator and API server share with this client.
             if line.startswith(_READ):
                 self._saw(json.loads(line))
 
-    async def stream(self, kind: str, resource_version: str = "") -> AsyncIterator[bytes]:
-        """Yield the events of one watch, each as a line of JSON; without a version all objects
-        that exist come first."""
+    async def objects(self, kind: str) -> AsyncIterator[Manifest]:
+        """Yield every object of a kind that exists, then each again when it changed, for ever."""
+        while True:  # a watch that was ended begins again with what exists
+            async for line in self._lines(kind, resource_version=""):
+                yield json.loads(line)["object"]
+
+    async def _lines(self, kind: str, resource_version: str) -> AsyncIterator[bytes]:
+        """Yield the events of one watch, each as a line of JSON."""
         query = {"watch": "1", "resourceVersion": resource_version}
         async with self.session.get(self._url(kind), params=query, timeout=_NO_TIMEOUT) as stream:
             stream.raise_for_status()

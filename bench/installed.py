@@ -68,16 +68,12 @@ class Bench:
         """Return verb and resource of each write of the operator, the Lease left out."""
         assert self.target.embedded is not None
         found = []
-        with self.target.embedded.audit_log.open() as lines:
-            for line in lines:
-                if not line.endswith("\n"):
-                    break  # just being written, and so later than `until`
-                event = json.loads(line)
-                when = datetime.fromisoformat(event["stageTimestamp"])
-                resource = event.get("objectRef", {}).get("resource", "")
-                ours = event["user"]["username"] == _ACCOUNT and resource != "leases"
-                if ours and event["stage"] == "ResponseComplete" and since <= when <= until:
-                    found.append(f"{event['verb']} {resource}")
+        for event in self.target.embedded.layout.audit_events():
+            when = datetime.fromisoformat(event["stageTimestamp"])
+            resource = event.get("objectRef", {}).get("resource", "")
+            ours = event["user"]["username"] == _ACCOUNT and resource != "leases"
+            if ours and event["stage"] == "ResponseComplete" and since <= when <= until:
+                found.append(f"{event['verb']} {resource}")
         return found
 
 

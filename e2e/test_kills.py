@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import Any
 
@@ -32,15 +31,13 @@ def created(at: Target, namespace: Kubectl) -> Counter[str]:
     """Return how often each pod, Service and model was created, from the API server's own log."""
     assert at.embedded is not None
     found: Counter[str] = Counter()
-    with at.embedded.audit_log.open() as lines:
-        for line in lines:
-            event = json.loads(line)
-            about = event.get("objectRef", {})
-            ours = about.get("namespace") == namespace.namespace and event["verb"] == "create"
-            good = event.get("responseStatus", {}).get("code") == 201
-            whole = "subresource" not in about  # a pod's binding is a creation too
-            if ours and good and whole and about.get("resource") in MADE:
-                found[f"{about['resource']}/{about.get('name')}"] += 1
+    for event in at.embedded.layout.audit_events():
+        about = event.get("objectRef", {})
+        ours = about.get("namespace") == namespace.namespace and event["verb"] == "create"
+        good = event.get("responseStatus", {}).get("code") == 201
+        whole = "subresource" not in about  # a pod's binding is a creation too
+        if ours and good and whole and about.get("resource") in MADE:
+            found[f"{about['resource']}/{about.get('name')}"] += 1
     return found
 
 

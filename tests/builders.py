@@ -18,6 +18,23 @@ NOW = datetime(2026, 11, 22, 4, 0, 0, 250_000, tzinfo=UTC)
 DIGEST = "sha256:" + "ab" * 32
 NAMESPACE = "team"
 
+# Every field that a user may say of the pods of any kind.
+POD_SETTINGS: Mapping[str, Any] = {
+    "imagePullSecrets": [{"name": "registry"}],
+    "serviceAccountName": "trainer",
+    "runtimeClassName": "nvidia",
+    "schedulerName": "other",
+    "podLabels": {"team": "vision"},
+    "podAnnotations": {"example.com/note": "mine"},
+    "nodeSelector": {"gpu": "a100"},
+    "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+    "priorityClassName": "high",
+    "terminationGracePeriodSeconds": 120,
+    "sharedMemory": "16Gi",
+    "fsGroup": 2000,
+    "runAsUser": 2001,
+}
+
 
 def ago(seconds: float) -> datetime:
     return NOW - timedelta(seconds=seconds)

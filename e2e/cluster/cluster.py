@@ -64,11 +64,6 @@ class Cluster:
         return f"lepton-{self.name}"
 
     @property
-    def audit_log(self) -> Path:
-        """Every write to the API server as a line of JSON (audit.k8s.io/v1 Event)."""
-        return self.layout.audit_log
-
-    @property
     def network(self) -> Network:
         return Network(self.name, self.spec.index)
 

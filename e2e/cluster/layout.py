@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 CLUSTERS = Path("/var/lib/lepton-operator/clusters")
 SOCKETS = Path("/run/lepton")
@@ -81,6 +83,17 @@ class Layout:
     @property
     def audit_log(self) -> Path:
         return self.logs / "audit.log"
+
+    def audit_events(self) -> Iterator[dict[str, Any]]:
+        """Yield every write that the API server has logged, as an audit.k8s.io/v1 Event.
+
+        The last line may just be half written: it is left for the next look.
+        """
+        with self.audit_log.open() as lines:
+            for line in lines:
+                if not line.endswith("\n"):
+                    return
+                yield json.loads(line)
 
     def make_folders(self) -> None:
         for folder in (self.state, self.pki):

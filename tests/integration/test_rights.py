@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from e2e.cluster import ControlPlane, control_plane
+from e2e.cluster.layout import Layout
 from e2e.installation import RELEASE, RESTRICTED, SYSTEM
 from e2e.kubectl import Kubectl
 from e2e.waiting import wait_until
@@ -51,7 +53,7 @@ class Installation:
     """The chart in a namespace of its own, and an operator with the token of its account."""
 
     kubectl: Kubectl
-    audit_log: Path
+    layout: Layout
     audited_before: int
 
     def granted(self) -> set[Right]:
@@ -70,7 +72,7 @@ class Installation:
     def requests(self) -> list[dict[str, Any]]:
         """What the operator asked of objects; to discover kinds everybody may."""
         user = f"system:serviceaccount:{self.kubectl.namespace}:{RELEASE}"
-        events = map(json.loads, self.audit_log.read_text().splitlines()[self.audited_before :])
+        events = islice(self.layout.audit_events(), self.audited_before, None)
         return [each for each in events if each["user"]["username"] == user and "objectRef" in each]
 
 
@@ -115,10 +117,9 @@ def install(plane: ControlPlane, tmp_path: Path) -> Iterator[Install]:
     def installed(*namespaces: str) -> Installation:
         releases.install({"watchNamespaces": list(namespaces), "crds": {"create": False}})
         write_token_kubeconfig(operators.kubeconfig, plane, kubectl)
-        log = plane.layout.audit_log
-        before = len(log.read_text().splitlines())
+        before = sum(1 for _ in plane.layout.audit_events())
         operators.start(**settings(kubectl))
-        return Installation(kubectl, log, before)
+        return Installation(kubectl, plane.layout, before)
 
     yield installed
     for operator in operators.started:

@@ -12,6 +12,7 @@ from tests.resilience import plane as planes
 from tests.resilience.harness import Harness
 from tests.resilience.laboratory import Laboratory
 from tests.resilience.plane import Plane
+from tests.resilience.scenarios import SCENARIOS
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
@@ -26,6 +27,10 @@ async def laboratory(plane: Plane) -> AsyncIterator[Laboratory]:
     async with plane.operator() as (operator, proxy):
         found = Laboratory(Harness(plane, operator, proxy))
         yield found
-    for fault in found.all_absent():
-        print(f"\nnot tried, its write was not made in three runs: {fault}", end="")
+    for scenario in SCENARIOS:
+        for fault in found.absent(scenario):
+            print(
+                f"\nnot tried, its write was not made in three runs: {scenario.name}: {fault}",
+                end="",
+            )
     print(f"\n{json.dumps(found.tally())}")

@@ -90,10 +90,12 @@ class History:
             self._watches.append(asyncio.create_task(watching, name=f"history of {resource}"))
 
     async def close(self) -> None:
+        # First the session: it breaks the connections off, where a cancelled watch would begin
+        # TLS's goodbye, which outlives the loop.
+        await self._session.close()
         for each in self._watches:
             each.cancel()
         await asyncio.gather(*self._watches, return_exceptions=True)
-        await self._session.close()
 
     def world(self, namespace: str) -> World:
         """Return what is known of a namespace."""

@@ -76,10 +76,6 @@ class Laboratory:
             if name == scenario.name and result == "absent"
         ]
 
-    def all_absent(self) -> list[str]:
-        """Return every fault that found nothing to strike, with its scenario."""
-        return [f"{name}: {fault}" for (name, fault), it in self._results.items() if it == "absent"]
-
     def tally(self) -> dict[str, dict[str, int]]:
         """Return for each scenario how many kill points were tried, and how many were equal."""
         counted: dict[str, dict[str, int]] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,25 +10,9 @@ import pytest
 from lepton_operator.api.common import PodSettings
 from lepton_operator.build import serving, steps, training
 from lepton_operator.build.serving import Target
-from tests.builders import DIGEST, a_model, a_training_job, defaults
+from tests.builders import DIGEST, POD_SETTINGS, a_model, a_training_job, defaults
 from tests.unit.inference.builders import a_service
 from tests.unit.models.builders import INDEX
-
-SAID: Mapping[str, Any] = {
-    "imagePullSecrets": [{"name": "registry"}],
-    "serviceAccountName": "trainer",
-    "runtimeClassName": "nvidia",
-    "schedulerName": "other",
-    "podLabels": {"team": "vision"},
-    "podAnnotations": {"example.com/note": "mine"},
-    "nodeSelector": {"gpu": "a100"},
-    "tolerations": [{"key": "gpu", "operator": "Exists"}],
-    "priorityClassName": "high",
-    "terminationGracePeriodSeconds": 120,
-    "sharedMemory": "16Gi",
-    "fsGroup": 2000,
-    "runAsUser": 2001,
-}
 
 
 def a_training_pod(**spec: Any) -> dict[str, Any]:
@@ -47,13 +31,13 @@ def a_serving_pod(**spec: Any) -> dict[str, Any]:
 
 
 def test_the_table_has_every_field() -> None:
-    assert set(SAID) == {field.alias for field in PodSettings.model_fields.values()}
+    assert set(POD_SETTINGS) == {field.alias for field in PodSettings.model_fields.values()}
 
 
-@pytest.mark.parametrize("field", SAID)
+@pytest.mark.parametrize("field", POD_SETTINGS)
 @pytest.mark.parametrize("made", [a_training_pod, a_step_pod, a_serving_pod])
 def test_a_field_reaches_the_pod(made: Callable[..., dict[str, Any]], field: str) -> None:
-    bare, said = (_without_records(made(**spec)) for spec in ({}, {field: SAID[field]}))
+    bare, said = (_without_records(made(**spec)) for spec in ({}, {field: POD_SETTINGS[field]}))
     assert said != bare
 
 

@@ -12,6 +12,7 @@ from lepton_operator.api.common import API_VERSION, Metadata, PodSettings, Resou
 TEMPORARY_PATH = "/tmp"  # noqa: S108 - a path inside the pod, on an emptyDir
 SHARED_MEMORY_PATH = "/dev/shm"  # noqa: S108 - likewise
 STORE_PATH = "/etc/lepton/store"
+SHARED_MEMORY_VOLUME = "shm"
 STORE_VOLUME = "lepton-store"
 TEMPORARY_VOLUME = "tmp"
 

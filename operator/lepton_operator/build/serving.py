@@ -29,7 +29,6 @@ SERVICE_PORTS = (("http", HTTP_PORT), ("grpc", GRPC_PORT))
 
 MODELS_VOLUME = "models"
 MODELS_PATH = "/models"
-SHARED_MEMORY_VOLUME = "shm"
 
 # Between Triton's exit timeout and SIGKILL: what it needs to unload.
 GRACE_MARGIN_SECONDS = 5
@@ -150,7 +149,9 @@ def serving_pod(
         containers=[_triton(target, resolved, grace_seconds)],
         volumes=[
             pods.empty_volume(MODELS_VOLUME),
-            pods.empty_volume(SHARED_MEMORY_VOLUME, memory=True, size=service.spec.shared_memory),
+            pods.empty_volume(
+                pods.SHARED_MEMORY_VOLUME, memory=True, size=service.spec.shared_memory
+            ),
             pods.store_volume(),
         ],
         labels={
@@ -227,7 +228,7 @@ def _triton(target: Target, resolved: Resolved, grace_seconds: int) -> dict[str,
         resources=resolved.resources,
         mounts=[
             pods.mount(MODELS_VOLUME, MODELS_PATH, read_only=True),
-            pods.mount(SHARED_MEMORY_VOLUME, pods.SHARED_MEMORY_PATH),
+            pods.mount(pods.SHARED_MEMORY_VOLUME, pods.SHARED_MEMORY_PATH),
         ],
         ports=[
             {"name": "http", "containerPort": HTTP_PORT},

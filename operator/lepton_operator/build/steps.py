@@ -19,7 +19,6 @@ CONTAINER = "step"
 CLAIM_VOLUME = "source"
 CLAIM_PATH = "/mnt/source"
 CLAIM_SCHEME = "pvc"
-SHARED_MEMORY_VOLUME = "shm"
 
 # Nothing else would ever finish a step that was evicted half-way but the operator, from the start.
 UNDISTURBED = {
@@ -105,7 +104,7 @@ def _container(model: LeptonModel, step: Step, defaults: Defaults) -> dict[str, 
     who = ["--namespace", model.metadata.namespace, "--name", model.metadata.name]
     mounts = [pods.mount(CLAIM_VOLUME, CLAIM_PATH, read_only=True)] if step.claim else []
     if model.spec.shared_memory is not None:
-        mounts.append(pods.mount(SHARED_MEMORY_VOLUME, pods.SHARED_MEMORY_PATH))
+        mounts.append(pods.mount(pods.SHARED_MEMORY_VOLUME, pods.SHARED_MEMORY_PATH))
     where = ["--mount", CLAIM_PATH] if step.claim else []
     return pods.container(
         CONTAINER,
@@ -149,7 +148,7 @@ def _memory_volumes(model: LeptonModel) -> list[dict[str, Any]]:
     size = model.spec.shared_memory
     if size is None:
         return []
-    return [pods.empty_volume(SHARED_MEMORY_VOLUME, memory=True, size=size)]
+    return [pods.empty_volume(pods.SHARED_MEMORY_VOLUME, memory=True, size=size)]
 
 
 def _without_nones(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from lepton_operator import names
 from lepton_operator.api.training import TrainingJob
 from lepton_operator.build import training as build
 from lepton_operator.build.pods import Avoided
-from tests.builders import a_training_job, defaults
+from tests.builders import POD_SETTINGS, a_training_job, defaults
 from tests.conftest import Golden
 
 EVERYTHING: dict[str, Any] = {
@@ -27,19 +27,7 @@ EVERYTHING: dict[str, Any] = {
     ],
     "numProcPerNode": 2,
     "resourcesPerNode": {"requests": {"cpu": 4}, "limits": {"nvidia.com/gpu": 2}},
-    "imagePullSecrets": [{"name": "registry"}],
-    "serviceAccountName": "trainer",
-    "runtimeClassName": "nvidia",
-    "schedulerName": "other",
-    "podLabels": {"team": "vision"},
-    "podAnnotations": {"example.com/note": "mine"},
-    "nodeSelector": {"gpu": "a100"},
-    "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
-    "priorityClassName": "high",
-    "terminationGracePeriodSeconds": 120,
-    "sharedMemory": "16Gi",
-    "fsGroup": 2000,
-    "runAsUser": 2001,
+    **POD_SETTINGS,
     "checkpoint": {"volume": "scratch", "intervalSeconds": 600, "keep": 5},
     "failurePolicy": {
         "hangTimeoutSeconds": 600,
