@@ -43,7 +43,8 @@ class Watching:
         url = f"{self._root}{self._namespace.path(kind)}?watch=true&timeoutSeconds=1"
         async with self._session.get(url, timeout=aiohttp.ClientTimeout(total=10)) as answer:
             assert answer.ok
-            assert answer.connection and answer.connection.transport
+            assert answer.connection
+            assert answer.connection.transport
             # Leaving it half read would begin TLS's goodbye, which outlives the test's loop.
             answer.connection.transport.abort()
 
