@@ -287,8 +287,7 @@ def test_stacks_are_dumped_on_a_signal(rank: RankProcess, stuck: str) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == b"begun\n"
         process.send_signal(STACKS_SIGNAL)
-        stacks = wait_until(rank.stacks.read_text, "stacks")
-        assert "in train" in stacks
+        wait_until(lambda: "in train" in rank.stacks.read_text(), "stacks")
         assert process.poll() is None
     finally:
         process.kill()
