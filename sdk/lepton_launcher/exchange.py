@@ -12,6 +12,9 @@ from lepton_launcher.records import Record, is_record, to_line
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lepton_launcher.succession import Loss
+
+_NOT_BEGUN = {"generation": 0, "phase": "starting"}
 _LIMIT_BYTES = 65536
 
 
@@ -44,6 +47,13 @@ class Exchange:
         """Leave how far the ranks are. A full disk is no reason to stop them: the next may fit."""
         with contextlib.suppress(OSError):
             write_atomically(self._folder / "progress.json", json.dumps(document).encode())
+
+    def tell_loss(self, attempt: int, loss: Loss) -> None:
+        """Leave that the ranks have ended and the gang lost a node, beside how far they came."""
+        told = self._read("progress.json")
+        begun = told if isinstance(told, dict) and told.get("attempt") == attempt else _NOT_BEGUN
+        lost = {"node": loss.node, "message": loss.why, "seconds": loss.seconds}
+        self.tell_progress({**begun, "attempt": attempt, "lost": lost})
 
     def leave_stacks(self, name: str, text: bytes) -> None:
         """Leave the stacks of a rank, which the sidecar keeps in the store."""

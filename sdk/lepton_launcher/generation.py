@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from lepton_launcher.attempts import Attempt
+    from lepton_launcher.attempts import Attempt, AttemptFile
     from lepton_launcher.coordinator import Order
     from lepton_launcher.exchange import Exchange
     from lepton_launcher.gang import Leader, Member
@@ -49,6 +49,13 @@ class Pod(NamedTuple):
     children: Children
     exchange: Exchange
     gang: Leader | Member | None
+    attempt_file: AttemptFile | None
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether the operator has closed the attempt: what its ranks do counts no more."""
+        told = self.attempt_file
+        return told is not None and told.is_closed(self.attempt.number)
 
 
 class Generation:
@@ -69,8 +76,14 @@ class Generation:
             RankWatch(folder, first + index, index, pipe) for index, pipe in enumerate(self._pipes)
         ]
         self._observer = self._new_observer(restarts)
-        self.is_stopped = False
-        """Whether the gang stopped these ranks, to start them again."""
+        self.order: Order | None = None
+        """What the gang stopped these ranks by; None if they ended by themselves."""
+        self._is_superseded = False
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether these ranks were ended because the operator had closed their attempt."""
+        return self._is_superseded
 
     @property
     def furthest(self) -> int:
@@ -83,7 +96,7 @@ class Generation:
             pipe.start()
         self._start_child()
         hang, order = self._wait_for_child()
-        self.is_stopped = order is not None and order.act == STOP
+        self.order = order
         names = self._leave_stacks() if hang or (order and order.stacks) else {}
         self._pod.children.kill_all()
         for pipe in self._pipes:
@@ -157,7 +170,8 @@ class Generation:
             order = self._obeyed()
             if (hang or order) and not asked:
                 return hang, order
-            if not asked and self._has_failed():
+            self._is_superseded = self._pod.is_superseded
+            if not asked and (self._has_failed() or self._is_superseded):
                 break
             self._pod.signals.pause(min(remaining, LOOK_SECONDS))
             self._pod.children.reap()
@@ -191,7 +205,8 @@ class Generation:
         """Write the stacks of all ranks for the sidecar; the names of the files, by rank."""
         seen = [(each.look(), stacks_of(self._folder, each.local_rank)) for each in self._watches]
         texts = stacks.gather([(found, path) for found, path in seen if found])
-        names = {rank: f"{self.number}-{rank}.txt" for rank in texts}
+        begun = f"{self._pod.attempt.number}-{self.number}"
+        names = {rank: f"{begun}-{rank}.txt" for rank in texts}
         if self._options.alone:
             for text in texts.values():
                 say(text.decode("utf-8", "replace"))
@@ -255,6 +270,8 @@ class Generation:
     def _failed(self, result: Result | None) -> records.Record:
         if self._pod.signals.asked_to_leave_at is not None:
             return records.terminated(self._how_it_left())
+        if self._is_superseded:
+            return records.terminated("Its attempt was closed.")
         if result is None:
             return self._agent_lost()
         if result.error:

@@ -132,18 +132,18 @@ def test_stacks_are_in_the_store_and_the_record_says_where(
         pod.start()
         folder = pod.folder / "exchange" / "stacks"
         folder.mkdir()
-        for name in ("0-2.txt", "0-3.txt", "1-3.txt"):
+        for name in ("2-0-2.txt", "2-0-3.txt", "2-1-3.txt"):
             (folder / name).write_text(f"stacks {name}")
-        pod.end({**HANG, "stacks": "1-3.txt"})
+        pod.end({**HANG, "stacks": "2-1-3.txt"})
         answered = pod.answer()
         key = f"runs/{UID}/stacks/2-1-3.txt"
         assert answered == {**HANG, "stacks": key}
         store = any_store.open()
-        assert store.get(key) == b"stacks 1-3.txt"
+        assert store.get(key) == b"stacks 2-1-3.txt"
         wait_until(lambda: len(store.paths_below(f"runs/{UID}/stacks")) == 3, "the others")
 
 
-@pytest.mark.parametrize("name", ["../../../etc/passwd", "0-4.txt", "x"])
+@pytest.mark.parametrize("name", ["../../../etc/passwd", "1-0-4.txt", "x"])
 def test_stacks_that_are_not_there_are_not_named(
     folder_store: StoreUnderTest, tmp_path: Path, name: str
 ) -> None:
@@ -162,7 +162,7 @@ def test_a_link_that_a_script_planted_is_not_followed(
     with sidecar(folder_store, tmp_path / "pod", rank=1, model=None) as pod:
         pod.start()
         (pod.folder / "exchange" / "stacks").mkdir()
-        (pod.folder / "exchange" / "stacks" / "0-3.txt").symlink_to(secret)
-        pod.end({**HANG, "stacks": "0-3.txt"})
+        (pod.folder / "exchange" / "stacks" / "1-0-3.txt").symlink_to(secret)
+        pod.end({**HANG, "stacks": "1-0-3.txt"})
         assert pod.answer() == HANG
     assert folder_store.open().paths_below(f"runs/{UID}/stacks") == []

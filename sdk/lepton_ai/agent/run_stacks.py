@@ -17,18 +17,17 @@ MAX_FILES = 64
 MAX_BYTES = 262_144
 LOOK_SECONDS = 1.0
 
-_NAME = re.compile(r"\d{1,6}-\d{1,7}\.txt")
+_NAME = re.compile(r"\d{1,9}-\d{1,6}-\d{1,7}\.txt")  # attempt, generation and rank
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class RunStacks:
-    """The stacks of one attempt's pod; equal names are kept once."""
+    """The stacks of one pod, which names them by attempt; equal names are kept once."""
 
     exchange: Path
     uid: str
-    attempt: int
     open_store: Callable[[], Store]
     _kept: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -66,4 +65,4 @@ class RunStacks:
         return True
 
     def _key(self, name: str) -> str:
-        return f"runs/{self.uid}/stacks/{self.attempt}-{name}"
+        return f"runs/{self.uid}/stacks/{name}"
