@@ -129,6 +129,7 @@ class Observer:
             nodes=self._nodes(),
             refusals=refusals,
             progress=self.telemetry.of(pods),
+            loss=self.telemetry.loss(pods),
         )
 
     def _modelled(self, own: OwnObject, refusals: Refusals) -> ModelView:

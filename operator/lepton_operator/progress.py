@@ -12,9 +12,11 @@ from pydantic import Field, StrictInt, ValidationError
 
 from lepton_operator.api.common import StatusModel
 from lepton_operator.api.training import MAX_ATTEMPTS, MAX_STEP, Phase, Progress
-from lepton_operator.records import ReportedMetrics
+from lepton_operator.records import ReportedMetrics, Text
+from lepton_operator.views import Loss
 
 MAX_BYTES = 262_144
+MAX_NODES = 2**31 - 1
 MAX_SECONDS = 10 * 366 * 86_400.0
 """What a time may be off by; longer ones are nonsense, and no calendar holds some of them."""
 
@@ -38,6 +40,27 @@ class _Told(StatusModel):
     step_seconds: _Seconds | None = None
     metrics: ReportedMetrics = Field(default_factory=dict)
     checkpoint: _Checkpoint | None = None
+
+
+class _Lost(StatusModel):
+    node: Annotated[StrictInt, Field(ge=0, le=MAX_NODES)]
+    message: Text = ""
+    seconds: _Seconds
+
+
+class _ToldOfLoss(StatusModel):
+    attempt: Annotated[StrictInt, Field(ge=1, le=MAX_ATTEMPTS)]
+    lost: _Lost
+
+
+def parse_loss(content: bytes, now: datetime) -> Loss | None:
+    """Return whom the launcher of that pod lost; None if it lost nobody."""
+    try:
+        told = _ToldOfLoss.model_validate_json(content)
+    except ValidationError:
+        return None
+    lost = told.lost
+    return Loss(told.attempt, lost.node, lost.message, _seconds_ago(now, lost.seconds))
 
 
 def parse(content: bytes, now: datetime) -> Progress | None:

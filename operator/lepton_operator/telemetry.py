@@ -1,6 +1,7 @@
 """Asks the sidecars of rank 0 how far their trainings are: seldom, and never trusting the answer.
 
-Beside the work on objects: a pod that does not answer holds up nobody.
+Beside the work on objects: a pod that does not answer holds up nobody. Where rank 0's does not, the
+next one is asked: it may tell that the gang has lost rank 0.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from lepton_operator import logs, names, progress
 from lepton_operator.api.training import Progress
 from lepton_operator.build.training import TELEMETRY_PORT
 from lepton_operator.cache import Cache, Key
-from lepton_operator.views import PodView
+from lepton_operator.views import Loss, PodView
 
 ASK_SECONDS = 30.0
 LONGEST_ASK_SECONDS = 600.0
@@ -36,6 +37,7 @@ class _Known:
     """What a pod told last, and when it is asked again (monotonic seconds)."""
 
     progress: Progress | None = None
+    loss: Loss | None = None
     next_at: float = 0.0
     failures: int = 0
 
@@ -66,6 +68,12 @@ class Telemetry:
         known = [each for each in told if each is not None]
         return max(known, key=lambda each: (each.attempt, each.time), default=None)
 
+    def loss(self, pods: tuple[PodView, ...]) -> Loss | None:
+        """Return whom the gang of these pods lost in its newest attempt, as one of them told."""
+        told = (self._known[pod.uid].loss for pod in pods if pod.uid in self._known)
+        known = [each for each in told if each is not None]
+        return max(known, key=lambda each: (each.attempt, each.since), default=None)
+
     async def run(self, wake: Callable[[Key], None]) -> None:
         """Ask for ever; `wake` is told whose training told something new."""
         timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
@@ -80,7 +88,7 @@ class Telemetry:
 
     async def ask_all(self, session: aiohttp.ClientSession, wake: Callable[[Key], None]) -> None:
         """Ask every pod whose time has come."""
-        found = dict(self._leaders())
+        found = dict(self._asked())
         self._known = {uid: self._known.get(uid, _Known()) for uid in found}
         limit = asyncio.Semaphore(MOST_AT_ONCE)
 
@@ -93,14 +101,20 @@ class Telemetry:
         due = [each for each in found.items() if self._known[each[0]].next_at <= now]
         await asyncio.gather(*(ask(uid, key, pod) for uid, (key, pod) in due))
 
-    def _leaders(self) -> Iterator[tuple[str, tuple[Key, PodView]]]:
-        """Yield the pods that run rank 0."""
+    def _asked(self) -> Iterator[tuple[str, tuple[Key, PodView]]]:
+        """Yield the pods that run rank 0, and of those that do not answer a peer."""
         for key in self._cache.own_keys():
             own = self._cache.own(key) if key.kind == "TrainingJob" else None
-            for pod in self._cache.pods(own.uid) if own else ():
-                is_first = pod.labels.get(names.RANK) == "0"
-                if is_first and pod.ip and pod.phase == "Running" and not pod.gone:
-                    yield pod.uid, (key, pod)
+            running = [each for each in self._cache.pods(own.uid) if _runs(each)] if own else []
+            leaders = [each for each in running if each.labels.get(names.RANK) == "0"]
+            yield from ((pod.uid, (key, pod)) for pod in leaders)
+            if any(self._is_silent(each) for each in leaders):
+                peers = [each for each in running if each not in leaders]
+                yield from ((pod.uid, (key, pod)) for pod in sorted(peers, key=_rank)[:1])
+
+    def _is_silent(self, pod: PodView) -> bool:
+        known = self._known.get(pod.uid)
+        return known is not None and known.failures > 0
 
     async def _ask(self, session: aiohttp.ClientSession, known: _Known, pod: PodView) -> bool:
         """Ask one pod; tell whether there is something new."""
@@ -111,10 +125,11 @@ class Telemetry:
             known.asked(self._clock(), answered=False)
             return False
         known.asked(self._clock(), answered=True)
-        told = progress.parse(content, datetime.now(UTC)) if content else None
-        if told is None:
+        now = datetime.now(UTC)
+        told = progress.parse(content, now) if content else None
+        if content is None or told is None:
             return False
-        known.progress = told
+        known.progress, known.loss = told, progress.parse_loss(content, now)
         return True
 
     async def _get(self, session: aiohttp.ClientSession, address: str) -> bytes | None:
@@ -129,3 +144,12 @@ class Telemetry:
                 if len(content) > progress.MAX_BYTES:
                     return None
             return bytes(content)
+
+
+def _runs(pod: PodView) -> bool:
+    return bool(pod.ip) and pod.phase == "Running" and not pod.gone
+
+
+def _rank(pod: PodView) -> int:
+    label = pod.labels.get(names.RANK, "")
+    return int(label) if label.isdecimal() else 0

@@ -135,12 +135,22 @@ class NodeView:
     replaceable: bool = False  # made by Karpenter, which gives up on pods that rule nodes out
 
 
+class Loss(NamedTuple):
+    """A pod of a gang that the launchers of the others do not hear any more; their ranks ended."""
+
+    attempt: int
+    node_rank: int
+    message: str
+    since: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingView:
     """What a TrainingJob's plan reads. `nodes` is None where nodes are not watched.
 
     `refusals` are the API server's sentences about creations that it refused in the pass before
-    (a quota, a policy, a stranger's object of that name). `progress` is what rank 0 told last.
+    (a quota, a policy, a stranger's object of that name). `progress` is what rank 0 told last,
+    `loss` whom its launcher lost.
     """
 
     job: TrainingJob
@@ -150,6 +160,7 @@ class TrainingView:
     nodes: tuple[NodeView, ...] | None = None
     refusals: tuple[Refusal, ...] = ()
     progress: Progress | None = None
+    loss: Loss | None = None
 
 
 @dataclass(frozen=True, slots=True)

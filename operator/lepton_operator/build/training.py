@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -11,7 +12,13 @@ from pydantic import Field, ValidationError
 
 from lepton_operator import names
 from lepton_operator.api.common import Metadata, Resources, StatusModel
-from lepton_operator.api.training import FailurePolicy, TrainingJob, TrainingJobSpec, Volume
+from lepton_operator.api.training import (
+    MAX_ATTEMPTS,
+    FailurePolicy,
+    TrainingJob,
+    TrainingJobSpec,
+    Volume,
+)
 from lepton_operator.build import failure_rate, pods
 from lepton_operator.diagnosis import gpus_asked
 from lepton_operator.settings import Defaults
@@ -47,6 +54,7 @@ _ANNOTATIONS = {
 }
 
 _NOWHERE = pods.Avoided()
+_NOTHING_MORE: Mapping[str, int] = {}
 
 # The operator decides when a silent node closes an attempt, not the taint after 300 s.
 _TOLERATIONS = tuple(
@@ -127,23 +135,48 @@ def grace_seconds(spec: TrainingJobSpec, resolved: Resolved) -> int | None:
     return spec.termination_grace_period_seconds or resolved.grace_seconds
 
 
-def placement(job: Metadata, nodes: int, attempt: int, rank: int, address: str) -> str:
+def placement(
+    job: Metadata,
+    nodes: int,
+    attempt: int,
+    rank: int,
+    address: str | None,
+    *,
+    more: Mapping[str, int] = _NOTHING_MORE,
+) -> str:
     """Return the annotation that tells a launcher who is in its attempt, and where rank 0 is.
 
-    The ports differ between attempts, so that a rank of the attempt before cannot join. The token
+    Without an address it tells that the attempt comes, and that the one before is closed. The ports
+    differ between attempts, so that a rank of the attempt before cannot join. The token
     is what the launchers of a gang know each other by; the API server alone tells it.
     """
-    told = {
-        "attempt": attempt,
-        "nodeRank": rank,
-        "numNodes": nodes,
-        "address": address,
-        "port": BASE_PORT + attempt % PORTS,
-    }
+    told: dict[str, Any] = {"attempt": attempt, "nodeRank": rank, "numNodes": nodes, **more}
+    if address is None:
+        return names.canonical(told)
+    told |= {"address": address, "port": BASE_PORT + attempt % PORTS}
     if nodes > 1:
         token = hashlib.sha256(f"gang {job.uid} {attempt}".encode()).hexdigest()
         told |= {"gangPort": BASE_GANG_PORT + attempt % PORTS, "token": token}
     return names.canonical(told)
+
+
+def placement_of_kept(job: TrainingJob, attempt: int, rank: int, address: str | None) -> str:
+    """Return it for a pod that was made for an earlier attempt: its command line is of that one."""
+    furthest = job.status.furthest_step
+    more = {"maxRestarts": restarts_left(job)}
+    more |= {} if furthest is None else {"furthestStep": furthest}
+    return placement(job.metadata, job.spec.num_nodes, attempt, rank, address, more=more)
+
+
+def followed_attempt(annotation: str | None, rank: int) -> int | None:
+    """Return the attempt that a pod of this rank was told of last; None if it is none of ours."""
+    try:
+        told = json.loads(annotation or "")
+        number, of_rank = told["attempt"], told["nodeRank"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    is_number = isinstance(number, int) and 0 < number <= MAX_ATTEMPTS
+    return number if is_number and of_rank == rank else None
 
 
 def pod(
@@ -174,6 +207,7 @@ def pod(
         annotations={
             **_ANNOTATIONS,
             names.RESOLVED: recorded,
+            names.GENERATION: str(job.metadata.generation),
             **_placement_at_creation(job, attempt),
         },
         grace_seconds=resolved.grace_seconds,
