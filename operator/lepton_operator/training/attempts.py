@@ -73,6 +73,12 @@ def counters(situation: Situation, gang: Gang, *, knows_steps: bool = False) -> 
     return old.model_copy(update=more)
 
 
+def furthest_step(situation: Situation, gang: Gang | None) -> int | None:
+    """Return the furthest step of all attempts, with what the pods of the open one tell."""
+    told = (evidence.steps(gang).furthest if gang else None, situation.status.furthest_step)
+    return max((each for each in told if each is not None), default=None)
+
+
 def recorded(situation: Situation, attempt: Attempt) -> list[Attempt]:
     """Return the attempts with this one as the last."""
     others = [each for each in situation.status.attempts if each.number != attempt.number]
