@@ -125,6 +125,18 @@ def test_what_a_script_forges_is_no_progress(
         assert answer(pod, "/elsewhere")[0] == 404
 
 
+def test_whom_the_gang_lost_is_told_and_for_how_long(
+    folder_store: StoreUnderTest, tmp_path: Path
+) -> None:
+    lost = {"node": 1, "message": "Node 1's launcher was not heard for 10 s.", "seconds": 10.0}
+    with sidecar(folder_store, tmp_path / "pod", model=None) as pod:
+        pod.start()
+        leave(pod, {**PROGRESS, "lost": lost}, age_seconds=20)
+        told = json.loads(answer(pod, "/progress")[1])["lost"]
+        assert (told["node"], told["message"]) == (1, lost["message"])
+        assert 29 < told["seconds"] < 60
+
+
 def test_stacks_are_in_the_store_and_the_record_says_where(
     any_store: StoreUnderTest, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import gzip
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import aiohttp
@@ -96,6 +97,49 @@ async def test_what_rank_0_tells_is_known_and_wakes_its_job_once() -> None:
     assert (found.attempt, found.phase, found.step, found.eta_seconds) == (2, "training", 120, 220)
     assert found.metrics == {"loss": "0.5", "lr": "0.001"}
     assert (sidecar.asked, woken) == (1, 1)
+
+
+LOST = {"node": 0, "message": "Node 0's launcher did not answer for 10 s.", "seconds": 12.5}
+
+
+async def test_a_peer_of_a_rank_0_that_does_not_answer_tells_that_it_is_lost() -> None:
+    sidecar = Sidecar(json.dumps({**TOLD, "lost": LOST}).encode())
+    cache = a_cache(podIP="127.0.0.9")
+    for rank in (3, 1, 2):
+        peer = objects.pod(phase="Running")
+        peer["metadata"] |= {"uid": f"pod-of-{rank}", "name": f"digits-train-1-{rank}"}
+        peer["metadata"]["labels"] = {names.RANK: str(rank)}
+        peer["status"]["podIP"] = f"127.0.0.{rank}"
+        cache.put("Pod", peer)
+    woken: list[Key] = []
+    async with serving(sidecar) as port, aiohttp.ClientSession() as session:
+        asking = Telemetry(cache, port)
+        await asking.ask_all(session, woken.append)
+        assert (sidecar.asked, asking.loss(cache.pods("job-1"))) == (0, None)
+        await asking.ask_all(session, woken.append)
+    loss = asking.loss(cache.pods("job-1"))
+    assert (sidecar.asked, woken) == (1, [JOB])
+    assert loss is not None
+    assert (loss.attempt, loss.node_rank, loss.message) == (2, 0, LOST["message"])
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param({"lost": None}, id="nobody"),
+        pytest.param({"lost": {"node": -1, "seconds": 1}}, id="no such node"),
+        pytest.param({"lost": {"node": 1}}, id="since when is not told"),
+        pytest.param({"lost": {"node": 1, "seconds": 1e300}}, id="before the big bang"),
+    ],
+)
+def test_a_loss_that_is_out_of_bounds_is_none(changed: dict[str, Any]) -> None:
+    assert progress.parse_loss(json.dumps(TOLD | changed).encode(), NOW) is None
+
+
+def test_a_loss_counts_from_when_the_node_was_heard_last() -> None:
+    found = progress.parse_loss(json.dumps(TOLD | {"lost": LOST}).encode(), NOW)
+    assert found is not None
+    assert found.since == (NOW - timedelta(seconds=12.5)).replace(microsecond=0)
 
 
 @pytest.mark.parametrize(
