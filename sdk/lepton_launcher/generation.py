@@ -135,6 +135,8 @@ class Generation:
             "LEPTON_GENERATION": str(self.number),
             "LEPTON_EXCHANGE": str(options.exchange),
         }
+        if attempt.mtbf_seconds is not None:
+            environment["LEPTON_MTBF_SECONDS"] = str(attempt.mtbf_seconds)
         if options.world_size == 1:
             command = rank_command(self._folder, options.entrypoint)
             environment.update(_only_rank(attempt, self.number))

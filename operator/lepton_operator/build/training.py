@@ -161,10 +161,13 @@ def placement(
 
 
 def placement_of_kept(job: TrainingJob, attempt: int, rank: int, address: str | None) -> str:
-    """Return it for a pod that was made for an earlier attempt: its command line is of that one."""
-    furthest = job.status.furthest_step
-    more = {"maxRestarts": restarts_left(job)}
-    more |= {} if furthest is None else {"furthestStep": furthest}
+    """Return it for a pod that was made for an earlier attempt, whose command line is of that."""
+    known = {
+        "maxRestarts": restarts_left(job),
+        "furthestStep": job.status.furthest_step,
+        "mtbfSeconds": _mtbf_seconds(job) if job.spec.checkpoint else None,
+    }
+    more = {name: value for name, value in known.items() if value is not None}
     return placement(job.metadata, job.spec.num_nodes, attempt, rank, address, more=more)
 
 
@@ -280,14 +283,17 @@ def _checkpointing(job: TrainingJob) -> dict[str, str]:
     volume = next((each for each in spec.volumes if asked and each.name == asked.volume), None)
     if asked is None or volume is None:
         return {}
-    mtbf = failure_rate.mtbf_seconds(job.status.attempts, spec.num_nodes)
     return {
         # Quoted, it has no $(NAME) that the kubelet would take for a variable.
         "LEPTON_CHECKPOINT_URI": f"file://{quote(volume.mount_path)}",
         "LEPTON_CHECKPOINT_INTERVAL": str(asked.interval_seconds),
         "LEPTON_CHECKPOINT_KEEP": str(asked.keep),
-        "LEPTON_MTBF_SECONDS": str(mtbf),
+        "LEPTON_MTBF_SECONDS": str(_mtbf_seconds(job)),
     }
+
+
+def _mtbf_seconds(job: TrainingJob) -> int:
+    return failure_rate.mtbf_seconds(job.status.attempts, job.spec.num_nodes)
 
 
 def _prepare(spec: TrainingJobSpec, resolved: Resolved) -> dict[str, Any]:
