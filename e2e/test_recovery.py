@@ -38,9 +38,11 @@ def crowd(kubectl: Kubectl, node: str) -> None:
     found = kubectl.get("node", node)
     assert found
     limits = {GPU: int(found["status"]["allocatable"][GPU]) - 1}
-    place = {"nodeSelector": {"kubernetes.io/hostname": node}, "numProcPerNode": 1}
+    place: dict[str, Any] = {"nodeSelector": {"kubernetes.io/hostname": node}}
     asleep = "import time; time.sleep(3600)"
-    job = training_job("crowd", asleep, resourcesPerNode={"limits": limits}, **place)
+    job = training_job(
+        "crowd", asleep, numProcPerNode=1, resourcesPerNode={"limits": limits}, **place
+    )
     kubectl.apply(job)
     wait_until(
         lambda: job_of(kubectl, "crowd"), lambda each: has_reason(each, "Running"), "a pod runs"
