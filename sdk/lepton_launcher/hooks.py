@@ -119,9 +119,18 @@ class TorchHooks:
         def count_step(optimizer: Any, _arguments: Any, _keywords: Any) -> None:
             self._steps[optimizer] = self._steps.get(optimizer, 0) + 1
             count_ddp_waits()
+            self._tell_learning_rate(optimizer)
             self._board.finish_step(max(self._steps.values()), reported=False)
 
         module.register_optimizer_step_post_hook(count_step)
+
+    def _tell_learning_rate(self, optimizer: Any) -> None:
+        """Of its first group. A tensor is left alone: to read one may stop a GPU's stream."""
+        groups = getattr(optimizer, "param_groups", None)
+        if groups and self._steps[optimizer] == max(self._steps.values()):
+            rate = groups[0].get("lr")
+            if isinstance(rate, (int, float)):
+                self._board.learn_at(float(rate))
 
     def hook_collectives(self, module: Any) -> None:
         """Count the time that the main thread waits for collectives, and the rendezvous' phase.

@@ -234,7 +234,7 @@ def test_kubectl_explains_every_field_in_our_words(
 
 
 COLUMNS = {
-    "tj": "NAME READY REASON NODES ATTEMPT VERSION AGE",
+    "tj": "NAME READY REASON STEP NODES ATTEMPT VERSION AGE",
     "lm": "NAME READY REASON VERSION SCORE AGE",
     "lisvc": "NAME READY REASON VERSION REPLICAS DESIRED AGE",
 }

@@ -27,6 +27,8 @@ _hooks = []
 def register_optimizer_step_post_hook(hook):
     _hooks.append(hook)
 class Optimizer:
+    def __init__(self):
+        self.param_groups = [{"lr": 0.1}, {"lr": 0.5}]
     def step(self):
         for hook in _hooks:
             hook(self, (), {})
@@ -138,16 +140,18 @@ for _ in range(7):
     assert (out, err) == ("", "")
     found = rank.standing()
     assert (found.phase, found.step, found.is_reported) == ("training", 7, False)
+    assert found.learning_rate == 0.1
 
 
 def test_of_two_optimizers_the_one_that_has_done_most_counts(rank: RankProcess) -> None:
     rank.run("""
 from torch.optim import Optimizer
 generator, critic = Optimizer(), Optimizer()
+generator.param_groups[0]["lr"], critic.param_groups[0]["lr"] = object(), 0.2
 for _ in range(4):
     critic.step(); critic.step(); generator.step()
 """)
-    assert rank.standing().step == 8
+    assert (rank.standing().step, rank.standing().learning_rate) == (8, 0.2)
 
 
 def test_waiting_for_collectives_is_added_up(rank: RankProcess) -> None:
