@@ -104,6 +104,29 @@ async def test_what_rank_0_tells_is_known_and_wakes_its_job_once() -> None:
     assert (sidecar.asked, woken) == (1, 1)
 
 
+SPENT: dict[str, Any] = {
+    "resumedFrom": 100,
+    "furthest": 110,
+    "saved": True,
+    "countedRestarts": 2,
+    "restarts": [
+        {"generation": each, "reason": "UserError", "rank": 3, "signal": 9, "message": "x\n" * 300}
+        for each in range(8)
+    ],
+}
+
+
+def test_what_the_launchers_did_themselves_is_told_too() -> None:
+    found = progress.parse(json.dumps(TOLD | SPENT).encode(), NOW)
+    assert found is not None
+    told = found.in_place
+    assert (told.restarts, told.resumed_from, told.furthest, told.saved) == (2, 100, 110, True)
+    assert [each.generation for each in told.last] == [3, 4, 5, 6, 7]
+    assert len(told.last[0].message or "") == 256
+    assert "\n" not in (told.last[0].message or "")
+    assert found.progress.wire().keys().isdisjoint(SPENT)
+
+
 @pytest.mark.parametrize(
     "cache",
     [
@@ -168,6 +191,9 @@ async def test_a_pod_that_does_not_answer_is_asked_more_and_more_seldom() -> Non
         pytest.param({"stepSeconds": float("inf")}, id="an endless step"),
         pytest.param({"checkpoint": {"step": 1, "ageSeconds": 1e300}}, id="before the big bang"),
         pytest.param({"metrics": [1]}, id="a list for metrics"),
+        pytest.param({"countedRestarts": 1001}, id="more restarts than a job may have"),
+        pytest.param({"restarts": [{"generation": 0, "reason": "PodLost"}]}, id="not its word"),
+        pytest.param({"restarts": SPENT["restarts"] * 9}, id="too many restarts"),
     ],
 )
 def test_a_document_that_is_out_of_bounds_is_none(changed: dict[str, Any]) -> None:
