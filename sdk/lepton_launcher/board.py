@@ -25,7 +25,7 @@ import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
     from types import FrameType
 
@@ -118,6 +118,7 @@ class Board:
         # Re-entrant: a script may report from its own signal handler.
         self._lock = threading.RLock()
         self._pulses = pulses
+        self._at_pulse: list[Callable[[], None]] = []
         self._is_waiting = False
         found = _newest(self._memory)
         self._sequence = found.sequence if found else 0
@@ -163,6 +164,10 @@ class Board:
             changed["metrics"] = _fitting(metrics)
         self._write(**changed)
         self._start_pulse()
+
+    def at_pulse(self, act: Callable[[], None]) -> None:
+        """Let the pulse do something more each second."""
+        self._at_pulse.append(act)
 
     def learn_at(self, rate: float) -> None:
         """Say which learning rate the optimizer has now."""
@@ -225,6 +230,8 @@ class Board:
         never = threading.Event()
         while not never.wait(_PULSE_SECONDS):
             self.beat(is_waiting=self._is_waiting or _main_thread_waits())
+            for act in self._at_pulse:
+                act()
 
     def _write(self, **changed: Any) -> None:
         if not self.is_ours:

@@ -11,7 +11,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from lepton_launcher import records, stacks
+from lepton_launcher import flight, records, stacks
 from lepton_launcher.agent import Failure, Job, Result, agent_command, read_result
 from lepton_launcher.coordinator import END, PART, RUNNING, STOP, STUCK, Report
 from lepton_launcher.hangs import HangWatch
@@ -190,7 +190,10 @@ class Generation:
     def _leave_stacks(self) -> dict[int, str]:
         """Write the stacks of all ranks for the sidecar; the names of the files, by rank."""
         seen = [(each.look(), stacks_of(self._folder, each.local_rank)) for each in self._watches]
-        texts = stacks.gather([(found, path) for found, path in seen if found])
+        ranks = [(found, path) for found, path in seen if found]
+        asked = flight.ask(ranks)
+        texts = stacks.gather(ranks)
+        flights = flight.gather(asked)
         names = {rank: f"{self.number}-{rank}.txt" for rank in texts}
         if self._options.alone:
             for text in texts.values():
@@ -199,6 +202,8 @@ class Generation:
         try:
             for rank, text in texts.items():
                 self._pod.exchange.leave_stacks(names[rank], text)
+            for rank, record in flights.items():
+                self._pod.exchange.leave_stacks(f"{self.number}-{rank}.flight.json", record)
         except OSError as error:
             say(f"the stacks cannot be handed to the sidecar: {error}")
             return {}

@@ -139,7 +139,7 @@ def test_stacks_are_in_the_store_and_the_record_says_where(
         pod.start()
         folder = pod.folder / "exchange" / "stacks"
         folder.mkdir()
-        for name in ("0-2.txt", "0-3.txt", "1-3.txt"):
+        for name in ("0-2.txt", "0-3.txt", "1-3.txt", "1-3.flight.json", "theirs.txt"):
             (folder / name).write_text(f"stacks {name}")
         pod.end({**HANG, "stacks": "1-3.txt"})
         answered = pod.answer()
@@ -147,7 +147,7 @@ def test_stacks_are_in_the_store_and_the_record_says_where(
         assert answered == {**HANG, "stacks": key}
         store = any_store.open()
         assert store.get(key) == b"stacks 1-3.txt"
-        wait_until(lambda: len(store.paths_below(f"runs/{UID}/stacks")) == 3, "the others")
+        wait_until(lambda: len(store.paths_below(f"runs/{UID}/stacks")) == 4, "the others")
 
 
 @pytest.mark.parametrize("name", ["../../../etc/passwd", "0-4.txt", "x"])

@@ -36,7 +36,12 @@ def looks(folder: Path, *contents: dict[str, str]) -> list[int]:
 
 
 def test_a_file_is_complete_when_it_has_stopped_growing(tmp_path: Path) -> None:
-    growing = ({"epoch-1/model.pt": "a"}, {"epoch-1/model.pt": "ab"}, {}, {})
+    growing: tuple[dict[str, str], ...] = (
+        {"epoch-1/model.pt": "a"},
+        {"epoch-1/model.pt": "ab"},
+        {},
+        {},
+    )
     assert looks(tmp_path, *growing) == [0, 0, 1, 1]
 
 
