@@ -34,6 +34,8 @@ KEPT_ATTEMPTS = 10
 KEPT_RESTARTS = 5
 MAX_RESTART_MESSAGE = 256
 MAX_RULES = 16
+MAX_ENVIRONMENT = 131_072  # characters; kubectl apply takes objects of 262,144 bytes
+MAX_ENVIRONMENT_OF_GANG = 64 * 1024 * 1024  # and holds 2 GB in all, unless it is told otherwise
 MAX_AVOIDED_NODES = 16
 MAX_ATTEMPTS = 1_000_000_000  # suspensions count too; further ones would not fit a pod's name
 MIN_HANG_SECONDS = 10
@@ -56,6 +58,10 @@ def _leaves_our_paths(path: str) -> bool:
     return path != "/" and not ours and not any(each in path for each in ("..", "//", "/./"))
 
 
+def _environment_size(spec: TrainingJobSpec) -> int:
+    return sum(len(each.name) + len(each.value) for each in spec.env)
+
+
 def _is_unique(volumes: tuple[Volume, ...]) -> bool:
     names = {volume.name for volume in volumes}
     paths = {volume.mount_path for volume in volumes}
@@ -73,6 +79,21 @@ _RESERVED_ENVIRONMENT = Rule(
     "!self.exists(e, e.name.startsWith('LEPTON_'))",
     "env: names that start with LEPTON_ belong to the operator; use another name",
     lambda env: not any(each.name.startswith("LEPTON_") for each in env),
+)
+_CHARACTERS = "self.env.map(e, size(e.name) + (has(e.value) ? size(e.value) : 0)).sum()"
+_ENVIRONMENT_SIZE = Rule(
+    f"!has(self.env) || {_CHARACTERS} <= {MAX_ENVIRONMENT}",
+    f"env: names and values together are at most {MAX_ENVIRONMENT} characters, for they are in "
+    "every pod's manifest; put more into a Secret (envFromSecret) or on a volume",
+    lambda spec: _environment_size(spec) <= MAX_ENVIRONMENT,
+)
+_ENVIRONMENT_OF_GANG = Rule(
+    f"!has(self.env) || !has(self.numNodes) || {_CHARACTERS} * self.numNodes "
+    f"<= {MAX_ENVIRONMENT_OF_GANG}",
+    "env: it is in each of the numNodes pods, and in all of them together it would take more than "
+    f"{MAX_ENVIRONMENT_OF_GANG} characters of the cluster's own store; put it into a Secret "
+    "(envFromSecret) or on a volume",
+    lambda spec: _environment_size(spec) * spec.num_nodes <= MAX_ENVIRONMENT_OF_GANG,
 )
 _RESERVED_PATHS = Rule(
     "self != '/' && !['..', '//', '/./'].exists(p, self.contains(p)) && "
@@ -379,12 +400,13 @@ class TrainingJobSpec(PodSettings):
     )
 
     model_config = ApiModel.model_config | ConfigDict(
-        json_schema_extra=cel_rules(_CHECKPOINT_VOLUME)
+        json_schema_extra=cel_rules(_CHECKPOINT_VOLUME, _ENVIRONMENT_SIZE, _ENVIRONMENT_OF_GANG)
     )
 
     @model_validator(mode="after")
     def _keep_the_rules(self) -> Self:
-        _CHECKPOINT_VOLUME.check(self)
+        for rule in (_CHECKPOINT_VOLUME, _ENVIRONMENT_SIZE, _ENVIRONMENT_OF_GANG):
+            rule.check(self)
         return self
 
 
