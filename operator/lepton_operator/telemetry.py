@@ -17,10 +17,9 @@ import aiohttp
 from yarl import URL
 
 from lepton_operator import logs, names, progress
-from lepton_operator.api.training import Progress
 from lepton_operator.build.training import TELEMETRY_PORT
 from lepton_operator.cache import Cache, Key
-from lepton_operator.views import Loss, PodView
+from lepton_operator.views import PodView, Told
 
 ASK_SECONDS = 30.0
 LONGEST_ASK_SECONDS = 600.0
@@ -36,8 +35,7 @@ _log = logs.logger(__name__)
 class _Known:
     """What a pod told last, and when it is asked again (monotonic seconds)."""
 
-    progress: Progress | None = None
-    loss: Loss | None = None
+    told: Told | None = None
     next_at: float = 0.0
     failures: int = 0
 
@@ -62,17 +60,11 @@ class Telemetry:
         self._clock = clock
         self._known: dict[str, _Known] = {}
 
-    def of(self, pods: tuple[PodView, ...]) -> Progress | None:
+    def of(self, pods: tuple[PodView, ...]) -> Told | None:
         """Return what the newest of these pods told last; None if none did."""
-        told = (self._known[pod.uid].progress for pod in pods if pod.uid in self._known)
+        told = (self._known[pod.uid].told for pod in pods if pod.uid in self._known)
         known = [each for each in told if each is not None]
-        return max(known, key=lambda each: (each.attempt, each.time), default=None)
-
-    def loss(self, pods: tuple[PodView, ...]) -> Loss | None:
-        """Return whom the gang of these pods lost in its newest attempt, as one of them told."""
-        told = (self._known[pod.uid].loss for pod in pods if pod.uid in self._known)
-        known = [each for each in told if each is not None]
-        return max(known, key=lambda each: (each.attempt, each.since), default=None)
+        return max(known, key=_newness, default=None)
 
     async def run(self, wake: Callable[[Key], None]) -> None:
         """Ask for ever; `wake` is told whose training told something new."""
@@ -125,11 +117,10 @@ class Telemetry:
             known.asked(self._clock(), answered=False)
             return False
         known.asked(self._clock(), answered=True)
-        now = datetime.now(UTC)
-        told = progress.parse(content, now) if content else None
-        if content is None or told is None:
+        told = progress.parse(content, datetime.now(UTC)) if content else None
+        if told is None:
             return False
-        known.progress, known.loss = told, progress.parse_loss(content, now)
+        known.told = told
         return True
 
     async def _get(self, session: aiohttp.ClientSession, address: str) -> bytes | None:
@@ -153,3 +144,7 @@ def _runs(pod: PodView) -> bool:
 def _rank(pod: PodView) -> int:
     label = pod.labels.get(names.RANK, "")
     return int(label) if label.isdecimal() else 0
+
+
+def _newness(told: Told) -> tuple[int, datetime]:
+    return told.progress.attempt, told.progress.time

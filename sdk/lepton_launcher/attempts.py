@@ -10,7 +10,6 @@ import json
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from lepton_launcher.restarts import Restarts
 from lepton_launcher.speech import say
 
 if TYPE_CHECKING:
@@ -116,15 +115,6 @@ def attempt_alone(options: Options) -> Attempt:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return Attempt(options.attempt, node_rank=0, num_nodes=1, address="127.0.0.1", port=port)
-
-
-def restarts_of(attempt: Attempt, options: Options) -> Restarts:
-    """The budget for restarts in place: the operator's last word about it."""
-    most, furthest = attempt.max_restarts, attempt.furthest_step
-    return Restarts(
-        options.max_restarts if most is None else most,
-        options.furthest_step if furthest is None else furthest,
-    )
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -6,19 +6,22 @@ When its gang loses a peer, the pod waits and goes on in the next attempt, with 
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 import time
 from pathlib import Path
 
 from lepton_launcher import records
-from lepton_launcher.attempts import Attempt, AttemptFile, attempt_alone, restarts_of
+from lepton_launcher.attempts import Attempt, AttemptFile, attempt_alone
 from lepton_launcher.exchange import Exchange
 from lepton_launcher.gang import join
 from lepton_launcher.generation import Generation, Pod
 from lepton_launcher.options import Options, parse_options
 from lepton_launcher.processes import Children, Signals
+from lepton_launcher.progress import Before
 from lepton_launcher.rank import site_of
-from lepton_launcher.restarts import Restarts
+from lepton_launcher.restarts import Final, Restarts
+from lepton_launcher.saves import Saves, place_in
 from lepton_launcher.site_folder import write_site_folder
 from lepton_launcher.speech import say
 from lepton_launcher.stderr import blames_a_peer
@@ -99,8 +102,10 @@ class Supervisor:
 
     def _follow(self, attempt: Attempt) -> records.Record | None:
         """Train in this attempt, and in those that follow it as long as this pod may go on."""
+        saves = Saves(place_in(os.environ) if attempt.node_rank == 0 else None)
+        saves.watch()
         while True:
-            pod = self._pod(attempt)
+            pod = self._pod(attempt, saves)
             ended = self._train(pod)
             record = self._of_attempt(ended.record, attempt)
             if not ended.waits:
@@ -112,7 +117,7 @@ class Supervisor:
                 pod.gang.leave()
             attempt = following
 
-    def _pod(self, attempt: Attempt) -> Pod:
+    def _pod(self, attempt: Attempt, saves: Saves) -> Pod:
         options = self._options
         say(
             f"attempt {attempt.number}, node {attempt.node_rank} of {attempt.num_nodes}, "
@@ -124,7 +129,8 @@ class Supervisor:
             self._signals,
             self._children,
             self._exchange,
-            join(attempt, restarts_of(attempt, options)),
+            join(attempt, self._restarts(attempt, saves)),
+            saves,
             None if options.alone else self._attempt_file,
         )
 
@@ -160,7 +166,8 @@ class Supervisor:
         succession = self._succession(pod)
         number = 0
         while True:
-            generation = Generation(pod, number, folder / str(number), succession.told)
+            before = Before(succession.told, succession.spent)
+            generation = Generation(pod, number, folder / str(number), before)
             ended = self._end_of(succession, generation)
             if ended is not None:
                 record = records.with_spent(ended.record, succession.spent)
@@ -180,9 +187,20 @@ class Supervisor:
         if pod.gang is not None:
             return GangSuccession(pod.gang, pod)
         # Ranks of several pods are only restarted together.
-        alone = self._options.num_nodes == 1
-        restarts = restarts_of(pod.attempt, self._options) if alone else Restarts(0)
+        restarts = self._restarts(pod.attempt, pod.saves, alone=True)
         return OwnSuccession(restarts, self._children, self._signals)
+
+    def _restarts(self, attempt: Attempt, saves: Saves, *, alone: bool = False) -> Restarts:
+        """The budget for restarts in place: the operator's last word about it."""
+        options = self._options
+        most, furthest = attempt.max_restarts, attempt.furthest_step
+        most = options.max_restarts if most is None else most
+        return Restarts(
+            0 if alone and options.num_nodes > 1 else most,
+            options.furthest_step if furthest is None else furthest,
+            final=Final(options.final_exit_codes, options.final_signals),
+            saves=lambda: saves.count,
+        )
 
     # After the ranks
 

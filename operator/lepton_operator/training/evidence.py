@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -15,6 +15,7 @@ from lepton_operator.training.situation import (
     Gang,
     Situation,
     has_ended,
+    highest,
     training_container,
 )
 from lepton_operator.views import ContainerView, Loss, NodeView, PodView
@@ -173,32 +174,33 @@ class Steps:
 class InPlace:
     """What the launchers did about failures themselves: every pod tells of the whole gang.
 
-    `repeated`: they left the last one to the operator because the same had come before.
+    `repeated`: they left the last one to the operator because the same had come before. `saved`: a
+    script that tells no steps completed a file in its checkpoint place.
     """
 
     restarts: int
     repeated: bool
+    saved: bool
 
 
 def in_place(gang: Gang) -> InPlace:
+    """Return it by the records, and by what was told while the ranks ran."""
     found = list(_records(gang))
     return InPlace(
-        restarts=_highest(each.restarts for each in found) or 0,
+        restarts=highest((gang.attempt.restarts, *(each.restarts for each in found))) or 0,
         repeated=any(each.repeated for each in found),
+        saved=bool(gang.attempt.saved) or any(each.saved for each in found),
     )
 
 
 def steps(gang: Gang) -> Steps:
-    found = list(_records(gang))
+    found, told = list(_records(gang)), gang.attempt
+    resumed_from = highest(each.resumed_from for each in found)
     return Steps(
-        reached=_highest(each.step for each in found),
-        resumed_from=_highest(each.resumed_from for each in found),
-        furthest=_highest(each.furthest for each in found),
+        reached=highest(each.step for each in found),
+        resumed_from=told.resumed_from if resumed_from is None else resumed_from,
+        furthest=highest((told.furthest_step, *(each.furthest for each in found))),
     )
-
-
-def _highest(steps_: Iterable[int | None]) -> int | None:
-    return max((each for each in steps_ if each is not None), default=None)
 
 
 def running_since(gang: Gang) -> datetime | None:
@@ -234,21 +236,23 @@ def _gone_on_until(situation: Situation, silent_since: datetime) -> datetime | N
 
     Rank 0 tells how far it is only while its launcher hears those of all others.
     """
-    gang, told = situation.gang, (situation.view.progress, situation.status.progress)
+    gang, told = situation.gang, situation.view.told
     if gang is None or loss_in(situation) is not None:
         return None
-    times = [each.time for each in told if each is not None and each.attempt == gang.number]
+    both = (told.progress if told else None, situation.status.progress)
+    times = [each.time for each in both if each is not None and each.attempt == gang.number]
     known = [each for each in times if each >= silent_since + HEARD_WITHIN]
     return max(known) + PROGRESS_HOLDS if known else None
 
 
 def loss_in(situation: Situation) -> Loss | None:
     """Return whom the launchers of the open attempt lost, if they did, and it has not ended."""
-    gang, loss = situation.gang, situation.view.loss
-    if gang is None or loss is None or loss.attempt != gang.number:
+    gang, told = situation.gang, situation.view.told
+    if gang is None or told is None or told.loss is None:
         return None
-    pod = gang.pods.get(loss.node_rank)
-    return None if pod is None or has_ended(pod) else loss
+    pod = gang.pods.get(told.loss.node_rank)
+    is_ours = told.progress.attempt == gang.number and pod is not None and not has_ended(pod)
+    return told.loss if is_ours else None
 
 
 def _signal_of(container: ContainerView, record: records.Record) -> int | None:
@@ -261,7 +265,12 @@ def _signal_of(container: ContainerView, record: records.Record) -> int | None:
 def _how(container: ContainerView, number: int | None) -> str:
     if number is None:
         return f"exited {container.exit_code}"
+    return f"was ended by {signal_name(number)}"
+
+
+def signal_name(number: int) -> str:
+    """Return e.g. SIGKILL, or the bare number where it has no name."""
     try:
-        return f"was ended by {signal.Signals(number).name}"
+        return signal.Signals(number).name
     except ValueError:
-        return f"was ended by signal {number}"
+        return f"signal {number}"

@@ -41,7 +41,6 @@ def finish(situation: Situation) -> Plan | None:
             ended.verdict,
             attempts=_attempts(situation),
             restarts=attempts.counters(situation, situation.gang) if situation.gang else None,
-            furthest_step=attempts.furthest_step(situation, situation.gang),
             output=result,
             completion_time=situation.now,
             ended=ended,

@@ -26,7 +26,6 @@ def suspend(situation: Situation) -> Plan | None:
         situation,
         verdict,
         attempts=attempts.recorded(situation, ended) if ended else None,
-        furthest_step=attempts.furthest_step(situation, gang),
     )
     left = [] if gang else [each for each in situation.others if not each.pod.deleting]
     new = not is_true(situation.status.conditions, SUSPENDED)

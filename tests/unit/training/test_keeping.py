@@ -15,7 +15,7 @@ from lepton_operator.build.failure_rate import mtbf_seconds
 from lepton_operator.plan import Patch, Plan
 from lepton_operator.training.evidence import PROGRESS_HOLDS
 from lepton_operator.training.failure import LOSS_PATIENCE
-from lepton_operator.views import Loss, PodView
+from lepton_operator.views import Loss, PodView, Told
 from tests.builders import a_container, a_node, a_pod, a_record, ago, defaults
 from tests.unit.training.builders import (
     a_view,
@@ -294,17 +294,18 @@ def test_an_annotation_that_is_none_of_ours_moves_no_pod(annotation: str) -> Non
 SILENT = (a_node("node-1"), a_node("node-2", ready=False, since=ago(100)), a_node("node-3"))
 
 
-def heard(seconds_ago: float, attempt: int = 1) -> Progress:
-    return Progress(time=ago(seconds_ago), attempt=attempt, phase="training", step=7)
+def heard(seconds_ago: float, attempt: int = 1, loss: Loss | None = None) -> Told:
+    return Told(Progress(time=ago(seconds_ago), attempt=attempt, phase="training"), loss=loss)
 
 
-def lost_node(node_rank: int, seconds_ago: float, attempt: int = 1) -> Loss:
-    return Loss(attempt, node_rank, "Node 1's launcher was not heard for 10 s.", ago(seconds_ago))
+def lost_node(node_rank: int, seconds_ago: float, attempt: int = 1) -> Told:
+    why = "Node 1's launcher was not heard for 10 s."
+    return heard(1, attempt, Loss(node_rank, why, ago(seconds_ago)))
 
 
 def test_a_kubelet_that_stopped_alone_restarts_nothing() -> None:
     pods = a_gang(job := an_open_job(2))
-    decided = next_plan(job, pods, nodes=SILENT, progress=heard(20))
+    decided = next_plan(job, pods, nodes=SILENT, told=heard(20))
     assert condition(decided).reason == "Running"
     assert condition(decided).message.endswith(
         "Node node-2 does not answer: the pods there are replaced if the ranks stop."
@@ -315,12 +316,10 @@ def test_a_kubelet_that_stopped_alone_restarts_nothing() -> None:
 @pytest.mark.parametrize(
     "told_last",
     [
-        pytest.param({"progress": None}, id="nobody tells anything"),
-        pytest.param({"progress": heard(90)}, id="it was told before the others could miss it"),
-        pytest.param({"progress": heard(20, attempt=2)}, id="it is of another attempt"),
-        pytest.param(
-            {"progress": heard(1), "loss": lost_node(1, 60)}, id="its peers do not hear it"
-        ),
+        pytest.param({"told": None}, id="nobody tells anything"),
+        pytest.param({"told": heard(90)}, id="it was told before the others could miss it"),
+        pytest.param({"told": heard(20, attempt=2)}, id="it is of another attempt"),
+        pytest.param({"told": lost_node(1, 60)}, id="its peers do not hear it"),
     ],
 )
 def test_a_node_that_does_not_answer_loses_its_pod_if_nobody_hears_of_it(
@@ -338,17 +337,17 @@ def test_a_node_that_does_not_answer_loses_its_pod_if_nobody_hears_of_it(
 def test_progress_holds_for_so_long_only() -> None:
     silent = (NODES[0], a_node("node-2", ready=False, since=ago(500)), NODES[2])
     pods = a_gang(job := an_open_job(2))
-    assert closed(job, pods, nodes=silent, progress=heard(76)).status.attempts[-1].reason == (
+    assert closed(job, pods, nodes=silent, told=heard(76)).status.attempts[-1].reason == (
         "NodeNotReady"
     )
 
 
 def test_whom_the_launchers_lost_is_replaced_though_it_looks_well() -> None:
     pods = a_gang(job := an_open_job(3))
-    early = next_plan(job, pods, progress=heard(1), loss=lost_node(1, 19))
+    early = next_plan(job, pods, told=lost_node(1, 19))
     assert status_of(early)["attempts"][-1]["outcome"] == "Running"
     assert early.due == ago(19) + LOSS_PATIENCE
-    job = closed(job, pods, loss=lost_node(1, 21))
+    job = closed(job, pods, told=lost_node(1, 21))
     last = job.status.attempts[-1]
     assert (last.reason, last.node, last.budget) == ("Partitioned", "node-2", "Infrastructure")
     assert last.message == (
@@ -359,13 +358,13 @@ def test_whom_the_launchers_lost_is_replaced_though_it_looks_well() -> None:
 
 
 @pytest.mark.parametrize(
-    "loss",
+    "told_last",
     [lost_node(1, 60, attempt=2), lost_node(7, 60)],
     ids=["of another attempt", "of nobody"],
 )
-def test_a_loss_that_cannot_be_is_none(loss: Loss) -> None:
+def test_a_loss_that_cannot_be_is_none(told_last: Told) -> None:
     pods = a_gang(job := an_open_job(2))
-    decided = next_plan(job, pods, loss=loss)
+    decided = next_plan(job, pods, told=told_last)
     assert condition(decided).reason == "Running"
     assert decided.due is None
 
@@ -374,4 +373,4 @@ def test_how_a_pod_ended_outranks_that_its_peers_lost_it() -> None:
     pods = a_gang(job := an_open_job(2))
     said = a_record("Failed", reason="UserError", message="boom")
     pods[1] = replace(pods[1], containers=(a_container(exit_code=1, message=said),), phase="Failed")
-    assert closed(job, pods, loss=lost_node(1, 60)).status.attempts[-1].reason == "UserError"
+    assert closed(job, pods, told=lost_node(1, 60)).status.attempts[-1].reason == "UserError"
