@@ -131,6 +131,7 @@ class Record(Document):
     restarts: int | None = None
     repeated: bool | None = None
     silent_node: int | None = None
+    ledger: dict[str, float] | None = None
     metrics: Metrics | None = None
     model: ModelReference | None = None
     versions: tuple[VersionSummary, ...] | None = None

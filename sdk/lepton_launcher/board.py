@@ -41,15 +41,17 @@ PHASES = (
 )
 MOST_METRICS = 16
 
-_MAGIC = b"LEPTON\x00\x01"
+_MAGIC = b"LEPTON\x00\x02"
 _FILE_BYTES = 4096
 _HEADER = struct.Struct("<8sQ")  # the magic with the layout's version, the rank's process id
 _SLOT_OFFSETS = (64, 2080)
 _CHECKSUM = struct.Struct("<I")
-_FACTS = struct.Struct("<QIBBBxqqqqqdqqqqqqdq")
+_FACTS = struct.Struct(f"<QIBBBxqqqqqdqqqqqqdq{len(PHASES)}d")
 _METRICS_BYTES = 1536
 _METRIC_NAME_CHARACTERS = 48
 _LARGEST = 2**63 - 1
+_SECOND = 1_000_000_000
+_NO_SECONDS = (0.0,) * len(PHASES)
 _PULSE_SECONDS = 1.0
 # Where torch's own Python waits for other ranks. DistributedDataParallel waits inside backward; the
 # rest of torch.distributed, such as what writes checkpoints, works.
@@ -90,6 +92,8 @@ class Standing(NamedTuple):
     """When the rank's interpreter last ran a thread; 0 if it has no such thread."""
     is_waiting: bool = False
     """Whether the main thread was seen inside a collective then."""
+    phase_seconds: tuple[float, ...] = _NO_SECONDS
+    """The time in each of PHASES, up to `phase_at`; of the first one, only when it came again."""
     metrics: Mapping[str, float] = {}
 
 
@@ -206,7 +210,12 @@ class Board:
         before = self._standing
         if phase == before.phase:
             return {}
-        return {"phase": phase, "phase_at": now, "phase_changes": before.phase_changes + 1}
+        return {
+            "phase": phase,
+            "phase_at": now,
+            "phase_changes": before.phase_changes + 1,
+            "phase_seconds": _with_last(before, now),
+        }
 
     def _start_pulse(self) -> None:
         """From the first step on: a thread in a script that may still fork is no gift."""
@@ -289,6 +298,7 @@ def _encode(sequence: int, standing: Standing) -> bytes:
         standing.checkpoint_at,
         standing.checkpoint_seconds,
         standing.alive_at,
+        *standing.phase_seconds,
     )
     body = facts + metrics
     return _CHECKSUM.pack(zlib.crc32(body)) + body
@@ -312,8 +322,9 @@ def _slot(content: Any, offset: int) -> tuple[int, Standing] | None:
     if zlib.crc32(content[body:end]) != checksum:
         return None
     metrics = _parsed(content[body + _FACTS.size : end])
-    before, after = numbers[:5], numbers[5:]
-    facts = [PHASES[phase], *before, bool(reported), *after, bool(waiting), metrics]
+    before, after = numbers[:5], numbers[5 : -len(PHASES)]
+    seconds = tuple(map(_duration, numbers[-len(PHASES) :]))
+    facts = [PHASES[phase], *before, bool(reported), *after, bool(waiting), seconds, metrics]
     return sequence, Standing._make(facts)
 
 
@@ -362,6 +373,20 @@ def _compiles(innermost: FrameType) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def _with_last(before: Standing, now: int) -> tuple[float, ...]:
+    """The seconds by phase, with those of the phase that ends now."""
+    if not before.phase_at:
+        return before.phase_seconds
+    spent = list(before.phase_seconds)
+    spent[PHASES.index(before.phase)] += (now - before.phase_at) / _SECOND
+    return tuple(spent)
+
+
+def _duration(seconds: float) -> float:
+    """Seconds, whoever wrote them."""
+    return seconds if 0 <= seconds < math.inf else 0.0
 
 
 def _whole(number: int) -> int:

@@ -15,6 +15,7 @@ from lepton_launcher import records, stacks
 from lepton_launcher.agent import Failure, Job, Result, agent_command, read_result
 from lepton_launcher.coordinator import END, PART, RUNNING, STOP, STUCK, Report
 from lepton_launcher.hangs import HangWatch
+from lepton_launcher.ledger import Ending
 from lepton_launcher.observer import LOOK_SECONDS, Observer
 from lepton_launcher.progress import Progress
 from lepton_launcher.rank import pipe_of, rank_command, stacks_of
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from lepton_launcher.exchange import Exchange
     from lepton_launcher.gang import Leader, Member
     from lepton_launcher.hangs import Hang
+    from lepton_launcher.ledger import Ledger
     from lepton_launcher.options import Options
     from lepton_launcher.processes import Children, Signals
 
@@ -49,6 +51,7 @@ class Pod(NamedTuple):
     children: Children
     exchange: Exchange
     gang: Leader | Member | None
+    ledger: Ledger
 
 
 class Generation:
@@ -83,14 +86,16 @@ class Generation:
             pipe.start()
         self._start_child()
         hang, order = self._wait_for_child()
+        found_at = time.monotonic()
         self.is_stopped = order is not None and order.act == STOP
         names = self._leave_stacks() if hang or (order and order.stacks) else {}
         self._pod.children.kill_all()
         for pipe in self._pipes:
             pipe.close()
         self._leave_tail()
-        self._observer.look_back()
-        return self._with_steps(self._record_of(hang, order, names))
+        record = self._record_of(hang, order, names)
+        self._observer.look_back(_ending(record, hang, order, found_at))
+        return self._with_steps(record)
 
     def _leave_tail(self) -> None:
         if self._options.alone:
@@ -108,7 +113,7 @@ class Generation:
         sees_all = options.num_nodes == 1
         return Observer(
             self._watches,
-            Progress(self._pod.attempt.number, self.number, now, restarts),
+            Progress(self._pod.attempt.number, self.number, now, restarts, self._pod.ledger),
             HangWatch(options.patience, now, sees_all=sees_all) if options.patience else None,
             None if options.alone else self._pod.exchange,
         )
@@ -285,6 +290,17 @@ class Generation:
         """How long the ranks may take to leave, so that there is time left to say so."""
         grace = self._options.grace_seconds
         return grace - min(_RESERVE_SECONDS, grace / 4)
+
+
+def _ending(
+    record: records.Record, hang: Hang | None, order: Order | None, found_at: float
+) -> Ending:
+    """How the ranks ended, for the ledger: all of a gang stand still when one hangs."""
+    if hang:
+        return Ending(hung_since=found_at - hang.silent_seconds)
+    if order and (order.stacks or order.act == PART):
+        return Ending(hung_since=-math.inf)
+    return Ending(is_well=record["outcome"] == "Succeeded")
 
 
 def _only_rank(attempt: Attempt, generation: int) -> dict[str, str]:

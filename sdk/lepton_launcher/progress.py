@@ -5,24 +5,17 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lepton_launcher.ledger import Ledger
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from lepton_launcher.ledger import Ending
     from lepton_launcher.sightings import Sighting
 
 _POINTS = 60
 _POINT_SECONDS = 0.5
 _DIGITS = 6
-_TENTH = 0.1
-_CLASS_OF_PHASE = {
-    "starting": "start",
-    "rendezvous": "rendezvous",
-    "restoring": "restoring",
-    "training": "productive",
-    "evaluating": "productive",
-    "checkpointing": "checkpointing",
-    "done": "productive",
-}
 
 
 class _Point(NamedTuple):
@@ -70,34 +63,6 @@ class Pace:
         return self._points[-1].step - self._points[0].step if self._points else 0
 
 
-class Ledger:
-    """What the time of these ranks went into: each second is in one class."""
-
-    def __init__(self, now: float) -> None:
-        self._spent: dict[str, float] = {}
-        self._last_class = _CLASS_OF_PHASE["starting"]
-        self._until = now
-
-    def spend(self, phase: str, now: float) -> None:
-        """Book the time since the last call."""
-        self._last_class = _CLASS_OF_PHASE[phase]
-        self._book(self._last_class, now - self._until)
-        self._until = now
-
-    def move_to_hang(self, seconds: float) -> None:
-        """Book so much of the class that was spent last as a hang."""
-        moved = min(seconds, self._spent.get(self._last_class, 0.0))
-        self._book(self._last_class, -moved)
-        self._book("hang", moved)
-
-    def seconds(self) -> dict[str, float]:
-        """The sums by class."""
-        return {name: round(spent, 1) for name, spent in self._spent.items() if spent >= _TENTH}
-
-    def _book(self, name: str, seconds: float) -> None:
-        self._spent[name] = self._spent.get(name, 0.0) + seconds
-
-
 class Progress:
     """What is told about one generation of ranks, from what was seen of them."""
 
@@ -107,12 +72,14 @@ class Progress:
         generation: int,
         now: float,
         restarts: Sequence[dict[str, Any]] = (),
+        ledger: Ledger | None = None,
     ) -> None:
         self._attempt = attempt
         self._generation = generation
         self._restarts = list(restarts)
         self._paces: dict[int, Pace] = {}
-        self._ledger = Ledger(now)
+        self._ledger = ledger or Ledger(now)
+        self._ledger.begin(now)
         self.step: int | None = None
         """The last step that the slowest rank is known to have done."""
         self.resumed_from: int | None = None
@@ -144,11 +111,12 @@ class Progress:
         if resumed and min(resumed) >= 0:
             self.resumed_from = min(resumed)
         first = min(sightings, key=lambda each: each.rank, default=None)
-        self._ledger.spend(first.standing.phase if first else "starting", now)
+        if first is not None:
+            self._ledger.see(first.standing)
 
-    def blame_hang(self, silent_seconds: float) -> None:
-        """What passed since the last sign of progress was the hang's."""
-        self._ledger.move_to_hang(silent_seconds)
+    def end(self, ending: Ending, now: float) -> None:
+        """Book the time that is left, now that the ranks have ended."""
+        self._ledger.end(now, ending, self.furthest)
 
     def document(self, sightings: Sequence[Sighting], now: float) -> dict[str, Any]:
         """The content of progress.json; what nobody knows is left out."""
@@ -185,7 +153,7 @@ def without_ages(document: dict[str, Any]) -> dict[str, Any]:
     ranks = [{**each, "silentSeconds": None} for each in document.get("ranks", [])]
     saved = document.get("checkpoint")
     ageless = {"ranks": ranks, "checkpoint": saved and {**saved, "ageSeconds": None}}
-    return {**document, **ageless, "ledger": None}
+    return {**document, **ageless}
 
 
 def _checkpoint(sighting: Sighting, now: float) -> dict[str, Any] | None:

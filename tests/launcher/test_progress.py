@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lepton_launcher.board import Standing
-from lepton_launcher.progress import Ledger, Pace, Progress, without_ages
+from lepton_launcher.progress import Pace, Progress, without_ages
 from lepton_launcher.sightings import Sighting
 
 from .conftest import wait_until
@@ -165,26 +165,3 @@ def test_only_time_passing_is_no_change() -> None:
     late = progress.document(ranks, 9)
     assert early != late
     assert without_ages(early) == without_ages(late)
-
-
-def test_every_second_is_in_one_class_of_the_ledger() -> None:
-    ledger = Ledger(now=100)
-    for phase, until in [
-        ("starting", 102),
-        ("rendezvous", 105),
-        ("restoring", 106),
-        ("training", 120),
-        ("evaluating", 130),
-        ("checkpointing", 131),
-        ("training", 150),
-    ]:
-        ledger.spend(phase, until)
-    ledger.move_to_hang(10)
-    assert ledger.seconds() == {
-        "start": 2,
-        "rendezvous": 3,
-        "restoring": 1,
-        "productive": 33,
-        "checkpointing": 1,
-        "hang": 10,
-    }
