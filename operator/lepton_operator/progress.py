@@ -5,18 +5,17 @@ Ranks write what the sidecar reads, so all of it is a user's: what is out of bou
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Annotated
 
 from pydantic import Field, StrictInt, ValidationError
 
 from lepton_operator.api.common import StatusModel
-from lepton_operator.api.training import MAX_ATTEMPTS, MAX_STEP, Phase, Progress
-from lepton_operator.records import ReportedMetrics
+from lepton_operator.api.training import MAX_ATTEMPTS, MAX_STEP, Phase, Progress, Spent
+from lepton_operator.records import MAX_SECONDS, ReportedMetrics, ReportedSeconds, decimal
 
 MAX_BYTES = 262_144
-MAX_SECONDS = 10 * 366 * 86_400.0
-"""What a time may be off by; longer ones are nonsense, and no calendar holds some of them."""
 
 _Count = Annotated[StrictInt, Field(ge=0, le=MAX_STEP)]
 _Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
@@ -38,6 +37,7 @@ class _Told(StatusModel):
     step_seconds: _Seconds | None = None
     metrics: ReportedMetrics = Field(default_factory=dict)
     checkpoint: _Checkpoint | None = None
+    ledger: ReportedSeconds = Field(default_factory=dict)
 
 
 def parse(content: bytes, now: datetime) -> Progress | None:
@@ -58,7 +58,13 @@ def parse(content: bytes, now: datetime) -> Progress | None:
         metrics=told.metrics,
         checkpoint_step=saved.step if saved else None,
         checkpoint_time=_seconds_ago(now, saved.age_seconds) if saved else None,
+        ledger=_spent(told.ledger),
     )
+
+
+def _spent(ledger: Mapping[str, float]) -> Spent | None:
+    texts = {name: decimal(ledger[name]) for name in Spent.model_fields if name in ledger}
+    return Spent.model_validate(texts) if texts else None
 
 
 def _eta_seconds(told: _Told) -> int | None:

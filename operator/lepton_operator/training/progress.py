@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from lepton_operator.api.training import Progress
+from lepton_operator.api.training import Attempt, Progress
 from lepton_operator.build import training as build
 from lepton_operator.conditions import Verdict, sentence
 from lepton_operator.diagnosis import TRANSIENT, Diagnosis, diagnose
 from lepton_operator.plan import Plan
-from lepton_operator.training import attempts, avoidance, failure, waiting
+from lepton_operator.training import attempts, avoidance, evidence, failure, ledger, waiting
 from lepton_operator.training.situation import Gang, Situation, ended_well, runs
 from lepton_operator.training.status import Reason, reconciling, settled, written
 from lepton_operator.views import PodView
@@ -23,7 +23,9 @@ def follow(situation: Situation) -> Plan | None:
         return None
     patches = tuple(attempts.placements(situation, gang))
     verdict = _verdict(situation, gang)
-    status = written(situation, verdict, progress=_news(situation, gang))
+    news = _news(situation, gang)
+    spent = _with_ledger(situation, gang) if news else None
+    status = written(situation, verdict, attempts=spent, progress=news)
     told = [f"tell {waiting.pods_of(len(patches))} where rank 0 is"] if patches else []
     said = [f"say {verdict.reason}"] if status else []
     return Plan(
@@ -43,6 +45,12 @@ def _news(situation: Situation, gang: Gang) -> Progress | None:
         is_fresh = (told.time - last.time).total_seconds() < WRITE_SECONDS
         return None if is_fresh else told
     return told
+
+
+def _with_ledger(situation: Situation, gang: Gang) -> list[Attempt]:
+    """Return the attempts with what the time of the open one went into."""
+    spent = ledger.present(situation, gang, evidence.running_since(gang))
+    return attempts.recorded(situation, gang.attempt.model_copy(update={"ledger": spent}))
 
 
 def _verdict(situation: Situation, gang: Gang) -> Verdict:
