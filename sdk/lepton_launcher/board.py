@@ -24,6 +24,8 @@ import time
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lepton_launcher.slow import Stopwatch
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
@@ -46,7 +48,7 @@ _FILE_BYTES = 4096
 _HEADER = struct.Struct("<8sQ")  # the magic with the layout's version, the rank's process id
 _SLOT_OFFSETS = (64, 2080)
 _CHECKSUM = struct.Struct("<I")
-_FACTS = struct.Struct(f"<QIBBBxqqqqqdqqqqqqdq{len(PHASES)}d")
+_FACTS = struct.Struct(f"<QIBBBxqqqqqdqqqqqqdqdd{len(PHASES)}d")
 _METRICS_BYTES = 1536
 _METRIC_NAME_CHARACTERS = 48
 _LARGEST = 2**63 - 1
@@ -92,6 +94,9 @@ class Standing(NamedTuple):
     """When the rank's interpreter last ran a thread; 0 if it has no such thread."""
     is_waiting: bool = False
     """Whether the main thread was seen inside a collective then."""
+    own_seconds: float = 0.0
+    """The recent time of a step outside collectives; 0 before it is known."""
+    own_error_seconds: float = 0.0
     phase_seconds: tuple[float, ...] = _NO_SECONDS
     """The time in each of PHASES, up to `phase_at`; of the first one, only when it came again."""
     metrics: Mapping[str, float] = {}
@@ -122,6 +127,7 @@ class Board:
         self._lock = threading.RLock()
         self._pulses = pulses
         self._is_waiting = False
+        self._stopwatch = Stopwatch()
         found = _newest(self._memory)
         self._sequence = found.sequence if found else 0
         self._standing = found.standing if found else Standing()
@@ -158,6 +164,7 @@ class Board:
         now = time.monotonic_ns()
         changed: dict[str, Any] = {"step": _whole(step), "step_at": now, "is_reported": reported}
         changed.update(self._change_of("training", now))
+        changed.update(self._own_time(step, now))
         if total_steps is not None:
             changed["total_steps"] = _whole(total_steps)
         if samples is not None:
@@ -184,6 +191,7 @@ class Board:
     def finish_collective(self, seconds: float, *, collectives: int = 1) -> None:
         """Add time spent waiting in collectives."""
         before = self._standing
+        self._stopwatch.wait(seconds, collectives)
         self._write(
             collective_seconds=before.collective_seconds + max(0.0, seconds),
             collectives=before.collectives + collectives,
@@ -205,6 +213,14 @@ class Board:
     def beat(self, *, is_waiting: bool) -> None:
         """Say that the interpreter runs, and whether its main thread waits in a collective."""
         self._write(alive_at=time.monotonic_ns(), is_waiting=is_waiting)
+
+    def _own_time(self, step: int, now: int) -> dict[str, float]:
+        before = self._standing
+        if step <= before.step:
+            return {}
+        changes = before.phase_changes + (before.phase != "training")
+        found = self._stopwatch.lap(now / _SECOND, step - before.step, changes)
+        return {"own_seconds": found[0], "own_error_seconds": found[1]} if found else {}
 
     def _change_of(self, phase: str, now: int) -> dict[str, Any]:
         before = self._standing
@@ -298,6 +314,8 @@ def _encode(sequence: int, standing: Standing) -> bytes:
         standing.checkpoint_at,
         standing.checkpoint_seconds,
         standing.alive_at,
+        standing.own_seconds,
+        standing.own_error_seconds,
         *standing.phase_seconds,
     )
     body = facts + metrics
@@ -322,9 +340,9 @@ def _slot(content: Any, offset: int) -> tuple[int, Standing] | None:
     if zlib.crc32(content[body:end]) != checksum:
         return None
     metrics = _parsed(content[body + _FACTS.size : end])
-    before, after = numbers[:5], numbers[5 : -len(PHASES)]
-    seconds = tuple(map(_duration, numbers[-len(PHASES) :]))
-    facts = [PHASES[phase], *before, bool(reported), *after, bool(waiting), seconds, metrics]
+    before, after, durations = numbers[:5], numbers[5:14], [*map(_duration, numbers[14:])]
+    own, phases = durations[:2], tuple(durations[2:])
+    facts = [PHASES[phase], *before, bool(reported), *after, bool(waiting), *own, phases, metrics]
     return sequence, Standing._make(facts)
 
 

@@ -113,7 +113,14 @@ class Generation:
         sees_all = options.num_nodes == 1
         return Observer(
             self._watches,
-            Progress(self._pod.attempt.number, self.number, now, restarts, self._pod.ledger),
+            Progress(
+                self._pod.attempt.number,
+                self.number,
+                now,
+                restarts,
+                self._pod.ledger,
+                node=self._pod.attempt.node_rank,
+            ),
             HangWatch(options.patience, now, sees_all=sees_all) if options.patience else None,
             None if options.alone else self._pod.exchange,
         )
@@ -160,6 +167,7 @@ class Generation:
                 self._pod.children.terminate()
             hang = self._observer.look()
             order = self._obeyed()
+            self._compare()
             if (hang or order) and not asked:
                 return hang, order
             if not asked and self._has_failed():
@@ -186,11 +194,25 @@ class Generation:
         is_hang = order.act == END and order.stacks
         return order if order.act in (STOP, PART) or is_hang else None
 
+    def _compare(self) -> None:
+        """Look for a slow rank, where all ranks are known: on node 0."""
+        gang, attempt = self._pod.gang, self._pod.attempt
+        if attempt.node_rank == 0 and (gang is not None or attempt.num_nodes == 1):
+            self._observer.progress.compare(gang.own_times(self.number) if gang else ())
+
     def report(self, state: str, record: records.Record) -> Report:
         """What the gang is told of these ranks."""
         progress = self._observer.progress
         node = self._pod.attempt.node_rank
-        return Report(node, self.number, state, record, self.furthest, progress.collectives)
+        return Report(
+            node,
+            self.number,
+            state,
+            record,
+            self.furthest,
+            progress.collectives,
+            progress.slowest,
+        )
 
     def _leave_stacks(self) -> dict[int, str]:
         """Write the stacks of all ranks for the sidecar; the names of the files, by rank."""

@@ -68,10 +68,10 @@ class Ledger:
         self._ended_at = now
         self._present = _Generation(now, self._furthest)
 
-    def see(self, standing: Standing) -> None:
+    def see(self, standing: Standing, now: float) -> None:
         """Learn where the first rank of the pod stands."""
         if self._present is not None:
-            self._present.see(standing)
+            self._present.see(standing, now)
 
     def end(self, now: float, ending: Ending, furthest: int) -> None:
         """The generation has ended, having got as far as `furthest` (-1: nobody knows)."""
@@ -101,8 +101,9 @@ class _Generation:
         self._has_signs = False
         self._phases: dict[str, float] = {}
 
-    def see(self, standing: Standing) -> None:
-        signed_at = max(standing.step_at, standing.phase_at) / _SECOND
+    def see(self, standing: Standing, now: float) -> None:
+        # A script may write anything to its own board.
+        signed_at = min(max(standing.step_at, standing.phase_at) / _SECOND, now)
         self._phase = standing.phase
         if signed_at <= self._signed_at:
             return

@@ -6,12 +6,14 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lepton_launcher.ledger import Ledger
+from lepton_launcher.slow import OwnTime, SlowWatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from lepton_launcher.ledger import Ending
     from lepton_launcher.sightings import Sighting
+    from lepton_launcher.slow import Slow
 
 _POINTS = 60
 _POINT_SECONDS = 0.5
@@ -21,14 +23,10 @@ _DIGITS = 6
 class _Point(NamedTuple):
     step: int
     step_at: float
-    collective_seconds: float
 
 
 class Pace:
-    """The recent time of a rank's step, and how much of it was the rank's own.
-
-    Collectives make the steps of all ranks equally long; what differs is the time outside of them.
-    """
+    """The recent time of a rank's step."""
 
     def __init__(self) -> None:
         self._points: deque[_Point] = deque(maxlen=_POINTS)
@@ -38,7 +36,7 @@ class Pace:
         standing = sighting.standing
         if not standing.step_at:
             return
-        point = _Point(standing.step, sighting.step_at, standing.collective_seconds)
+        point = _Point(standing.step, sighting.step_at)
         if self._points and point.step < self._points[-1].step:
             self._points.clear()
         if not self._points or point.step_at - self._points[-1].step_at >= _POINT_SECONDS:
@@ -49,15 +47,6 @@ class Pace:
         """The mean over the last points; None before two steps."""
         steps = self._steps()
         return (self._points[-1].step_at - self._points[0].step_at) / steps if steps else None
-
-    @property
-    def own_seconds(self) -> float | None:
-        """The mean step less the mean wait in collectives."""
-        whole, steps = self.step_seconds, self._steps()
-        if whole is None:
-            return None
-        waited = self._points[-1].collective_seconds - self._points[0].collective_seconds
-        return max(0.0, whole - waited / steps)
 
     def _steps(self) -> int:
         return self._points[-1].step - self._points[0].step if self._points else 0
@@ -73,6 +62,8 @@ class Progress:
         now: float,
         restarts: Sequence[dict[str, Any]] = (),
         ledger: Ledger | None = None,
+        *,
+        node: int = 0,
     ) -> None:
         self._attempt = attempt
         self._generation = generation
@@ -80,6 +71,10 @@ class Progress:
         self._paces: dict[int, Pace] = {}
         self._ledger = ledger or Ledger(now)
         self._ledger.begin(now)
+        self._node = node
+        self._own: list[OwnTime] = []
+        self._slow: Slow | None = None
+        self._slow_watch = SlowWatch()
         self.step: int | None = None
         """The last step that the slowest rank is known to have done."""
         self.resumed_from: int | None = None
@@ -112,7 +107,23 @@ class Progress:
             self.resumed_from = min(resumed)
         first = min(sightings, key=lambda each: each.rank, default=None)
         if first is not None:
-            self._ledger.see(first.standing)
+            self._ledger.see(first.standing, now)
+        self._own = [
+            OwnTime(
+                each.rank, self._node, each.standing.own_seconds, each.standing.own_error_seconds
+            )
+            for each in sightings
+            if each.standing.own_seconds > 0
+        ]
+
+    @property
+    def slowest(self) -> OwnTime | None:
+        """The rank of this pod with the longest own time."""
+        return max(self._own, key=lambda each: each.seconds, default=None)
+
+    def compare(self, elsewhere: Sequence[OwnTime]) -> None:
+        """Look for a slow rank among those of this pod and the slowest of each other."""
+        self._slow = self._slow_watch.observe([*self._own, *elsewhere], self.step or 0)
 
     def end(self, ending: Ending, now: float) -> None:
         """Book the time that is left, now that the ranks have ended."""
@@ -133,6 +144,7 @@ class Progress:
             "samples": first.standing.samples or None,
             "checkpoint": _checkpoint(first, now),
             "ranks": [self._rank(each, now) for each in sightings],
+            "slow": _slow_facts(self._slow),
             "restarts": self._restarts or None,
             "ledger": self._ledger.seconds(),
         }
@@ -143,7 +155,7 @@ class Progress:
             "rank": sighting.rank,
             "step": sighting.standing.step or None,
             "silentSeconds": round(now - sighting.step_at, 1) if sighting.step_at else None,
-            "ownSeconds": _rounded(self._paces[sighting.rank].own_seconds),
+            "ownSeconds": _rounded(sighting.standing.own_seconds or None),
         }
         return _known(facts)
 
@@ -165,6 +177,10 @@ def _checkpoint(sighting: Sighting, now: float) -> dict[str, Any] | None:
         "ageSeconds": round(now - standing.checkpoint_at / 1e9, 1),
         "seconds": round(standing.checkpoint_seconds, _DIGITS),
     }
+
+
+def _slow_facts(slow: Slow | None) -> dict[str, Any] | None:
+    return slow and {**slow._asdict(), "factor": round(slow.factor, 2)}
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -48,7 +48,7 @@ def train(ledger: Ledger, rank: Rank, steps: range, *, seconds: float = 1.0) -> 
     for step in steps:
         rank.now += seconds
         rank.step(step)
-        ledger.see(rank.standing)
+        ledger.see(rank.standing, rank.now)
 
 
 def started(now: float, *, furthest: int = -1, resumed: int = 0) -> tuple[Ledger, Rank]:
@@ -78,7 +78,7 @@ def test_each_phase_is_booked_when_it_is_over() -> None:
     ]:
         if phase != "starting":
             rank.enter(phase)
-        ledger.see(rank.standing)
+        ledger.see(rank.standing, rank.now)
         rank.now += seconds
     assert ledger.seconds() == {
         "start": 4,
@@ -107,7 +107,7 @@ def test_a_look_that_meets_many_steps_divides_their_time() -> None:
     ledger, rank = started(0.0, furthest=30)
     rank.now += 50
     rank.step(50)
-    ledger.see(rank.standing)
+    ledger.see(rank.standing, rank.now)
     assert ledger.seconds() == pytest.approx(
         {"start": 2, "restoring": 1, "repeated": 30, "productive": 20}
     )
@@ -118,7 +118,7 @@ def test_counted_steps_are_never_called_repeated() -> None:
     for step in range(1, 11):
         rank.now += 1
         rank.step(step, reported=False)
-        ledger.see(rank.standing)
+        ledger.see(rank.standing, rank.now)
     assert ledger.seconds() == {"start": 2, "restoring": 1, "productive": 10}
 
 
@@ -164,7 +164,7 @@ def test_a_generation_after_another_repeats_what_the_first_had_done() -> None:
 def test_what_gave_no_sign_is_not_guessed_at() -> None:
     ledger = Ledger(0.0)
     ledger.begin(1.0)
-    ledger.see(Standing())
+    ledger.see(Standing(), 31.0)
     assert ledger.seconds() == {"start": 1}
     ledger.end(31.0, Ending(is_well=True), furthest=-1)
     assert ledger.seconds() == {"start": 1, "unobserved": 30}
@@ -199,7 +199,7 @@ def test_every_second_is_in_one_class_and_no_sum_ever_falls(
             ledger.begin(rank.now)
         elif kind != "look":
             rank.enter(kind)
-        ledger.see(rank.standing)
+        ledger.see(rank.standing, rank.now)
         now = ledger.seconds()
         assert set(now) <= set(CLASSES)
         assert all(now.get(name, 0) >= spent - 0.01 for name, spent in before.items())
@@ -257,7 +257,8 @@ def test_a_pod_s_ledger_is_true_over_three_generations(pod: Pod) -> None:
     }
     found = {name: spent[name] for name in known}
     assert found == pytest.approx(known, rel=0.2, abs=0.4)
-    assert sum(spent.values()) == pytest.approx(whole, rel=0.05, abs=0.3)
+    # What is missing is the start of the launcher's own interpreter.
+    assert whole - 1.5 <= sum(spent.values()) <= whole + 0.1
     progress = json.loads((pod.exchange / "progress.json").read_bytes())
     assert progress["ledger"] == spent
 

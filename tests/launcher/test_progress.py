@@ -45,10 +45,8 @@ def told(pod: Pod) -> dict[str, Any]:
     return found
 
 
-def seen(
-    step: int, at: float, *, rank: int = 0, waited: float = 0.0, phase: str = "training"
-) -> Sighting:
-    standing = Standing(phase=phase, step=step, step_at=int(at * SECOND), collective_seconds=waited)
+def seen(step: int, at: float, *, rank: int = 0, phase: str = "training") -> Sighting:
+    standing = Standing(phase=phase, step=step, step_at=int(at * SECOND))
     return Sighting(rank, standing)
 
 
@@ -106,12 +104,11 @@ def test_the_rank_knows_its_attempt_and_generation(pod: Pod) -> None:
     assert pod.stdout == b"1 0\n"
 
 
-def test_a_rank_s_own_time_is_its_step_less_its_wait() -> None:
+def test_the_time_of_a_step_is_the_mean_of_the_last_ones() -> None:
     pace = Pace()
     for step in range(1, 101):
-        pace.add(seen(step, step * 0.5, waited=step * 0.2))
+        pace.add(seen(step, step * 0.5))
     assert pace.step_seconds == pytest.approx(0.5)
-    assert pace.own_seconds == pytest.approx(0.3)
 
 
 def test_a_pace_begins_anew_when_steps_do() -> None:

@@ -36,6 +36,7 @@ def at(seconds: float | None) -> datetime | None:
 
 def a_started_pod(
     rank: int = 0,
+    *,
     scheduled: float | None = 5,
     sandbox: float | None = 7,
     prepare: tuple[float | None, float | None] = (17, 18),
@@ -240,8 +241,12 @@ def test_a_running_attempt_tells_what_is_settled() -> None:
     news = progress(start="4", productive="11.5")
     job = after(job, decide(a_view(job, running_pod(), progress=news)))
     expected = {
-        "waiting": 10, "image": 30, "start": 4, "productive": 11.5,
-        "usefulGpuSeconds": 46, "wastedGpuSeconds": 34 * 4,
+        "waiting": 10,
+        "image": 30,
+        "start": 4,
+        "productive": 11.5,
+        "usefulGpuSeconds": 46,
+        "wastedGpuSeconds": 34 * 4,
     }
     assert ledger_of(last(job).ledger) == expected
     assert ledger_of(job.status.ledger) == expected
