@@ -71,6 +71,12 @@ def counters(situation: Situation, gang: Gang, *, knows_steps: bool = False) -> 
     return old.model_copy(update=more)
 
 
+def furthest_step(situation: Situation, gang: Gang) -> int | None:
+    """Return the furthest step of the job, the open attempt's among them."""
+    known = (evidence.steps(gang).furthest, situation.status.furthest_step)
+    return max((each for each in known if each is not None), default=None)
+
+
 def recorded(situation: Situation, attempt: Attempt) -> list[Attempt]:
     """Return the attempts with this one as the last."""
     others = [each for each in situation.status.attempts if each.number != attempt.number]

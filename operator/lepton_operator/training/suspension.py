@@ -99,7 +99,7 @@ def _end(situation: Situation, gang: Gang | None) -> Plan:
         verdict,
         attempts=attempts.recorded(situation, closed) if closed else None,
         restarts=attempts.counters(situation, gang) if gang else None,
-        furthest_step=_furthest(situation, gang) if gang else None,
+        furthest_step=attempts.furthest_step(situation, gang) if gang else None,
     )
     left = [] if gang else [each for each in situation.others if not each.pod.deleting]
     new = situation.spec.suspend and not is_true(situation.status.conditions, SUSPENDED)
@@ -120,11 +120,6 @@ def _closed(situation: Situation, gang: Gang) -> Attempt:
     if saved is None:
         return closed
     return closed.model_copy(update={"reason": Cause.SAVED.value, "message": cut(saved.message)})
-
-
-def _furthest(situation: Situation, gang: Gang) -> int | None:
-    known = (evidence.steps(gang).furthest, situation.status.furthest_step)
-    return max((each for each in known if each is not None), default=None)
 
 
 def _verdict(situation: Situation, closed: Attempt | None, *, holds: bool) -> Verdict:

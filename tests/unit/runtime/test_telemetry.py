@@ -95,6 +95,7 @@ async def test_what_rank_0_tells_is_known_and_wakes_its_job_once() -> None:
     assert found is not None
     assert (found.attempt, found.phase, found.step, found.eta_seconds) == (2, "training", 120, 220)
     assert found.metrics == {"loss": "0.5", "lr": "0.001"}
+    assert found.leave_seconds == 4  # twice 1.5 s, and three steps of 0.25 s
     assert (sidecar.asked, woken) == (1, 1)
 
 

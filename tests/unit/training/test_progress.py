@@ -54,6 +54,17 @@ def written_step(job: TrainingJob, progress: Progress | None) -> int | None:
     return found.get("step")
 
 
+def test_the_longest_time_to_leave_is_kept_over_attempts() -> None:
+    job = an_open_job()
+    for attempt, seconds, longest in ((1, 20, 20), (1, 8, 20), (1, 31, 31)):
+        news = told(5, attempt=attempt).model_copy(update={"leave_seconds": seconds})
+        now = job.status.progress.time + timedelta(seconds=31) if job.status.progress else NOW
+        news = news.model_copy(update={"time": now.replace(microsecond=0)})
+        job = after(job, decide(a_view(job, a_pod(0, running=True), progress=news)))
+        assert job.status.progress is not None
+        assert job.status.progress.leave_seconds == longest
+
+
 def test_progress_is_written_at_once_and_then_each_30_seconds() -> None:
     job = an_open_job()
     decided = decide(a_view(job, a_pod(0, running=True), progress=told(5, seconds_ago=29)))
