@@ -84,7 +84,9 @@ def wait_until(look: Callable[[], Any], what: str) -> Any:
 class Pod:
     """One node of the gang."""
 
-    def __init__(self, folder: Path, told: Mapping[str, Any], environment: Mapping[str, str]):
+    def __init__(
+        self, folder: Path, told: Mapping[str, Any], environment: Mapping[str, str]
+    ) -> None:
         self.folder = folder
         self.exchange, self.output = folder / "exchange", folder / "output"
         self.exchange.mkdir(parents=True)

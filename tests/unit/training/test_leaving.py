@@ -26,7 +26,11 @@ KILLED_AT = WHOLE_NOW + timedelta(seconds=30)
 SAVED = a_record(
     "Failed", reason="Saved", message="Saved at step 120 and left.", step=120, furthest=120
 )
-DRAINED = {"deleting": True, "deleted_by_eviction": True, "disruption": "EvictionByEvictionAPI"}
+DRAINED: dict[str, Any] = {
+    "deleting": True,
+    "deleted_by_eviction": True,
+    "disruption": "EvictionByEvictionAPI",
+}
 LEAVES = a_pod(0, running=True, leaves_by=KILLED_AT, **DRAINED)
 PEER = a_pod(1, running=True, node="node-2")
 
@@ -65,6 +69,7 @@ def test_when_the_pod_has_ended_the_attempt_is_closed_with_the_step(peer: PodVie
     closed = attempt(decided)
     assert (closed["outcome"], closed["reason"], closed["step"]) == ("Failed", "Saved", 120)
     assert closed["message"] == "A pod of the gang was asked to leave. Saved at step 120 and left."
+    assert [(each.type, each.reason) for each in decided.events] == [("Normal", "AttemptLeft")]
     # It got further than any attempt before.
     assert "budget" not in closed
     assert status_of(decided)["furthestStep"] == 120
