@@ -49,7 +49,6 @@ def exceed(situation: Situation) -> Plan | None:
             situation,
             ended.verdict,
             attempts=attempts.recorded(situation, attempt) if attempt else None,
-            furthest_step=attempts.furthest_step(situation, gang) if gang else None,
             ended=ended,
         ),
         events=(Event("Warning", FAILED, ended.message),),

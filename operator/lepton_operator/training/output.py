@@ -41,7 +41,6 @@ def finish(situation: Situation) -> Plan | None:
             ended.verdict,
             attempts=_attempts(situation),
             restarts=attempts.counters(situation, gang) if gang else None,
-            furthest_step=attempts.furthest_step(situation, gang) if gang else None,
             output=result,
             completion_time=situation.now,
             ended=ended,
