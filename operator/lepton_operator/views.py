@@ -83,11 +83,14 @@ class PodView:
     deleted_by_eviction: bool = False  # condition DisruptionTarget, or reason Evicted
     disruption: str = ""  # the reason of that condition, e.g. PreemptionByScheduler
     gone: bool = False
+    leaves_by: datetime | None = None  # of one that was asked to leave: when it is killed
     node: str | None = None
     ip: str | None = None
     ready: bool = False
     ready_since: datetime | None = None
     scheduled: bool = False
+    scheduled_since: datetime | None = None
+    sandbox_since: datetime | None = None  # its volumes and its network are there
     unschedulable_message: str = ""  # the scheduler's own sentence
     reason: str = ""  # status.reason, e.g. Evicted
     message: str = ""

@@ -35,6 +35,7 @@ class Reason(StrEnum):
     INVALID_SPEC = "InvalidSpec"
     HANG = "Hang"
     PARTITIONED = "Partitioned"
+    SAVED = "Saved"
 
 
 class FailureError(Exception):
@@ -133,6 +134,7 @@ class Record(Document):
     repeated: bool | None = None
     saved: bool | None = None
     silent_node: int | None = None
+    ledger: dict[str, float] | None = None
     metrics: Metrics | None = None
     model: ModelReference | None = None
     versions: tuple[VersionSummary, ...] | None = None

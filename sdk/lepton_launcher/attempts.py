@@ -75,6 +75,13 @@ class AttemptFile:
         told = self.newest()
         return told if told and told.number > number and told.is_placed else None
 
+    def says_leave(self) -> bool:
+        """Whether it asks this pod to leave."""
+        try:
+            return says_leave(self._options.attempt_file.read_text("utf-8", "replace"))
+        except OSError:
+            return False
+
     def is_closed(self, number: int) -> bool:
         """Whether a later attempt is told of, so that this one counts no more."""
         told = self.newest()
@@ -107,6 +114,14 @@ def parse_attempt(text: str, options: Options) -> Attempt:
         if attempt.is_placed and not 0 < port <= _HIGHEST_PORT:
             raise NotThisAttempt(f"{port} is not a port")
     return attempt
+
+
+def says_leave(text: str) -> bool:
+    """Whether the annotation asks this pod to leave."""
+    try:
+        return _object(text).get("leave") is True
+    except NotThisAttempt:
+        return False
 
 
 def attempt_alone(options: Options) -> Attempt:

@@ -55,6 +55,14 @@ class Exchange:
         lost = {"node": loss.node, "message": loss.why, "seconds": loss.seconds}
         self.tell_progress({**begun, "attempt": attempt, "lost": lost})
 
+    def ask_to_save(self, step: int) -> None:
+        """Ask the ranks to save at the end of this step, and to leave."""
+        write_atomically(self._folder / "save", json.dumps({"step": step}).encode())
+
+    def begin_anew(self) -> None:
+        """Take back what was asked of the ranks of an earlier attempt."""
+        (self._folder / "save").unlink(missing_ok=True)
+
     def leave_stacks(self, name: str, text: bytes) -> None:
         """Leave the stacks of a rank, which the sidecar keeps in the store."""
         folder = self._folder / "stacks"

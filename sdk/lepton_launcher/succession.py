@@ -113,7 +113,7 @@ class GangSuccession:
         state = _state_of(generation, record)
         self._gang.tell(generation.report(state, record))
         if state == LEAVING:
-            return Ended(record)
+            return Ended(record, waits=self._pod.signals.is_asked_for_others)
         order = self._settled_order(generation, record)
         if order is not None:
             return self._obey(order, generation, record)

@@ -16,6 +16,7 @@ from lepton_launcher.attempts import Attempt, AttemptFile, attempt_alone
 from lepton_launcher.exchange import Exchange
 from lepton_launcher.gang import join
 from lepton_launcher.generation import Generation, Pod
+from lepton_launcher.ledger import Ledger
 from lepton_launcher.options import Options, parse_options
 from lepton_launcher.processes import Children, Signals
 from lepton_launcher.progress import Before
@@ -51,6 +52,7 @@ class Supervisor:
         self._children = Children(self._signals)
         self._exchange = Exchange(options.exchange)
         self._attempt_file = AttemptFile(options)
+        self._began_at = time.monotonic()
 
     def run(self) -> int:
         """Run the pod's attempt to its end; the exit code is 0 only for a success."""
@@ -76,7 +78,7 @@ class Supervisor:
         if problem:
             return records.user_error(problem)
         attempt = self._attempt()
-        if attempt is None:
+        if attempt is None or self._signals.asked_to_leave_at is not None:
             return records.terminated("Asked to leave before the attempt had begun.")
         try:
             return self._follow(attempt)
@@ -87,6 +89,7 @@ class Supervisor:
     def _attempt(self) -> Attempt | None:
         if self._options.alone:
             return attempt_alone(self._options)
+        self._signals.also_heed(self._attempt_file.says_leave)
         attempt = self._told_after(self._options.attempt - 1)
         if attempt is not None:
             return attempt
@@ -104,20 +107,31 @@ class Supervisor:
         """Train in this attempt, and in those that follow it as long as this pod may go on."""
         saves = Saves(place_in(os.environ) if attempt.node_rank == 0 else None)
         saves.watch()
+        # Its first second is that of the container, whose start the operator can see.
+        ledger = Ledger(self._began_at, self._options.furthest_step)
         while True:
-            pod = self._pod(attempt, saves)
+            pod = self._pod(attempt, saves, ledger)
             ended = self._train(pod)
             record = self._of_attempt(ended.record, attempt)
             if not ended.waits:
                 return record
             following = self._next_attempt(pod, ended)
             if following is None:
-                return None if self._signals.asked_to_leave_at is not None else record
+                return None if pod.is_superseded else record
             if pod.gang is not None:
                 pod.gang.leave()
-            attempt = following
+            self._exchange.begin_anew()
+            attempt, ledger = following, self._ledger_from_now(following)
 
-    def _pod(self, attempt: Attempt, saves: Saves) -> Pod:
+    def _ledger_from_now(self, attempt: Attempt) -> Ledger:
+        return Ledger(time.monotonic(), self._furthest_before(attempt))
+
+    def _furthest_before(self, attempt: Attempt) -> int:
+        """The furthest step of the attempts before; -1 if there is none."""
+        told = attempt.furthest_step
+        return self._options.furthest_step if told is None else told
+
+    def _pod(self, attempt: Attempt, saves: Saves, ledger: Ledger) -> Pod:
         options = self._options
         say(
             f"attempt {attempt.number}, node {attempt.node_rank} of {attempt.num_nodes}, "
@@ -131,6 +145,7 @@ class Supervisor:
             self._exchange,
             join(attempt, self._restarts(attempt, saves)),
             saves,
+            ledger,
             None if options.alone else self._attempt_file,
         )
 
@@ -141,8 +156,9 @@ class Supervisor:
         return {**record, "attempt": attempt.number}
 
     def _next_attempt(self, pod: Pod, ended: Ended) -> Attempt | None:
-        """Wait for the operator; None if asked to leave, or never told that this one is closed."""
+        """Wait for the operator; None if asked to leave, or never told of one in all that time."""
         number, latest = pod.attempt.number, time.monotonic() + _UNHEARD_SECONDS
+        self._signals.stay()
         if ended.loss and not pod.is_superseded:
             self._exchange.tell_loss(number, ended.loss)
         say(f"attempt {number} is over: {ended.record.get('message')} Waiting for the next one")
@@ -170,8 +186,8 @@ class Supervisor:
             generation = Generation(pod, number, folder / str(number), before)
             ended = self._end_of(succession, generation)
             if ended is not None:
-                record = records.with_spent(ended.record, succession.spent)
-                return ended._replace(record=record)
+                told = {**ended.record, "ledger": pod.ledger.seconds()}
+                return ended._replace(record=records.with_spent(told, succession.spent))
             number += 1
             say(f"the ranks are started again: generation {number}")
 
@@ -179,7 +195,7 @@ class Supervisor:
         self, succession: OwnSuccession | GangSuccession, generation: Generation
     ) -> Ended | None:
         record = generation.run()
-        if generation.is_superseded and self._signals.asked_to_leave_at is None:
+        if generation.is_superseded:
             return Ended(record, waits=True)
         return succession.end_of(generation, record)
 
@@ -193,11 +209,11 @@ class Supervisor:
     def _restarts(self, attempt: Attempt, saves: Saves, *, alone: bool = False) -> Restarts:
         """The budget for restarts in place: the operator's last word about it."""
         options = self._options
-        most, furthest = attempt.max_restarts, attempt.furthest_step
+        most = attempt.max_restarts
         most = options.max_restarts if most is None else most
         return Restarts(
             0 if alone and options.num_nodes > 1 else most,
-            options.furthest_step if furthest is None else furthest,
+            self._furthest_before(attempt),
             final=Final(options.final_exit_codes, options.final_signals),
             saves=lambda: saves.count,
         )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from lepton_operator.api.common import (
+    CONTROLLER,
     INT_OR_STRING,
     LINE_PATTERN,
     MAX_NAME_LENGTH,
@@ -188,6 +189,7 @@ class Cause(StrEnum):
     PEER_LOST = "PeerLost"
     PARTITIONED = "Partitioned"
     TERMINATED = "Terminated"
+    SAVED = "Saved"
     NO_MODEL = "NoModel"
     INVALID_MODEL = "InvalidModel"
     INVALID_SPEC = "InvalidSpec"
@@ -319,6 +321,12 @@ class Checkpoint(ApiModel):
     keep: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=3, description="keep is how many complete checkpoints stay."
     )
+    signal: Literal["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP"] = Field(
+        default="SIGTERM",
+        description="signal is what ranks get when they are asked to save and leave (suspend, "
+        "drain, eviction, preemption), with LEPTON_GRACE_SECONDS to do it in. Those that save by "
+        "the SDK's Checkpointer need none.",
+    )
 
 
 class Output(ApiModel):
@@ -375,11 +383,28 @@ class TrainingJobSpec(PodSettings):
     )
     suspend: bool = Field(
         default=False,
-        description="suspend ends the pods and starts none until it is false again.",
+        description="suspend has all ranks save at one step and leave, ends the pods, and starts "
+        "none until it is false again.",
+    )
+    managed_by: (
+        Annotated[
+            str,
+            StringConstraints(
+                min_length=3,
+                max_length=63,
+                pattern="^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[-A-Za-z0-9._~/]+$",
+            ),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="managedBy names the controller of this job. One that names another than "
+        f"{CONTROLLER} is left alone: no pods, no status. Unset: this operator.",
     )
     active_deadline_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = Field(
         default=None,
-        description="activeDeadlineSeconds: the job fails when it has been active for so long.",
+        description="activeDeadlineSeconds: the job fails when it has been active for so long, "
+        "the times between its suspensions taken together.",
     )
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = Field(
         default=None,
@@ -437,6 +462,48 @@ class RankRestart(StatusModel):
     )
 
 
+def _spent(what: str) -> Any:
+    return Field(default=None, description=what)
+
+
+class Spent(StatusModel):
+    """what time went into, in seconds as decimals; a class that is absent took none"""
+
+    waiting: Decimal | None = _spent(
+        "waiting: no pod could start, or none was there: until all were scheduled, and after their "
+        "end."
+    )
+    image: Decimal | None = _spent("image: images were pulled.")
+    start: Decimal | None = _spent(
+        "start: volumes and networks of pods, their launchers, the frameworks' import, and ranks "
+        "that were started again in their pods."
+    )
+    rendezvous: Decimal | None = _spent("rendezvous: ranks waited to find each other.")
+    restoring: Decimal | None = _spent("restoring: a checkpoint was loaded.")
+    productive: Decimal | None = _spent("productive: steps and evaluations, done once.")
+    repeated: Decimal | None = _spent(
+        "repeated: steps that had been done before and were lost, and steps that failed half done."
+    )
+    checkpointing: Decimal | None = _spent(
+        "checkpointing: the training stood still to save, or its result was stored."
+    )
+    hang: Decimal | None = _spent("hang: ranks stood still, until that was found.")
+    unobserved: Decimal | None = _spent(
+        "unobserved: nobody can tell: the script shows no steps, or a pod was lost with its word."
+    )
+
+
+class Ledger(Spent):
+    """what the time went into: each second in one class, and what it was worth in GPU seconds"""
+
+    useful_gpu_seconds: Decimal | None = _spent(
+        "usefulGpuSeconds: the GPUs of all pods times the productive seconds."
+    )
+    wasted_gpu_seconds: Decimal | None = _spent(
+        "wastedGpuSeconds: the same for all other classes but waiting, when they are not held."
+    )
+
+
 class Attempt(StatusModel):
     """one start of the whole gang"""
 
@@ -457,7 +524,9 @@ class Attempt(StatusModel):
         default=None, description="rule is the index of the failurePolicy rule that decided."
     )
     reason: Annotated[str, StringConstraints(max_length=64)] | None = Field(
-        default=None, description="reason is the class of the failure, e.g. UserError or PodLost."
+        default=None,
+        description="reason is the class of the failure, e.g. UserError or PodLost; Saved if its "
+        "ranks were asked to leave and saved before.",
     )
     message: Annotated[str, StringConstraints(max_length=1024)] | None = Field(
         default=None, description="message says which pod failed, where and how."
@@ -514,6 +583,14 @@ class Attempt(StatusModel):
     )
     running_time: Timestamp | None = Field(
         default=None, description="runningTime is when all its ranks ran; unset if they never did."
+    )
+    ledger: Ledger | None = Field(
+        default=None,
+        description="ledger is what its time went into; while it runs, as far as that is settled.",
+    )
+    leave_time: Timestamp | None = Field(
+        default=None,
+        description="leaveTime is when its ranks were asked to save and leave, to suspend the job.",
     )
     generation: Annotated[int, Field(ge=0, le=MAX_STEP)] | None = Field(
         default=None,
@@ -597,6 +674,14 @@ class Progress(StatusModel):
     checkpoint_time: Timestamp | None = Field(
         default=None, description="checkpointTime is when it was complete."
     )
+    ledger: Spent | None = Field(
+        default=None, description="ledger is what the time of rank 0 went into, in this attempt."
+    )
+    leave_seconds: Counter | None = Field(
+        default=None,
+        description="leaveSeconds is the longest that its ranks would have needed so far to save "
+        "and leave. The pods' grace period follows from it.",
+    )
 
 
 class OutputStatus(StatusModel):
@@ -622,11 +707,20 @@ class TrainingJobStatus(Status):
         description="furthestStep is the highest one that an attempt reported or saved.",
     )
     progress: Progress | None = None
+    ledger: Ledger | None = Field(
+        default=None,
+        description="ledger is what the time of all attempts went into, with the time between one "
+        "that failed and the next; suspensions are not in it.",
+    )
     avoided_nodes: Annotated[tuple[AvoidedNode, ...], Field(max_length=MAX_AVOIDED_NODES)] = Field(
         default=(), description="avoidedNodes: where pods of the next attempt do not go, and why."
     )
     start_time: Timestamp | None = Field(
         default=None, description="startTime is when the job became active; renewed by a resume."
+    )
+    active_seconds: Step | None = Field(
+        default=None,
+        description="activeSeconds is how long it was active before its last suspension.",
     )
     completion_time: Timestamp | None = Field(
         default=None, description="completionTime is when the job became Complete."
