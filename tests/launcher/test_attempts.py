@@ -63,7 +63,9 @@ def test_a_pod_that_is_told_of_a_later_attempt_begins_it(pod: Pod) -> None:
     first = wait_until(lambda: begun(pod), "the first attempt")
     assert first[1] == b"1"
     tell(pod, **{**ATTEMPT, "attempt": 3, "port": 29403})
-    assert pod.record() == {"outcome": "Succeeded", "reason": "Succeeded", "attempt": 3}
+    record = pod.record()
+    assert (record["outcome"], record["attempt"]) == ("Succeeded", 3)
+    assert sum(record["ledger"].values()) < 3600  # of this attempt alone
     pod.agree()
     assert pod.message()["attempt"] == 3
     assert [line.split()[1] for line in pod.stdout.splitlines()] == [b"1", b"3"]
@@ -230,6 +232,37 @@ def test_ranks_that_failed_in_a_closed_attempt_wait_for_no_verdict(
     _, member = nodes
     member.pod.is_superseded = True
     assert member.ended(VICTIM) == (VICTIM, True, None)
+
+
+LEFT = {"outcome": "Failed", "reason": "Saved", "step": 7}
+
+
+def test_a_pod_whose_ranks_left_for_another_s_sake_stays(nodes: tuple[Node, Node]) -> None:
+    _, member = nodes
+    member.pod.signals.ask_to_leave(for_others=True)
+    assert member.ended(LEFT) == (LEFT, True, None)
+    member.pod.signals.stay()
+    assert member.pod.signals.asked_to_leave_at is None
+
+
+@pytest.mark.parametrize("first_for_others", [True, False])
+def test_a_pod_that_was_asked_itself_ends(
+    nodes: tuple[Node, Node], *, first_for_others: bool
+) -> None:
+    _, member = nodes
+    member.pod.signals.ask_to_leave(for_others=first_for_others)
+    member.pod.signals.ask_to_leave(for_others=not first_for_others)
+    assert member.ended(LEFT) == (LEFT, False, None)
+    member.pod.signals.stay()
+    assert member.pod.signals.asked_to_leave_at is not None
+
+
+def test_the_next_attempt_is_not_asked_what_the_last_one_was(tmp_path: Path) -> None:
+    exchange = Exchange(tmp_path)
+    exchange.begin_anew()
+    exchange.ask_to_save(12)
+    exchange.begin_anew()
+    assert not (tmp_path / "save").exists()
 
 
 def test_a_gang_that_was_left_answers_and_asks_nobody(nodes: tuple[Node, Node]) -> None:
