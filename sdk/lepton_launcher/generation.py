@@ -96,8 +96,9 @@ class Generation:
         for pipe in self._pipes:
             pipe.close()
         self._leave_tail()
+        self._observer.look_back()
         record = self._record_of(hang, order, names)
-        self._observer.look_back(_ending(record, hang, order, found_at))
+        self._observer.end(_ending(record, hang, order, found_at))
         return self._with_steps(record)
 
     def _leave_tail(self) -> None:
@@ -345,7 +346,7 @@ def _ending(
         return Ending(hung_since=found_at - hang.silent_seconds)
     if order and (order.stacks or order.act == PART):
         return Ending(hung_since=-math.inf)
-    return Ending(is_well=record["outcome"] == "Succeeded")
+    return Ending(is_well=record["reason"] in ("Succeeded", "Saved"))
 
 
 def _only_rank(attempt: Attempt, generation: int) -> dict[str, str]:
