@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 # What is left of the grace period, once the ranks are gone, for the record and its answer.
 _RESERVE_SECONDS = 3.0
+# Ranks that have saved and left may hang in what their script does last; nothing is lost with it.
+_LEFT_SECONDS = 5.0
 # The end of what all ranks of the pod wrote to stderr, in which the sidecar looks for patterns.
 _TAIL_BYTES = 64 * 1024
 
@@ -75,6 +77,7 @@ class Generation:
         self._observer = self._new_observer(before)
         exchange = None if pod.options.alone else pod.exchange
         self._departure = Departure(count, pod.options.leave_signal, exchange, pod.children)
+        self._left_by: float | None = None
         self.is_stopped = False
         """Whether the gang stopped these ranks, to start them again."""
 
@@ -96,8 +99,9 @@ class Generation:
         for pipe in self._pipes:
             pipe.close()
         self._leave_tail()
+        self._observer.look_back()
         record = self._record_of(hang, order, names)
-        self._observer.look_back(_ending(record, hang, order, found_at))
+        self._observer.end(_ending(record, hang, order, found_at))
         return self._with_steps(record)
 
     def _leave_tail(self) -> None:
@@ -328,6 +332,9 @@ class Generation:
     # Deadlines (monotonic seconds)
 
     def _kill_at(self) -> float:
+        if self._observer.progress.left_at is not None:
+            self._left_by = self._left_by or time.monotonic() + _LEFT_SECONDS
+            return self._left_by
         asked = self._pod.signals.asked_to_leave_at
         return math.inf if asked is None else asked + self._patience_seconds()
 
@@ -345,7 +352,7 @@ def _ending(
         return Ending(hung_since=found_at - hang.silent_seconds)
     if order and (order.stacks or order.act == PART):
         return Ending(hung_since=-math.inf)
-    return Ending(is_well=record["outcome"] == "Succeeded")
+    return Ending(is_well=record["reason"] in ("Succeeded", "Saved"))
 
 
 def _only_rank(attempt: Attempt, generation: int) -> dict[str, str]:
