@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 # What is left of the grace period, once the ranks are gone, for the record and its answer.
 _RESERVE_SECONDS = 3.0
+# Ranks that have saved and left may hang in what their script does last; nothing is lost with it.
+_LEFT_SECONDS = 5.0
 # The end of what all ranks of the pod wrote to stderr, in which the sidecar looks for patterns.
 _TAIL_BYTES = 64 * 1024
 
@@ -75,6 +77,7 @@ class Generation:
         self._observer = self._new_observer(before)
         exchange = None if pod.options.alone else pod.exchange
         self._departure = Departure(count, pod.options.leave_signal, exchange, pod.children)
+        self._left_by: float | None = None
         self.is_stopped = False
         """Whether the gang stopped these ranks, to start them again."""
 
@@ -329,6 +332,9 @@ class Generation:
     # Deadlines (monotonic seconds)
 
     def _kill_at(self) -> float:
+        if self._observer.progress.left_at is not None:
+            self._left_by = self._left_by or time.monotonic() + _LEFT_SECONDS
+            return self._left_by
         asked = self._pod.signals.asked_to_leave_at
         return math.inf if asked is None else asked + self._patience_seconds()
 
