@@ -12,7 +12,15 @@ from typing import Annotated
 from pydantic import Field, StrictInt, ValidationError
 
 from lepton_operator.api.common import StatusModel
-from lepton_operator.api.training import MAX_ATTEMPTS, MAX_STEP, Phase, Progress, Spent
+from lepton_operator.api.training import (
+    MAX_ATTEMPTS,
+    MAX_NODES,
+    MAX_STEP,
+    Phase,
+    Progress,
+    SlowRank,
+    Spent,
+)
 from lepton_operator.records import MAX_SECONDS, ReportedMetrics, ReportedSeconds, decimal
 
 MAX_BYTES = 262_144
@@ -26,6 +34,12 @@ class _Checkpoint(StatusModel):
     age_seconds: _Seconds
 
 
+class _Slow(StatusModel):
+    rank: Annotated[StrictInt, Field(ge=0, le=2**31 - 1)]
+    node: Annotated[StrictInt, Field(ge=0, le=MAX_NODES - 1)]
+    factor: Annotated[float, Field(ge=1, le=1e6, allow_inf_nan=False)]
+
+
 class _Told(StatusModel):
     """The sidecar's document, as far as the status needs it."""
 
@@ -37,6 +51,7 @@ class _Told(StatusModel):
     step_seconds: _Seconds | None = None
     metrics: ReportedMetrics = Field(default_factory=dict)
     checkpoint: _Checkpoint | None = None
+    slow: _Slow | None = None
     ledger: ReportedSeconds = Field(default_factory=dict)
 
 
@@ -58,8 +73,14 @@ def parse(content: bytes, now: datetime) -> Progress | None:
         metrics=told.metrics,
         checkpoint_step=saved.step if saved else None,
         checkpoint_time=_seconds_ago(now, saved.age_seconds) if saved else None,
+        slow=_slow(told.slow) if told.slow else None,
         ledger=_spent(told.ledger),
     )
+
+
+def _slow(told: _Slow) -> SlowRank:
+    factor = decimal(round(told.factor, 2)) or "1"
+    return SlowRank(rank=told.rank, pod=told.node, factor=factor)
 
 
 def _spent(ledger: Mapping[str, float]) -> Spent | None:

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from lepton_operator import names, progress
-from lepton_operator.api.training import Progress
+from lepton_operator.api.training import Progress, SlowRank, Spent
 from lepton_operator.cache import Cache, Key
 from lepton_operator.telemetry import Telemetry
 from tests.builders import NOW
@@ -31,7 +31,8 @@ TOLD: dict[str, Any] = {
     "metrics": {"loss": 0.5, "lr": 1e-3},
     "checkpoint": {"step": 100, "ageSeconds": 5.0, "seconds": 1.5},
     "ranks": [{"rank": 0, "step": 121}],
-    "ledger": {"start": 3.5},
+    "slow": {"rank": 5, "node": 1, "factor": 1.973},
+    "ledger": {"start": 3.5, "unknown": 1},
 }
 
 
@@ -95,6 +96,8 @@ async def test_what_rank_0_tells_is_known_and_wakes_its_job_once() -> None:
     assert found is not None
     assert (found.attempt, found.phase, found.step, found.eta_seconds) == (2, "training", 120, 220)
     assert found.metrics == {"loss": "0.5", "lr": "0.001"}
+    assert found.slow == SlowRank(rank=5, pod=1, factor="1.97")
+    assert found.ledger == Spent(start="3.5")
     assert (sidecar.asked, woken) == (1, 1)
 
 
@@ -162,6 +165,8 @@ async def test_a_pod_that_does_not_answer_is_asked_more_and_more_seldom() -> Non
         pytest.param({"stepSeconds": float("inf")}, id="an endless step"),
         pytest.param({"checkpoint": {"step": 1, "ageSeconds": 1e300}}, id="before the big bang"),
         pytest.param({"metrics": [1]}, id="a list for metrics"),
+        pytest.param({"ledger": {"hang": -1}}, id="a time below 0"),
+        pytest.param({"slow": {"rank": 0, "node": 0, "factor": 0.5}}, id="a fast slow rank"),
     ],
 )
 def test_a_document_that_is_out_of_bounds_is_none(changed: dict[str, Any]) -> None:
