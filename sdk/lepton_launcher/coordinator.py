@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from lepton_launcher.records import Record
+from lepton_launcher.slow import OwnTime
 from lepton_launcher.stderr import blames_a_peer
 
 if TYPE_CHECKING:
@@ -46,6 +47,8 @@ class Report(NamedTuple):
     """How they failed, or in what they are stuck."""
     furthest: int = -1
     collectives: int = 0
+    own: OwnTime | None = None
+    """The own time of its slowest rank."""
 
 
 class Order(NamedTuple):
@@ -87,6 +90,11 @@ class Coordinator:
     def heard_since(self, moment: float) -> set[int]:
         """The nodes that said something then or later."""
         return {node for node, at in self._heard.items() if at >= moment}
+
+    def own_times(self, generation: int) -> list[OwnTime]:
+        """The own time of each node's slowest rank in this generation, where it is known."""
+        reports = (each for each in self._reports.values() if each.generation == generation)
+        return [each.own for each in reports if each.own is not None]
 
     def order(self, now: float) -> Order:
         """The order that holds now."""

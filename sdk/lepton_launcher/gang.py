@@ -26,6 +26,7 @@ from lepton_launcher.coordinator import (
     Order,
     Report,
 )
+from lepton_launcher.slow import OwnTime
 from lepton_launcher.speech import say
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ _ASK_SECONDS_OF_MANY = 1.0
 _MANY_NODES = 32
 _ANSWER_SECONDS = 2.0
 _BACKLOG = 1024
+_LONGEST_SECONDS = 1e9
 _FACTS = ("reason", "rank", "exitCode", "signal", "step")
 
 
@@ -85,6 +87,12 @@ class Leader:
         with self._lock:
             self.coordinator.hear(self._report, now)
             return self.coordinator.order(now)
+
+    def own_times(self, generation: int) -> list[OwnTime]:
+        """The own time of the slowest rank on each other node."""
+        with self._lock:
+            told = self.coordinator.own_times(generation)
+        return [each for each in told if each.node]
 
     def is_understood(self) -> bool:
         """Whether every other node that still asks was told that this generation is the last."""
@@ -157,7 +165,7 @@ class Member:
 
     def tell(self, report: Report) -> None:
         """Say how this node's ranks are; a change is told at once."""
-        is_changed = report._replace(furthest=0) != self._report._replace(furthest=0)
+        is_changed = _without_pace(report) != _without_pace(self._report)
         self._report = report
         if is_changed:
             self._is_new.set()
@@ -169,6 +177,10 @@ class Member:
             return order
         why = f"Node 0's launcher did not answer for {SILENCE_SECONDS:.0f} s."
         return Order(PART, order.generation, why)
+
+    def own_times(self, generation: int) -> list[OwnTime]:  # noqa: ARG002 - as a Leader's
+        """Node 0 alone compares."""
+        return []
 
     def is_understood(self) -> bool:
         """Nobody asks this node."""
@@ -236,11 +248,17 @@ def _opened(line: bytes, attempt: Attempt) -> dict[str, Any]:
     return told
 
 
+def _without_pace(report: Report) -> Report:
+    """What is to be told at once when it changes; the rest goes with the next question."""
+    return report._replace(furthest=0, own=None)
+
+
 def _report_facts(report: Report) -> dict[str, Any]:
     record = {name: report.record[name] for name in _FACTS if name in report.record}
     if "message" in report.record:
         record["message"] = str(report.record["message"])[:_MESSAGE_CHARACTERS]
-    return {**report._asdict(), "record": record}
+    own = report.own and report.own._asdict()
+    return {**report._asdict(), "record": record, "own": own}
 
 
 def _report_in(told: dict[str, Any], num_nodes: int) -> Report:
@@ -252,11 +270,25 @@ def _report_in(told: dict[str, Any], num_nodes: int) -> Report:
         record=record if isinstance(record, dict) else {},
         furthest=_integer(told, "furthest"),
         collectives=_integer(told, "collectives"),
+        own=_own_in(told.get("own"), _integer(told, "node")),
     )
     if not 0 < report.node < num_nodes or report.state not in STATES:
         raise _NotOurs
     # A restart needs a reason that is known; without one there is none.
     return report._replace(record={"reason": "", **report.record})
+
+
+def _own_in(told: object, node: int) -> OwnTime | None:
+    if not isinstance(told, dict):
+        return None
+    seconds, error = _duration(told.get("seconds")), _duration(told.get("error_seconds"))
+    return OwnTime(_integer(told, "rank"), node, seconds, error)
+
+
+def _duration(value: object) -> float:
+    if not isinstance(value, (int, float)) or not 0 <= value < _LONGEST_SECONDS:
+        raise _NotOurs
+    return value
 
 
 def _order_facts(order: Order) -> dict[str, Any]:

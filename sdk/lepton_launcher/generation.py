@@ -15,6 +15,7 @@ from lepton_launcher import flight, records, stacks
 from lepton_launcher.agent import Failure, Job, Result, agent_command, read_result
 from lepton_launcher.coordinator import END, PART, RUNNING, STOP, STUCK, Report
 from lepton_launcher.hangs import HangWatch
+from lepton_launcher.ledger import Ending
 from lepton_launcher.observer import LOOK_SECONDS, Observer
 from lepton_launcher.progress import Progress
 from lepton_launcher.rank import pipe_of, rank_command, stacks_of
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from lepton_launcher.exchange import Exchange
     from lepton_launcher.gang import Leader, Member
     from lepton_launcher.hangs import Hang
+    from lepton_launcher.ledger import Ledger
     from lepton_launcher.options import Options
     from lepton_launcher.processes import Children, Signals
     from lepton_launcher.progress import Before
@@ -51,6 +53,7 @@ class Pod(NamedTuple):
     exchange: Exchange
     gang: Leader | Member | None
     saves: Saves
+    ledger: Ledger
 
 
 class Generation:
@@ -83,14 +86,16 @@ class Generation:
             pipe.start()
         self._start_child()
         hang, order = self._wait_for_child()
+        found_at = time.monotonic()
         self.is_stopped = order is not None and order.act == STOP
         names = self._leave_stacks() if hang or (order and order.stacks) else {}
         self._pod.children.kill_all()
         for pipe in self._pipes:
             pipe.close()
         self._leave_tail()
-        self._observer.look_back()
-        return self._with_steps(self._record_of(hang, order, names))
+        record = self._record_of(hang, order, names)
+        self._observer.look_back(_ending(record, hang, order, found_at))
+        return self._with_steps(record)
 
     def _leave_tail(self) -> None:
         if self._options.alone:
@@ -108,7 +113,15 @@ class Generation:
         sees_all = options.num_nodes == 1
         return Observer(
             self._watches,
-            Progress(self._pod.attempt.number, self.number, now, before, self._pod.saves),
+            Progress(
+                self._pod.attempt.number,
+                self.number,
+                now,
+                before,
+                saves=self._pod.saves,
+                ledger=self._pod.ledger,
+                node=self._pod.attempt.node_rank,
+            ),
             HangWatch(options.patience, now, sees_all=sees_all) if options.patience else None,
             None if options.alone else self._pod.exchange,
         )
@@ -155,6 +168,7 @@ class Generation:
                 self._pod.children.terminate()
             hang = self._observer.look()
             order = self._obeyed()
+            self._compare()
             if (hang or order) and not asked:
                 return hang, order
             if not asked and self._has_failed():
@@ -181,11 +195,25 @@ class Generation:
         is_hang = order.act == END and order.stacks
         return order if order.act in (STOP, PART) or is_hang else None
 
+    def _compare(self) -> None:
+        """Look for a slow rank, where all ranks are known: on node 0."""
+        gang, attempt = self._pod.gang, self._pod.attempt
+        if attempt.node_rank == 0 and (gang is not None or attempt.num_nodes == 1):
+            self._observer.progress.compare(gang.own_times(self.number) if gang else ())
+
     def report(self, state: str, record: records.Record) -> Report:
         """What the gang is told of these ranks."""
         progress = self._observer.progress
         node = self._pod.attempt.node_rank
-        return Report(node, self.number, state, record, self.furthest, progress.collectives)
+        return Report(
+            node,
+            self.number,
+            state,
+            record,
+            self.furthest,
+            progress.collectives,
+            progress.slowest,
+        )
 
     def _leave_stacks(self) -> dict[int, str]:
         """Write the stacks of all ranks for the sidecar; the names of the files, by rank."""
@@ -290,6 +318,17 @@ class Generation:
         """How long the ranks may take to leave, so that there is time left to say so."""
         grace = self._options.grace_seconds
         return grace - min(_RESERVE_SECONDS, grace / 4)
+
+
+def _ending(
+    record: records.Record, hang: Hang | None, order: Order | None, found_at: float
+) -> Ending:
+    """How the ranks ended, for the ledger: all of a gang stand still when one hangs."""
+    if hang:
+        return Ending(hung_since=found_at - hang.silent_seconds)
+    if order and (order.stacks or order.act == PART):
+        return Ending(hung_since=-math.inf)
+    return Ending(is_well=record["outcome"] == "Succeeded")
 
 
 def _only_rank(attempt: Attempt, generation: int) -> dict[str, str]:

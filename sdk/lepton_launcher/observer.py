@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from lepton_launcher.exchange import Exchange
     from lepton_launcher.hangs import Hang, HangWatch
+    from lepton_launcher.ledger import Ending
     from lepton_launcher.progress import Progress
     from lepton_launcher.sightings import RankWatch, Sighting
 
@@ -48,17 +49,16 @@ class Observer:
         sightings = look_at(self._watches)
         self.progress.take_in(sightings, now)
         hang = self._hangs.observe(sightings, now) if self._hangs else None
-        if hang:
-            self.progress.blame_hang(hang.silent_seconds)
         if hang or now - self._told_at >= _TELL_SECONDS:
             self._tell(sightings, now, always=hang is not None)
         return hang
 
-    def look_back(self) -> None:
+    def look_back(self, ending: Ending) -> None:
         """Look once more after the ranks have ended: their boards outlive them."""
         now = time.monotonic()
         sightings = look_at(self._watches)
         self.progress.take_in(sightings, now)
+        self.progress.end(ending, now)
         self._tell(sightings, now, always=True)
 
     def _tell(self, sightings: Sequence[Sighting], now: float, *, always: bool) -> None:
