@@ -5,6 +5,7 @@ Ranks write what the sidecar reads, so all of it is a user's: what is out of bou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
@@ -45,6 +46,7 @@ _Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
 class _Checkpoint(StatusModel):
     step: _Count | None = None
     age_seconds: _Seconds
+    seconds: _Seconds = 0.0
 
 
 class _Restart(StatusModel):
@@ -117,6 +119,7 @@ def _progress(told: _Told, now: datetime) -> Progress:
         checkpoint_step=saved.step if saved else None,
         checkpoint_time=_seconds_ago(now, saved.age_seconds) if saved else None,
         ledger=_spent(told.ledger),
+        leave_seconds=_leave_seconds(told),
     )
 
 
@@ -130,6 +133,17 @@ def _steps(told: _Told) -> str | None:
 def _spent(ledger: Mapping[str, float]) -> Spent | None:
     texts = {name: decimal(ledger[name]) for name in Spent.model_fields if name in ledger}
     return Spent.model_validate(texts) if texts else None
+
+
+def _leave_seconds(told: _Told) -> int | None:
+    """Return what a save on request takes: two steps to agree, one under way, and twice the save.
+
+    None before the first save, or where the cost of one is nonsense.
+    """
+    if told.checkpoint is None:
+        return None
+    seconds = 2 * told.checkpoint.seconds + 3 * (told.step_seconds or 0.0)
+    return math.ceil(seconds) if seconds <= MAX_SECONDS else None
 
 
 def _eta_seconds(told: _Told) -> int | None:

@@ -51,6 +51,7 @@ class Reason(StrEnum):
     INVALID_SPEC = "InvalidSpec"
     HANG = "Hang"
     PARTITIONED = "Partitioned"
+    SAVED = "Saved"
 
 
 class Sign(StrEnum):

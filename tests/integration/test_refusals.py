@@ -137,6 +137,7 @@ CHANGES: Mapping[str, tuple[Any, Any]] = {
     "numProcPerNode": (2, "auto"),
     "resourcesPerNode": ({"limits": {"nvidia.com/gpu": 1}}, {"limits": {"nvidia.com/gpu": 2}}),
     "checkpoint": ({"volume": "a"}, {"volume": "a", "keep": 5}),
+    "managedBy": ("lepton.ai/lepton-operator", "kueue.x-k8s.io/multikueue"),
     "output": ({"model": "a"}, {"model": "b"}),
     "imagePullSecrets": ([{"name": "a"}], [{"name": "b"}]),
     "serviceAccountName": ("a", "b"),

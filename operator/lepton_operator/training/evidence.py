@@ -92,6 +92,16 @@ class Suspect:
         """Return what the launcher left; None where that is nothing readable."""
         return record_of(self.pod)
 
+    @property
+    def is_of_a_gang_that_was_disturbed(self) -> bool:
+        """Tell whether somebody else took the place of one of its pods away."""
+        pods = self.gang.pods
+        is_missing = any(index not in pods for index in self.situation.ranks)
+        return is_missing or any(
+            pod.gone or pod.deleting or pod.deleted_by_eviction or bool(pod.reason)
+            for pod in pods.values()
+        )
+
     def said(self, sign: records.Sign) -> bool:
         """Tell whether the pod found this sign in its own log."""
         return self.record is not None and sign in self.record.matched
@@ -189,6 +199,11 @@ def steps(gang: Gang) -> Steps:
         resumed_from=told.resumed_from if resumed_from is None else resumed_from,
         furthest=highest((told.furthest_step, *(each.furthest for each in found))),
     )
+
+
+def left(gang: Gang) -> records.Record | None:
+    """Return what a pod says whose ranks saved and left, as they were asked to."""
+    return next((each for each in _records(gang) if each.reason is records.Reason.SAVED), None)
 
 
 def running_since(gang: Gang) -> datetime | None:

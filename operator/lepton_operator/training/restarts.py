@@ -261,7 +261,7 @@ def _with_steps(gang: Gang, found: Failure) -> Failure:
 
 
 def _events(gang: Gang, found: Failure, judgement: Judgement) -> tuple[Event, ...]:
-    told = [Event("Warning", "AttemptFailed", f"Attempt {gang.number} failed. {found.message}")]
+    told = [_ended(gang, found)]
     if judgement.avoided:
         newest = judgement.avoided[-1]
         who = "The job" if newest.pod is None else f"Pod {newest.pod} of the job"
@@ -270,3 +270,9 @@ def _events(gang: Gang, found: Failure, judgement: Judgement) -> tuple[Event, ..
     if judgement.ended:
         told.append(Event("Warning", FAILED, judgement.ended.message))
     return tuple(told)
+
+
+def _ended(gang: Gang, found: Failure) -> Event:
+    if found.cause is Cause.SAVED:
+        return Event("Normal", "AttemptLeft", f"Attempt {gang.number} left. {found.message}")
+    return Event("Warning", "AttemptFailed", f"Attempt {gang.number} failed. {found.message}")

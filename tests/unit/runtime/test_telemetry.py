@@ -101,6 +101,7 @@ async def test_what_rank_0_tells_is_known_and_wakes_its_job_once() -> None:
     assert told.metrics == {"loss": "0.5", "lr": "0.001"}
     assert told.checkpoint_step == 100
     assert told.checkpoint_time == told.time - timedelta(seconds=5)
+    assert told.leave_seconds == 4  # twice 1.5 s, and three steps of 0.25 s
     assert (sidecar.asked, woken) == (1, 1)
 
 

@@ -62,6 +62,17 @@ def written_step(job: TrainingJob, progress: Told | None) -> int | None:
     return found.get("step")
 
 
+def test_the_longest_time_to_leave_is_kept_over_attempts() -> None:
+    job = an_open_job()
+    for attempt, seconds, longest in ((1, 20, 20), (1, 8, 20), (1, 31, 31)):
+        before = job.status.progress
+        ago = (NOW - before.time).total_seconds() - 31 if before else 100
+        news = told(5, attempt=attempt, seconds_ago=round(ago), leave_seconds=seconds)
+        job = after(job, decide(a_view(job, a_pod(0, running=True), told=news)))
+        assert job.status.progress is not None
+        assert job.status.progress.leave_seconds == longest
+
+
 def test_progress_is_written_at_once_and_then_each_30_seconds() -> None:
     job = an_open_job()
     decided = decide(a_view(job, a_pod(0, running=True), told=told(5, seconds_ago=29)))
