@@ -115,6 +115,13 @@ class Cluster:
         """As a machine that loses power: kubelet, containerd and all containers end at once."""
         self._node(name).kill()
 
+    def partition_node(self, name: str) -> None:
+        """Its pods live on, and reach no pod of another node, nor are they reached by one."""
+        self.network.cut(self._node(name).number)
+
+    def rejoin_node(self, name: str) -> None:
+        self.network.mend(self._node(name).number)
+
     def start_node(self, name: str) -> None:
         node = self._node(name)
         since = datetime.now(UTC)

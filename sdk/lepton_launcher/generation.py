@@ -83,6 +83,7 @@ class Generation:
             pipe.start()
         self._start_child()
         hang, order = self._wait_for_child()
+        say(f"the ranks of generation {self.number} end: {self._why(hang, order)}")
         self.is_stopped = order is not None and order.act == STOP
         names = self._leave_stacks() if hang or (order and order.stacks) else {}
         self._pod.children.kill_all()
@@ -91,6 +92,16 @@ class Generation:
         self._leave_tail()
         self._observer.look_back()
         return self._with_steps(self._record_of(hang, order, names))
+
+    def _why(self, hang: Hang | None, order: Order | None) -> str:
+        """For the log, whose time tells how soon a failure was noticed."""
+        if hang:
+            return hang.message
+        if order:
+            return order.why or "the gang ends"
+        if self._pod.signals.asked_to_leave_at is not None:
+            return "asked to leave"
+        return "one of them failed" if self._has_failed() else "by themselves"
 
     def _leave_tail(self) -> None:
         if self._options.alone:
