@@ -18,7 +18,7 @@ from e2e import installation
 from e2e.installation import SYSTEM
 from e2e.operators import LEASE, leader_uid
 from e2e.recovery.run import Run, furthest
-from e2e.waiting import wait_until
+from e2e.waiting import is_true, wait_until
 
 VICTIM = 2
 """The rank that is hurt, where it is not rank 0."""
@@ -170,6 +170,32 @@ def _operator_dead_pod(run: Run) -> Iterator[float]:
     yield datetime.fromisoformat(lease["spec"]["acquireTime"]).timestamp()
 
 
+@contextmanager
+def _drain(run: Run) -> Iterator[float]:
+    """Drain the second node, as its administrator would; it takes pods again afterwards."""
+    node = run.shared.cluster.nodes[1]
+    ours = ("--pod-selector", f"lepton.ai/name={run.name}")
+    at = time.time()
+    draining = run.kubectl.start("drain", node, *ours, "--force", "--delete-emptydir-data")
+    try:
+        yield at
+    finally:
+        draining.terminate()
+        draining.communicate()
+        run.kubectl.run("uncordon", node)
+
+
+@contextmanager
+def _suspend_resume(run: Run) -> Iterator[float]:
+    """Suspend the job and wait until it is; what counts begins when it may go on."""
+    run.suspend(True)
+    wait_until(run.job, lambda job: is_true(job, "Suspended"), "a condition shows")
+    wait_until(run.pods, lambda pods: not pods, "a pod is gone")
+    at = time.time()
+    run.suspend(False)
+    yield at
+
+
 _PROCESS_SECONDS = 1.0
 _NODE_SECONDS = NODE_GRACE_SECONDS + 5.0
 _BOUNDED_MEMORY = {"limits": {"nvidia.com/gpu": "1", "memory": "1Gi"}}
@@ -191,4 +217,6 @@ FAULTS: Mapping[str, Fault] = {
     "corrupt_checkpoint": Fault(_corrupt, _PROCESS_SECONDS, saves_lost=2),
     "operator_dead_rank": Fault(_operator_dead_rank, _PROCESS_SECONDS),
     "operator_dead_pod": Fault(_operator_dead_pod, _PROCESS_SECONDS),
+    "drain": Fault(_drain, _PROCESS_SECONDS, saves_lost=0),
+    "suspend_resume": Fault(_suspend_resume, _PROCESS_SECONDS, saves_lost=0),
 }

@@ -101,6 +101,10 @@ class Run:
         )
         return pid
 
+    def suspend(self, suspended: bool) -> None:  # noqa: FBT001 - the field's own word
+        change = json.dumps({"spec": {"suspend": suspended}})
+        self.kubectl.run("patch", "trainingjob", self.name, "--type=merge", "-p", change)
+
     def order(self, fault: str, rank: int, step: int | None = None) -> None:
         """Have a rank do this: once, in its next step; or each time that it comes to a step."""
         name = str(rank) if step is None else f"{rank}-{step}"

@@ -17,8 +17,9 @@ class Recovery:
     """What one fault did to a run, in seconds.
 
     `wall_s` is from the fault to the first step beyond the last one reached; `overhead_s` is what
-    is left of it without detection, pod start, imports and repeated steps. Of a job that rightly
-    ended, only `detect_s` is known, and `wall_s` is the time until the verdict.
+    is left of it without detection, pod start, imports and repeated steps. PyTorch is imported by
+    torchrun's agent first, and then by the script: `import_s` is until both have it. Of a job that
+    rightly ended, only `detect_s` is known, and `wall_s` is the time until the verdict.
     """
 
     reason: str
@@ -136,7 +137,7 @@ def recovery(
     detected = detected_at(seen, events, fault_at)
     new_pods = [at for at in seen.pods.values() if at > fault_at]
     pod_start = max(0.0, moments.launcher - max(new_pods)) if new_pods else 0.0
-    importing = moments.imported - moments.rank
+    importing = moments.imported - moments.agent
     step = statistics.median(step_seconds(events, start_before(events, fault_at)))
     repeated = max(0.0, moments.beyond - moments.restored - step)
     wall = moments.beyond - fault_at

@@ -14,7 +14,7 @@ OLD, NEW = (1, 0), (1, 1)
 
 def event(name: str, at: float, start: tuple[int, int], step: int | None = None) -> Event:
     attempt, generation = start
-    return Event(name, at, 0, attempt, generation, step, launcher=90.0, agent=at - 1)
+    return Event(name, at, 0, attempt, generation, step, launcher=90.0, agent=at - 1.0)
 
 
 def history() -> list[Event]:
@@ -50,10 +50,10 @@ def test_the_wall_time_is_shared_out() -> None:
         "wall_s": 7.5,
         "lost_steps": 1,
         "pod_start_s": 0.0,
-        "import_s": 2.0,
+        "import_s": 3.0,
         "rendezvous_s": 0.5,
         "restore_s": 0.5,
-        "overhead_s": 4.0,
+        "overhead_s": 3.0,
     }
 
 
