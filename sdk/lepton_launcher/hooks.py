@@ -6,9 +6,12 @@ it concerns. A hook that fails says so once and stays out of the script's way.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import functools
+import gc
 import importlib.machinery
+import io
 import os
 import signal
 import sys
@@ -26,6 +29,7 @@ STACKS_VARIABLE = "LEPTON_STACKS"
 STACKS_SIGNAL: int | None = signal.SIGRTMIN + 11 if hasattr(signal, "SIGRTMIN") else None
 """Asks a rank for its stacks. A real-time signal that neither torch nor NCCL nor Python uses."""
 
+_BUFFERED = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 _DDP_SAMPLE_STEPS = 10
 _NANOSECONDS = 1_000_000_000
 
@@ -38,6 +42,7 @@ def install() -> None:
     if ours is None:
         return
     _dump_stacks_on_signal()
+    _end_soon_after_an_error()
     hooks = TorchHooks(ours)
     sys.meta_path.insert(0, _ImportHook(hooks.by_module()))
 
@@ -48,6 +53,25 @@ def _dump_stacks_on_signal() -> None:
     if path and STACKS_SIGNAL is not None:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         faulthandler.register(STACKS_SIGNAL, file=file, all_threads=True)
+
+
+def _end_soon_after_an_error() -> None:
+    """Leave out the last collection of garbage: a second for what torch is made of.
+
+    A failed rank is noticed when its process is gone, and until then its peers wait. What files
+    still hold is written first, as that collection would have done for those in cycles.
+    """
+    told = sys.excepthook
+
+    def tell_and_end(*error: Any) -> None:
+        told(*error)
+        for each in gc.get_objects():
+            if type(each) in _BUFFERED and not each.closed:
+                with contextlib.suppress(OSError, ValueError):
+                    each.flush()
+        gc.freeze()
+
+    sys.excepthook = tell_and_end
 
 
 class _ImportHook:
