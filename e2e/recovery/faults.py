@@ -51,8 +51,8 @@ class Fault:
 def _kill(rank: int, number: signal.Signals) -> Callable[[Run], Injected]:
     @contextmanager
     def inject(run: Run) -> Iterator[float]:
-        at = time.time()
-        os.kill(run.process(rank), number)
+        pid, at = run.process(rank), time.time()
+        os.kill(pid, number)
         yield at
 
     return inject
@@ -61,9 +61,10 @@ def _kill(rank: int, number: signal.Signals) -> Callable[[Run], Injected]:
 def _delete(rank: int) -> Callable[[Run], Injected]:
     @contextmanager
     def inject(run: Run) -> Iterator[float]:
+        place = f"/api/v1/namespaces/{run.kubectl.namespace}/pods/"
         name = run.pod(rank)["metadata"]["name"]
-        at = time.time()
-        run.kubectl.delete("pod", name, "--force", "--grace-period=0", "--wait=false")
+        at = time.time()  # not by kubectl, which takes half a second to start
+        run.shared.cluster.plane.api.delete(f"{place}{name}?gracePeriodSeconds=0")
         yield at
 
     return inject
@@ -131,9 +132,8 @@ def _corrupt(run: Run) -> Iterator[float]:
     newest = run.checkpoints()[-1]
     for file in newest.path.parent.glob("*.distcp"):
         os.truncate(file, file.stat().st_size // 2)
-    at = time.time()
-    os.kill(run.process(VICTIM), signal.SIGKILL)
-    yield at
+    with _kill(VICTIM, signal.SIGKILL)(run) as at:
+        yield at
 
 
 @contextmanager
@@ -150,9 +150,7 @@ def _without_operator(run: Run) -> Iterator[None]:
 
 @contextmanager
 def _operator_dead_rank(run: Run) -> Iterator[float]:
-    with _without_operator(run):
-        at = time.time()
-        os.kill(run.process(VICTIM), signal.SIGKILL)
+    with _without_operator(run), _kill(VICTIM, signal.SIGKILL)(run) as at:
         yield at
     wait_until(lambda: leader_uid(run.kubectl), bool, "the operator leads")
 
