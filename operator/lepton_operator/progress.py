@@ -5,6 +5,7 @@ Ranks write what the sidecar reads, so all of it is a user's: what is out of bou
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timedelta
 from typing import Annotated
 
@@ -25,6 +26,7 @@ _Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
 class _Checkpoint(StatusModel):
     step: _Count
     age_seconds: _Seconds
+    seconds: _Seconds = 0.0
 
 
 class _Told(StatusModel):
@@ -58,7 +60,19 @@ def parse(content: bytes, now: datetime) -> Progress | None:
         metrics=told.metrics,
         checkpoint_step=saved.step if saved else None,
         checkpoint_time=_seconds_ago(now, saved.age_seconds) if saved else None,
+        leave_seconds=_leave_seconds(told),
     )
+
+
+def _leave_seconds(told: _Told) -> int | None:
+    """Return what a save on request takes: two steps to agree, one under way, and twice the save.
+
+    None before the first save, or where the cost of one is nonsense.
+    """
+    if told.checkpoint is None:
+        return None
+    seconds = 2 * told.checkpoint.seconds + 3 * (told.step_seconds or 0.0)
+    return math.ceil(seconds) if seconds <= MAX_SECONDS else None
 
 
 def _eta_seconds(told: _Told) -> int | None:

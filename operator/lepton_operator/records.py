@@ -50,6 +50,7 @@ class Reason(StrEnum):
     INVALID_SPEC = "InvalidSpec"
     HANG = "Hang"
     PARTITIONED = "Partitioned"
+    SAVED = "Saved"
 
 
 class Sign(StrEnum):

@@ -83,6 +83,7 @@ class PodView:
     deleted_by_eviction: bool = False  # condition DisruptionTarget, or reason Evicted
     disruption: str = ""  # the reason of that condition, e.g. PreemptionByScheduler
     gone: bool = False
+    leaves_by: datetime | None = None  # of one that was asked to leave: when it is killed
     node: str | None = None
     ip: str | None = None
     ready: bool = False

@@ -46,7 +46,9 @@ _FILE_BYTES = 4096
 _HEADER = struct.Struct("<8sQ")  # the magic with the layout's version, the rank's process id
 _SLOT_OFFSETS = (64, 2080)
 _CHECKSUM = struct.Struct("<I")
-_FACTS = struct.Struct("<QIBBBxqqqqqdqqqqqqdq")
+_FACTS = struct.Struct("<QIBBBBqqqqqdqqqqqqdq")
+_SAVES_ON_REQUEST = 1
+_HAS_LEFT = 2
 _METRICS_BYTES = 1536
 _METRIC_NAME_CHARACTERS = 48
 _LARGEST = 2**63 - 1
@@ -90,6 +92,10 @@ class Standing(NamedTuple):
     """When the rank's interpreter last ran a thread; 0 if it has no such thread."""
     is_waiting: bool = False
     """Whether the main thread was seen inside a collective then."""
+    saves_on_request: bool = False
+    """The rank saves at the end of the step that exchange/save names, and leaves."""
+    has_left: bool = False
+    """It did so: what it ends with now is no end of the training."""
     metrics: Mapping[str, float] = {}
 
 
@@ -198,6 +204,14 @@ class Board:
             checkpoint_seconds=max(0.0, seconds),
         )
 
+    def offer_to_save(self) -> None:
+        """Say that this rank looks into exchange/save after each step, and answers it."""
+        self._write(saves_on_request=True)
+
+    def leave(self) -> None:
+        """Say that the last step is saved, as it was asked for, and that the rank leaves now."""
+        self._write(has_left=True, **self._change_of("done", time.monotonic_ns()))
+
     def beat(self, *, is_waiting: bool) -> None:
         """Say that the interpreter runs, and whether its main thread waits in a collective."""
         self._write(alive_at=time.monotonic_ns(), is_waiting=is_waiting)
@@ -275,6 +289,7 @@ def _encode(sequence: int, standing: Standing) -> bytes:
         PHASES.index(standing.phase),
         standing.is_reported,
         standing.is_waiting,
+        standing.saves_on_request * _SAVES_ON_REQUEST + standing.has_left * _HAS_LEFT,
         standing.phase_at,
         standing.phase_changes,
         standing.step,
@@ -305,7 +320,7 @@ def _slot(content: Any, offset: int) -> tuple[int, Standing] | None:
     """One slot's content; None if it was never written, or not to its end."""
     (checksum,) = _CHECKSUM.unpack_from(content, offset)
     body = offset + _CHECKSUM.size
-    sequence, length, phase, reported, waiting, *numbers = _FACTS.unpack_from(content, body)
+    sequence, length, phase, reported, waiting, saving, *numbers = _FACTS.unpack_from(content, body)
     end = body + _FACTS.size + length
     if not sequence or length > _METRICS_BYTES or phase >= len(PHASES):
         return None
@@ -313,8 +328,10 @@ def _slot(content: Any, offset: int) -> tuple[int, Standing] | None:
         return None
     metrics = _parsed(content[body + _FACTS.size : end])
     before, after = numbers[:5], numbers[5:]
-    facts = [PHASES[phase], *before, bool(reported), *after, bool(waiting), metrics]
-    return sequence, Standing._make(facts)
+    flags = [bool(each) for each in (waiting, saving & _SAVES_ON_REQUEST, saving & _HAS_LEFT)]
+    return sequence, Standing._make(
+        [PHASES[phase], *before, bool(reported), *after, *flags, metrics]
+    )
 
 
 def _parsed(text: bytes) -> dict[str, float]:

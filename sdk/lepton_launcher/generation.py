@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lepton_launcher import records, stacks
 from lepton_launcher.agent import Failure, Job, Result, agent_command, read_result
-from lepton_launcher.coordinator import END, PART, RUNNING, STOP, STUCK, Report
+from lepton_launcher.coordinator import END, LEAVE, PART, RUNNING, STOP, STUCK, Report
+from lepton_launcher.departure import Departure, fastest_to_save
 from lepton_launcher.hangs import HangWatch
 from lepton_launcher.observer import LOOK_SECONDS, Observer
 from lepton_launcher.progress import Progress
@@ -69,6 +70,8 @@ class Generation:
             RankWatch(folder, first + index, index, pipe) for index, pipe in enumerate(self._pipes)
         ]
         self._observer = self._new_observer(restarts)
+        exchange = None if pod.options.alone else pod.exchange
+        self._departure = Departure(count, pod.options.leave_signal, exchange, pod.children)
         self.is_stopped = False
         """Whether the gang stopped these ranks, to start them again."""
 
@@ -132,6 +135,7 @@ class Generation:
             "LEPTON_ATTEMPT": str(attempt.number),
             "LEPTON_GENERATION": str(self.number),
             "LEPTON_EXCHANGE": str(options.exchange),
+            "LEPTON_GRACE_SECONDS": str(math.floor(self._patience_seconds())),
         }
         if options.world_size == 1:
             command = rank_command(self._folder, options.entrypoint)
@@ -156,23 +160,27 @@ class Generation:
 
     def _wait_for_child(self) -> tuple[Hang | None, Order | None]:
         """Until the child ends, hangs, or the gang orders it; a request to leave is passed on."""
-        asked = False
+        signals = self._pod.signals
         while self._pod.children.status is None:
             remaining = self._kill_at() - time.monotonic()
             if remaining <= 0:
                 break
-            if self._pod.signals.asked_to_leave_at is not None and not asked:
-                asked = True
-                self._pod.children.terminate()
             hang = self._observer.look()
             order = self._obeyed()
-            if (hang or order) and not asked:
+            if signals.asked_to_leave_at is not None:
+                self._leave(signals.asked_to_leave_at)
+            elif hang or order:
                 return hang, order
-            if not asked and self._has_failed():
+            elif self._has_failed():
                 break
             self._pod.signals.pause(min(remaining, LOOK_SECONDS))
             self._pod.children.reap()
         return None, None
+
+    def _leave(self, asked_at: float) -> None:
+        order = self._pod.gang.order() if self._pod.gang else None
+        seen, step_seconds = self._observer.sightings, self._observer.progress.step_seconds
+        self._departure.proceed(asked_at, seen, step_seconds, order)
 
     def _has_failed(self) -> bool:
         """Whether the agent said so already; to unload torch takes it another second."""
@@ -189,6 +197,8 @@ class Generation:
         order = gang.order()
         if order is None or order.generation != self.number:
             return None
+        if order.act == LEAVE:
+            self._pod.signals.ask_to_leave()
         is_hang = order.act == END and order.stacks
         return order if order.act in (STOP, PART) or is_hang else None
 
@@ -196,7 +206,17 @@ class Generation:
         """What the gang is told of these ranks."""
         progress = self._observer.progress
         node = self._pod.attempt.node_rank
-        return Report(node, self.number, state, record, self.furthest, progress.collectives)
+        return Report(
+            node,
+            self.number,
+            state,
+            record,
+            self.furthest,
+            progress.collectives,
+            self._pod.signals.asked_to_leave_at is not None,
+            fastest_to_save(self._observer.sightings, self._options.nproc_per_node),
+            progress.step_seconds,
+        )
 
     def _leave_stacks(self) -> dict[int, str]:
         """Write the stacks of all ranks for the sidecar; the names of the files, by rank."""
@@ -233,7 +253,7 @@ class Generation:
             "resumedFrom": progress.resumed_from,
             "furthest": progress.furthest if progress.furthest >= 0 else None,
         }
-        return {**record, **{name: at for name, at in reached.items() if at is not None}}
+        return {**{name: at for name, at in reached.items() if at is not None}, **record}
 
     def _record_of(
         self, hang: Hang | None, order: Order | None, names: dict[int, str]
@@ -253,29 +273,33 @@ class Generation:
         return records.hang(hang.message, rank=hang.rank, **where)
 
     def _judge(self, result: Result | None) -> records.Record:
+        if self._observer.progress.left_at is not None:
+            return records.saved(self._observer.progress.left_at)
         metrics = records.read_metrics(self._options.output / "metrics.json")
-        # The agent tells ranks that ended by themselves from ranks that were told to; a rank
-        # without an agent may answer SIGTERM with 0, and is then no success.
+        # A script may answer the signal with 0, and is then no success.
         complete = result is not None and not result.failures and not result.error
-        asked = self._pod.signals.asked_to_leave_at is not None
-        if complete and (not asked or self._options.world_size > 1):
+        if complete and not self._departure.has_signalled:
             return records.succeeded(metrics)
         record = self._failed(result)
         return {**record, "metrics": metrics} if metrics else record
 
     def _failed(self, result: Result | None) -> records.Record:
         if self._pod.signals.asked_to_leave_at is not None:
-            return records.terminated(self._how_it_left())
+            return records.terminated(self._how_it_left(result))
         if result is None:
             return self._agent_lost()
         if result.error:
             return records.user_error(result.error, exitCode=1)
         return _failed_rank(_first(result.failures, self._pipes), self._pipes)
 
-    def _how_it_left(self) -> str:
+    def _how_it_left(self, result: Result | None) -> str:
         if self._pod.children.status == -signal.SIGKILL:
             return f"Asked to leave; killed after {self._patience_seconds():.0f} s of grace."
-        return "Asked to leave by SIGTERM, before the ranks had ended."
+        failures = [each for each in result.failures if each.status > 0] if result else []
+        if failures:
+            first = _failed_rank(_first(failures, self._pipes), self._pipes)
+            return f"Asked to leave, rank {first['rank']} did not end well: {first['message']}"
+        return "Asked to leave, before the ranks had ended."
 
     def _agent_lost(self) -> records.Record:
         status = self._pod.children.status or 0

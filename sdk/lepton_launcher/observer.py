@@ -34,6 +34,8 @@ class Observer:
         self._watches = watches
         self._hangs = hangs
         self._exchange = exchange
+        self.sightings: Sequence[Sighting] = ()
+        """What was seen last."""
         self._told: dict[str, Any] | None = None
         self._told_at = -_TELL_SECONDS
 
@@ -45,7 +47,7 @@ class Observer:
     def look(self) -> Hang | None:
         """Look once; a verdict if the ranks hang."""
         now = time.monotonic()
-        sightings = look_at(self._watches)
+        self.sightings = sightings = look_at(self._watches)
         self.progress.take_in(sightings, now)
         hang = self._hangs.observe(sightings, now) if self._hangs else None
         if hang:
@@ -57,7 +59,7 @@ class Observer:
     def look_back(self) -> None:
         """Look once more after the ranks have ended: their boards outlive them."""
         now = time.monotonic()
-        sightings = look_at(self._watches)
+        self.sightings = sightings = look_at(self._watches)
         self.progress.take_in(sightings, now)
         self._tell(sightings, now, always=True)
 

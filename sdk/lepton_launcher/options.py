@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from lepton_launcher.departure import SIGNALS
 from lepton_launcher.hangs import Patience
 
 
@@ -27,6 +28,8 @@ class Options(NamedTuple):
     grace_seconds: float
     patience: Patience | None
     """What is a hang; None if none is looked for."""
+    leave_signal: str
+    """What ranks get when they are asked to leave, unless they save on request."""
     max_restarts: int
     furthest_step: int
     """The furthest step of the attempts before; -1 if there is none."""
@@ -72,6 +75,7 @@ def parse_options(arguments: list[str]) -> Options:
         termination_message=found.termination_message or (None if found.alone else message),
         grace_seconds=found.grace_seconds,
         patience=_patience(found),
+        leave_signal=found.leave_signal,
         max_restarts=found.max_restarts,
         furthest_step=found.furthest_step,
     )
@@ -108,6 +112,12 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=30,
         help="how long this process may take to leave after SIGTERM",
+    )
+    parser.add_argument(
+        "--leave-signal",
+        choices=SIGNALS,
+        default=SIGNALS[0],
+        help="what tells ranks to leave which do not save on request (the SDK's do)",
     )
     parser.add_argument(
         "--hang-timeout-seconds",

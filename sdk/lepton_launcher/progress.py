@@ -117,6 +117,8 @@ class Progress:
         """The last step that the slowest rank is known to have done."""
         self.resumed_from: int | None = None
         """The step of the checkpoint that the ranks began with."""
+        self.left_at: int | None = None
+        """The step that the ranks saved before they left, as they were asked to."""
         self.collectives = 0
         """How many the rank that is furthest behind has finished."""
         self.furthest = -1
@@ -124,6 +126,12 @@ class Progress:
 
         Steps that were counted say nothing: they begin with 1 again whenever a process does.
         """
+
+    @property
+    def step_seconds(self) -> float:
+        """The mean of the recent steps of this pod's first rank; 0: not known."""
+        first = min(self._paces, default=None)
+        return (self._paces[first].step_seconds or 0.0) if first is not None else 0.0
 
     def take_in(self, sightings: Sequence[Sighting], now: float) -> None:
         """Learn from one look at the ranks."""
@@ -140,6 +148,8 @@ class Progress:
         self.furthest = max(self.furthest, min(reported, default=-1), min(made, default=-1))
         counts = [each.standing.collectives for each in sightings]
         self.collectives = min(counts, default=self.collectives)
+        left = [each.standing.checkpoint_step for each in sightings if each.standing.has_left]
+        self.left_at = max(left, default=self.left_at)
         resumed = [each.standing.resumed_step for each in sightings]
         if resumed and min(resumed) >= 0:
             self.resumed_from = min(resumed)

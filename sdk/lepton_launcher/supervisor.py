@@ -8,7 +8,13 @@ import time
 from pathlib import Path
 
 from lepton_launcher import records
-from lepton_launcher.attempts import Attempt, NotThisAttempt, attempt_alone, parse_attempt
+from lepton_launcher.attempts import (
+    Attempt,
+    NotThisAttempt,
+    attempt_alone,
+    parse_attempt,
+    says_leave,
+)
 from lepton_launcher.exchange import Exchange
 from lepton_launcher.gang import join
 from lepton_launcher.generation import Generation, Pod
@@ -64,7 +70,7 @@ class Supervisor:
         if problem:
             return records.user_error(problem)
         attempt = self._attempt()
-        if attempt is None:
+        if attempt is None or self._signals.asked_to_leave_at is not None:
             return records.terminated("Asked to leave before the attempt had begun.")
         try:
             return self._train(attempt)
@@ -75,11 +81,18 @@ class Supervisor:
     def _attempt(self) -> Attempt | None:
         if self._options.alone:
             return attempt_alone(self._options)
+        self._signals.also_heed(self._is_told_to_leave)
         attempt = self._told_attempt()
         if attempt is not None:
             return attempt
         say("waiting for the operator to tell where node 0 is")
         return self._children.wait_for(self._told_attempt, self._end_of_waiting)
+
+    def _is_told_to_leave(self) -> bool:
+        try:
+            return says_leave(self._options.attempt_file.read_text("utf-8", "replace"))
+        except OSError:
+            return False
 
     def _told_attempt(self) -> Attempt | None:
         """The attempt file's content once it is about this attempt; why not is said once."""

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from lepton_operator.api.common import (
+    CONTROLLER,
     INT_OR_STRING,
     LINE_PATTERN,
     MAX_NAME_LENGTH,
@@ -163,6 +164,7 @@ class Cause(StrEnum):
     PEER_LOST = "PeerLost"
     PARTITIONED = "Partitioned"
     TERMINATED = "Terminated"
+    SAVED = "Saved"
     NO_MODEL = "NoModel"
     INVALID_MODEL = "InvalidModel"
     INVALID_SPEC = "InvalidSpec"
@@ -294,6 +296,12 @@ class Checkpoint(ApiModel):
     keep: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=3, description="keep is how many complete checkpoints stay."
     )
+    signal: Literal["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP"] = Field(
+        default="SIGTERM",
+        description="signal is what ranks get when they are asked to save and leave (suspend, "
+        "drain, eviction, preemption), with LEPTON_GRACE_SECONDS to do it in. Those that save by "
+        "the SDK's Checkpointer need none.",
+    )
 
 
 class Output(ApiModel):
@@ -350,11 +358,28 @@ class TrainingJobSpec(PodSettings):
     )
     suspend: bool = Field(
         default=False,
-        description="suspend ends the pods and starts none until it is false again.",
+        description="suspend has all ranks save at one step and leave, ends the pods, and starts "
+        "none until it is false again.",
+    )
+    managed_by: (
+        Annotated[
+            str,
+            StringConstraints(
+                min_length=3,
+                max_length=63,
+                pattern="^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[-A-Za-z0-9._~/]+$",
+            ),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="managedBy names the controller of this job. One that names another than "
+        f"{CONTROLLER} is left alone: no pods, no status. Unset: this operator.",
     )
     active_deadline_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = Field(
         default=None,
-        description="activeDeadlineSeconds: the job fails when it has been active for so long.",
+        description="activeDeadlineSeconds: the job fails when it has been active for so long, "
+        "the times between its suspensions taken together.",
     )
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = Field(
         default=None,
@@ -404,7 +429,9 @@ class Attempt(StatusModel):
         default=None, description="rule is the index of the failurePolicy rule that decided."
     )
     reason: Annotated[str, StringConstraints(max_length=64)] | None = Field(
-        default=None, description="reason is the class of the failure, e.g. UserError or PodLost."
+        default=None,
+        description="reason is the class of the failure, e.g. UserError or PodLost; Saved if its "
+        "ranks were asked to leave and saved before.",
     )
     message: Annotated[str, StringConstraints(max_length=1024)] | None = Field(
         default=None, description="message says which pod failed, where and how."
@@ -437,6 +464,10 @@ class Attempt(StatusModel):
     )
     running_time: Timestamp | None = Field(
         default=None, description="runningTime is when all its ranks ran; unset if they never did."
+    )
+    leave_time: Timestamp | None = Field(
+        default=None,
+        description="leaveTime is when its ranks were asked to save and leave, to suspend the job.",
     )
     generation: Annotated[int, Field(ge=0, le=MAX_STEP)] | None = Field(
         default=None,
@@ -506,6 +537,11 @@ class Progress(StatusModel):
     checkpoint_time: Timestamp | None = Field(
         default=None, description="checkpointTime is when it was complete."
     )
+    leave_seconds: Counter | None = Field(
+        default=None,
+        description="leaveSeconds is the longest that its ranks would have needed so far to save "
+        "and leave. The pods' grace period follows from it.",
+    )
 
 
 class OutputStatus(StatusModel):
@@ -536,6 +572,10 @@ class TrainingJobStatus(Status):
     )
     start_time: Timestamp | None = Field(
         default=None, description="startTime is when the job became active; renewed by a resume."
+    )
+    active_seconds: Step | None = Field(
+        default=None,
+        description="activeSeconds is how long it was active before its last suspension.",
     )
     completion_time: Timestamp | None = Field(
         default=None, description="completionTime is when the job became Complete."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -40,6 +41,8 @@ TELEMETRY_PORT = 9464
 PORTS = 3_000  # the port stays below 32768, where the kernel takes ports for outgoing connections
 MAX_LINEAGE_TEXT = 1_024
 MAX_GRACE_SECONDS = 86_400  # as in the spec; a record in an annotation may be anybody's
+MAX_LEAVE_SECONDS = 3_600  # what ranks report makes a grace period no longer than this
+LEAVE_RESERVE_SECONDS = 10  # of it, for the request to arrive, and for the records
 
 _ANNOTATIONS = {
     "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
@@ -77,8 +80,17 @@ class Resolved(StatusModel):
         return names.canonical(self.wire())
 
 
-def resolve(spec: TrainingJobSpec, defaults: Defaults) -> Resolved:
-    """Return the defaults as they are now, for everything that the spec leaves open."""
+def resolve(
+    spec: TrainingJobSpec, defaults: Defaults, *, leave_seconds: int | None = None
+) -> Resolved:
+    """Return the defaults as they are now, for everything that the spec leaves open.
+
+    Args:
+        spec: of the job.
+        defaults: the chart's.
+        leave_seconds: what its ranks need to save and leave, as measured; None before a save.
+
+    """
     triton = defaults.triton
     return Resolved(
         image=None if spec.image else defaults.images.trainer,
@@ -90,13 +102,18 @@ def resolve(spec: TrainingJobSpec, defaults: Defaults) -> Resolved:
         shared_memory=None if spec.shared_memory else defaults.training_shared_memory,
         grace_seconds=None
         if spec.termination_grace_period_seconds
-        else defaults.training_grace_period_seconds,
+        else _grace_seconds(defaults, leave_seconds),
         priority_class=None if spec.priority_class_name else defaults.training_priority_class,
         run_as_user=None if spec.run_as_user else defaults.run_as_user,
         fs_group=None if spec.fs_group else defaults.fs_group,
         max_opset=triton.max_opset if spec.output else None,
         max_ir=triton.max_ir if spec.output else None,
     )
+
+
+def _grace_seconds(defaults: Defaults, leave_seconds: int | None) -> int:
+    needed = min((leave_seconds or 0) + LEAVE_RESERVE_SECONDS, MAX_LEAVE_SECONDS)
+    return max(defaults.training_grace_period_seconds, needed if leave_seconds else 0)
 
 
 def parse_resolved(text: str | None) -> Resolved | None:
@@ -144,6 +161,15 @@ def placement(job: Metadata, nodes: int, attempt: int, rank: int, address: str) 
         token = hashlib.sha256(f"gang {job.uid} {attempt}".encode()).hexdigest()
         told |= {"gangPort": BASE_GANG_PORT + attempt % PORTS, "token": token}
     return names.canonical(told)
+
+
+def leave_word(annotation: str) -> str | None:
+    """Return the annotation of a pod with the word that asks its launcher to leave."""
+    try:
+        told = json.loads(annotation)
+    except (ValueError, RecursionError):
+        return None
+    return names.canonical({**told, "leave": True}) if isinstance(told, dict) else None
 
 
 def pod(
@@ -211,6 +237,7 @@ def _train(job: TrainingJob, resolved: Resolved, attempt: int, rank: int) -> dic
         "--node-rank": rank,
         "--attempt": attempt,
         "--grace-seconds": grace_seconds(spec, resolved),
+        "--leave-signal": spec.checkpoint.signal if spec.checkpoint else None,
         "--hang-timeout-seconds": spec.failure_policy.hang_timeout_seconds,
         "--hang-startup-seconds": spec.failure_policy.hang_startup_seconds,
         "--max-restarts": restarts_left(job),

@@ -92,7 +92,12 @@ def open_next(situation: Situation) -> Plan | None:
         return None
     previous = situation.previous
     number = previous.number + 1 if previous else 1
-    resolved = build.resolve(situation.spec, situation.view.defaults)
+    told = situation.status.progress
+    resolved = build.resolve(
+        situation.spec,
+        situation.view.defaults,
+        leave_seconds=told.leave_seconds if told else None,
+    )
     attempt = Attempt(number=number, start_time=situation.now)
     gang = Gang(attempt, recorded=False, pods={}, resolved=resolved)
     # Pods of the attempt before must be gone in truth, not only in what was seen.
@@ -141,6 +146,8 @@ def _opening(situation: Situation, gang: Gang, *, relist: bool) -> Plan:
 def _after(previous: Attempt | None) -> str:
     if previous is None:
         return ""
+    if previous.reason == Cause.SAVED and previous.outcome == "Failed":
+        return f" after attempt {previous.number}. {previous.message}"
     if previous.outcome == "Failed":
         return f": attempt {previous.number} failed. {previous.message}"
     return ": the job was resumed"

@@ -92,6 +92,16 @@ class Suspect:
         """Return what the launcher left; None where that is nothing readable."""
         return record_of(self.pod)
 
+    @property
+    def is_of_a_gang_that_was_disturbed(self) -> bool:
+        """Tell whether somebody else took the place of one of its pods away."""
+        pods = self.gang.pods
+        is_missing = any(index not in pods for index in self.situation.ranks)
+        return is_missing or any(
+            pod.gone or pod.deleting or pod.deleted_by_eviction or bool(pod.reason)
+            for pod in pods.values()
+        )
+
     def said(self, sign: records.Sign) -> bool:
         """Tell whether the pod found this sign in its own log."""
         return self.record is not None and sign in self.record.matched
@@ -188,6 +198,11 @@ def steps(gang: Gang) -> Steps:
 
 def _highest(steps_: Iterable[int | None]) -> int | None:
     return max((each for each in steps_ if each is not None), default=None)
+
+
+def saved(gang: Gang) -> records.Record | None:
+    """Return what a pod says whose ranks saved and left, as they were asked to."""
+    return next((each for each in _records(gang) if each.reason is records.Reason.SAVED), None)
 
 
 def running_since(gang: Gang) -> datetime | None:

@@ -39,6 +39,9 @@ def _news(situation: Situation, gang: Gang) -> Progress | None:
     told, last = situation.view.progress, situation.status.progress
     if told is None or told.attempt != gang.number:
         return None
+    if last is not None:
+        longest = max(told.leave_seconds or 0, last.leave_seconds or 0) or None
+        told = told.model_copy(update={"leave_seconds": longest})
     if last is not None and last.attempt == told.attempt:
         is_fresh = (told.time - last.time).total_seconds() < WRITE_SECONDS
         return None if is_fresh else told

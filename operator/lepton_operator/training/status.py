@@ -45,6 +45,7 @@ class Reason(StrEnum):
     STARTING = "Starting"
     RESTARTING = "Restarting"
     RUNNING = "Running"
+    SUSPENDING = "Suspending"
     SUSPENDED = "Suspended"
     COMPLETE = "Complete"
     NO_CAPACITY = "NoCapacity"
@@ -137,6 +138,15 @@ def active_since(situation: Situation) -> datetime | None:
     return status.start_time
 
 
+def active_seconds(situation: Situation, *, suspended: bool) -> int | None:
+    """Return how long the job was active before it was suspended last; None if it never was."""
+    status = situation.status
+    if not suspended or status.start_time is None or is_true(status.conditions, SUSPENDED):
+        return status.active_seconds
+    lasted = (situation.now - status.start_time).total_seconds()
+    return (status.active_seconds or 0) + max(0, round(lasted))
+
+
 def written(
     situation: Situation,
     verdict: Verdict,
@@ -174,6 +184,9 @@ def written(
             if each.until > situation.now
         ),
         start_time=active_since(situation),
+        active_seconds=active_seconds(
+            situation, suspended=_is_suspended(situation, kept) and not (ended or end(situation))
+        ),
         completion_time=completion_time or old.completion_time,
         output=output or old.output,
     ).wire()
@@ -191,11 +204,20 @@ def _extras(
     before = find(situation.status.conditions, SUSPENDED)
     if ended and before:
         return [*extras, Extra(SUSPENDED, before.status, before.reason, before.message)]
-    if situation.spec.suspend and not ended:
+    if _is_suspended(situation, attempts) and not ended:
         return [*extras, Extra(SUSPENDED, "True", Reason.SUSPENDED, "The job is suspended.")]
+    if situation.spec.suspend and not ended:
+        leaving = "The job is being suspended: its ranks save and leave."
+        return [*extras, Extra(SUSPENDED, "False", Reason.SUSPENDING, leaving)]
     if before:
         return [*extras, Extra(SUSPENDED, "False", "Resumed", "The job was resumed.")]
     return extras
+
+
+def _is_suspended(situation: Situation, attempts: Sequence[Attempt]) -> bool:
+    """Tell whether no attempt is open any more; before, its ranks save and leave."""
+    is_open = bool(attempts) and attempts[-1].outcome == "Running"
+    return situation.spec.suspend and not is_open
 
 
 _NO_STEPS = Extra(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from lepton_operator.api.training import Attempt
+from lepton_operator.api.training import Attempt, Cause
 from lepton_operator.build import training as build
 from lepton_operator.conditions import Verdict, cut, sentence
 from lepton_operator.plan import Delete, Plan
@@ -31,6 +31,12 @@ def verdict_after(situation: Situation, previous: Attempt | None) -> Verdict:
             Reason.STARTING, f"Attempt {number} starts: the job is Ready as soon as {all_run}."
         )
     said = cut(previous.message or "It left no message.", MAX_CAUSE)
+    if previous.reason == Cause.SAVED:
+        return reconciling(
+            Reason.RESTARTING,
+            f"Attempt {previous.number + 1} goes on after attempt {previous.number}. "
+            f"{sentence(said)}",
+        )
     if previous.reason in STORE:
         said = said.removesuffix(".").removesuffix("; it is tried again")
         return reconciling(Reason(previous.reason), f"{sentence(said)} It is tried again.")
