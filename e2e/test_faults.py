@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -11,12 +13,12 @@ from e2e.jobs import attempts, counted
 from e2e.kubectl import Kubectl
 from e2e.recovery.faults import FAULTS, VICTIM
 from e2e.recovery.measure import Measured, measured
-from e2e.recovery.run import PLAIN, Run, started
+from e2e.recovery.run import PLAIN, started
 from e2e.recovery.volume import Shared, shared_volume
+from e2e.test_training import fails
 from e2e.waiting import condition, is_true, wait_until
 
-# One of each kind in every run: a process, a pod, a hang, the user's own error.
-QUICK = ("rank_process", "pod", "hang_collective", "user_bug")
+SOME_STEPS = 25  # more than the launchers need to know how long one takes
 
 
 @pytest.fixture
@@ -107,18 +109,33 @@ def test_an_error_at_one_step_ends_the_job_with_its_message(shared: Shared) -> N
     assert len(set(nodes)) == len(nodes) == 2
 
 
-def status_of(run: Run, *names: str) -> list[object]:
-    status = (run.job() or {}).get("status", {})
-    return [status.get(name) for name in names]
+@pytest.mark.long
+@pytest.mark.parametrize("fault", ["drain", "suspend_resume"])
+def test_who_is_asked_to_leave_loses_no_step(shared: Shared, fault: str) -> None:
+    found = after(shared, fault)
+    first, second = attempts(found.job)
+    assert (first["budget"] if fault == "drain" else first["outcome"]) in {
+        "Infrastructure",
+        "Suspended",
+    }
+    assert second["outcome"] == "Running"
 
 
+@pytest.mark.long
 def test_a_plain_script_in_an_image_with_torch_only_gets_all_this(shared: Shared) -> None:
-    with started(shared, "plain", PLAIN) as run:
-        run.runs_to(25)
+    with started(shared, "plain", PLAIN, failurePolicy={"maxRestarts": 1}) as run:
+        run.runs_to(SOME_STEPS)
         run.order("skip_a_collective", VICTIM)
         run.starts_again()
-        run.runs_to(25)
-        wait_until(run.job, lambda job: is_true(job, "ProgressKnown"), "a condition shows")
+        run.runs_to(SOME_STEPS)
+        job = run.job()
+        assert condition(job, "ProgressKnown")["status"] == "False"
+        assert condition(job, "CheckpointPlaceKnown")["status"] == "False"
+        os.kill(run.process(VICTIM), signal.SIGKILL)
+        (only,) = attempts(fails(run.kubectl, run.name))
+    assert (only["reason"], only["rank"], only["signal"]) == ("UserError", VICTIM, signal.SIGKILL)
+    assert only["restarts"] == 1, "the hang was not counted"
+    assert only["step"] >= SOME_STEPS
 
 
 @pytest.mark.long
@@ -137,4 +154,3 @@ def test_an_uneven_but_healthy_training_is_never_restarted(shared: Shared) -> No
         assert (only["outcome"], only.get("restarts")) == ("Succeeded", None)
         assert counted(job) == {}
         assert {each.generation for each in run.events()} == {0}
-        assert condition(job, "Complete")

@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 
-from noting import OPTIONS, is_faulty, note, note_start, wait_for_end_of_step
+from noting import OPTIONS, RANK, is_faulty, note, note_start, wait_for_end_of_step
 
 note_start()
 
@@ -23,12 +23,15 @@ STEPS = int(OPTIONS["steps"])
 
 
 def rest(model: torch.nn.Module, step: int) -> None:
-    """Take the time that a healthy training takes now and then: its options say when."""
+    """Take the time that a healthy training takes now and then: its options say when.
+
+    One rank evaluates and one waits for its data, while all others wait for them in collectives.
+    """
     if step == 1:
         time.sleep(OPTIONS.get("first_step_seconds", 0))
-    if step == OPTIONS.get("stall_at"):
+    if RANK == 1 and step == OPTIONS.get("stall_at"):
         time.sleep(OPTIONS["stall_seconds"])
-    if step % OPTIONS.get("evaluate_every", STEPS + 1) == 0:
+    if RANK == 0 and step % OPTIONS.get("evaluate_every", STEPS + 1) == 0:
         model.eval()
         time.sleep(OPTIONS["evaluate_seconds"])
         model.train()
