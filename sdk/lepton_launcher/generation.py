@@ -16,6 +16,7 @@ from lepton_launcher.agent import Failure, Job, Result, agent_command, read_resu
 from lepton_launcher.coordinator import END, LEAVE, PART, RUNNING, STOP, STUCK, Report
 from lepton_launcher.departure import Departure, fastest_to_save
 from lepton_launcher.hangs import HangWatch
+from lepton_launcher.memory import oom_kills
 from lepton_launcher.observer import LOOK_SECONDS, Observer
 from lepton_launcher.progress import Progress
 from lepton_launcher.rank import pipe_of, rank_command, stacks_of
@@ -72,6 +73,7 @@ class Generation:
         self._observer = self._new_observer(restarts)
         exchange = None if pod.options.alone else pod.exchange
         self._departure = Departure(count, pod.options.leave_signal, exchange, pod.children)
+        self._oom_kills_before = oom_kills()
         self.is_stopped = False
         """Whether the gang stopped these ranks, to start them again."""
 
@@ -290,7 +292,9 @@ class Generation:
             return self._agent_lost()
         if result.error:
             return records.user_error(result.error, exitCode=1)
-        return _failed_rank(_first(result.failures, self._pipes), self._pipes)
+        failed = _failed_rank(_first(result.failures, self._pipes), self._pipes)
+        is_oom = failed.get("signal") == signal.SIGKILL and oom_kills() > self._oom_kills_before
+        return records.out_of_memory(failed) if is_oom else failed
 
     def _how_it_left(self, result: Result | None) -> str:
         if self._pod.children.status == -signal.SIGKILL:
