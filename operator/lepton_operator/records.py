@@ -147,6 +147,7 @@ class Record(StatusModel):
     furthest: Count | None = None
     restarts: Annotated[StrictInt, Field(ge=0, le=MAX_RESTARTS)] | None = None
     repeated: StrictBool = False
+    saved: StrictBool = False
     silent_node: Annotated[StrictInt, Field(ge=0, le=2**31 - 1)] | None = None
     stacks: Annotated[Text, StringConstraints(max_length=256)] | None = None
     matched: Annotated[tuple[Mark, ...], Field(max_length=MAX_MARKS)] = ()

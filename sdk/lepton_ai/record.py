@@ -132,6 +132,7 @@ class Record(Document):
     stacks: str | None = None
     restarts: int | None = None
     repeated: bool | None = None
+    saved: bool | None = None
     silent_node: int | None = None
     metrics: Metrics | None = None
     model: ModelReference | None = None

@@ -25,7 +25,7 @@ import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
     from types import FrameType
 
@@ -46,7 +46,7 @@ _FILE_BYTES = 4096
 _HEADER = struct.Struct("<8sQ")  # the magic with the layout's version, the rank's process id
 _SLOT_OFFSETS = (64, 2080)
 _CHECKSUM = struct.Struct("<I")
-_FACTS = struct.Struct("<QIBBBBqqqqqdqqqqqqdq")
+_FACTS = struct.Struct("<QIBBBBqqqqqdqqqqqqdqd")
 _SAVES_ON_REQUEST = 1
 _HAS_LEFT = 2
 _METRICS_BYTES = 1536
@@ -96,6 +96,7 @@ class Standing(NamedTuple):
     """The rank saves at the end of the step that exchange/save names, and leaves."""
     has_left: bool = False
     """It did so: what it ends with now is no end of the training."""
+    learning_rate: float | None = None
     metrics: Mapping[str, float] = {}
 
 
@@ -123,6 +124,7 @@ class Board:
         # Re-entrant: a script may report from its own signal handler.
         self._lock = threading.RLock()
         self._pulses = pulses
+        self._at_pulse: list[Callable[[], None]] = []
         self._is_waiting = False
         found = _newest(self._memory)
         self._sequence = found.sequence if found else 0
@@ -168,6 +170,15 @@ class Board:
             changed["metrics"] = _fitting(metrics)
         self._write(**changed)
         self._start_pulse()
+
+    def at_pulse(self, act: Callable[[], None]) -> None:
+        """Let the pulse do something more each second."""
+        self._at_pulse.append(act)
+
+    def learn_at(self, rate: float) -> None:
+        """Say which learning rate the optimizer has now."""
+        if rate != self._standing.learning_rate:
+            self._write(learning_rate=rate)
 
     @contextlib.contextmanager
     def collective(self) -> Iterator[None]:
@@ -233,6 +244,8 @@ class Board:
         never = threading.Event()
         while not never.wait(_PULSE_SECONDS):
             self.beat(is_waiting=self._is_waiting or _main_thread_waits())
+            for act in self._at_pulse:
+                act()
 
     def _write(self, **changed: Any) -> None:
         if not self.is_ours:
@@ -304,6 +317,7 @@ def _encode(sequence: int, standing: Standing) -> bytes:
         standing.checkpoint_at,
         standing.checkpoint_seconds,
         standing.alive_at,
+        math.nan if standing.learning_rate is None else standing.learning_rate,
     )
     body = facts + metrics
     return _CHECKSUM.pack(zlib.crc32(body)) + body
@@ -327,10 +341,11 @@ def _slot(content: Any, offset: int) -> tuple[int, Standing] | None:
     if zlib.crc32(content[body:end]) != checksum:
         return None
     metrics = _parsed(content[body + _FACTS.size : end])
-    before, after = numbers[:5], numbers[5:]
+    before, after, rate = numbers[:5], numbers[5:-1], numbers[-1]
     flags = [bool(each) for each in (waiting, saving & _SAVES_ON_REQUEST, saving & _HAS_LEFT)]
+    learning_rate = rate if math.isfinite(rate) else None
     return sequence, Standing._make(
-        [PHASES[phase], *before, bool(reported), *after, *flags, metrics]
+        [PHASES[phase], *before, bool(reported), *after, *flags, learning_rate, metrics]
     )
 
 

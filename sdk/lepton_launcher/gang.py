@@ -297,7 +297,7 @@ def _spent_in(told: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(spent, dict):
         return {}
     counted = {name: _integer(spent, name) for name in ("restarts", "furthest") if name in spent}
-    return {**counted, "repeated": True} if spent.get("repeated") is True else counted
+    return {**counted, **{name: True for name in ("repeated", "saved") if spent.get(name) is True}}
 
 
 def _seconds(value: object) -> float:

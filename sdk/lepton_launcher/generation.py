@@ -9,9 +9,9 @@ import math
 import os
 import signal
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from lepton_launcher import records, stacks
+from lepton_launcher import flight, records, stacks
 from lepton_launcher.agent import Failure, Job, Result, agent_command, read_result
 from lepton_launcher.coordinator import END, LEAVE, PART, RUNNING, STOP, STUCK, Report
 from lepton_launcher.departure import Departure, fastest_to_save
@@ -25,7 +25,6 @@ from lepton_launcher.speech import say
 from lepton_launcher.stderr import RankStderr, blames_a_peer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from lepton_launcher.attempts import Attempt
@@ -35,6 +34,8 @@ if TYPE_CHECKING:
     from lepton_launcher.hangs import Hang
     from lepton_launcher.options import Options
     from lepton_launcher.processes import Children, Signals
+    from lepton_launcher.progress import Before
+    from lepton_launcher.saves import Saves
 
 # What is left of the grace period, once the ranks are gone, for the record and its answer.
 _RESERVE_SECONDS = 3.0
@@ -51,14 +52,13 @@ class Pod(NamedTuple):
     children: Children
     exchange: Exchange
     gang: Leader | Member | None
+    saves: Saves
 
 
 class Generation:
     """One start of this pod's ranks."""
 
-    def __init__(
-        self, pod: Pod, number: int, folder: Path, restarts: Sequence[dict[str, Any]]
-    ) -> None:
+    def __init__(self, pod: Pod, number: int, folder: Path, before: Before) -> None:
         folder.mkdir()
         self._pod = pod
         self._options = pod.options
@@ -70,7 +70,7 @@ class Generation:
         self._watches = [
             RankWatch(folder, first + index, index, pipe) for index, pipe in enumerate(self._pipes)
         ]
-        self._observer = self._new_observer(restarts)
+        self._observer = self._new_observer(before)
         exchange = None if pod.options.alone else pod.exchange
         self._departure = Departure(count, pod.options.leave_signal, exchange, pod.children)
         self._oom_kills_before = oom_kills()
@@ -119,12 +119,12 @@ class Generation:
 
     # The ranks
 
-    def _new_observer(self, restarts: Sequence[dict[str, Any]]) -> Observer:
+    def _new_observer(self, before: Before) -> Observer:
         options, now = self._options, time.monotonic()
         sees_all = options.num_nodes == 1
         return Observer(
             self._watches,
-            Progress(self._pod.attempt.number, self.number, now, restarts),
+            Progress(self._pod.attempt.number, self.number, now, before, self._pod.saves),
             HangWatch(options.patience, now, sees_all=sees_all) if options.patience else None,
             None if options.alone else self._pod.exchange,
         )
@@ -223,7 +223,10 @@ class Generation:
     def _leave_stacks(self) -> dict[int, str]:
         """Write the stacks of all ranks for the sidecar; the names of the files, by rank."""
         seen = [(each.look(), stacks_of(self._folder, each.local_rank)) for each in self._watches]
-        texts = stacks.gather([(found, path) for found, path in seen if found])
+        ranks = [(found, path) for found, path in seen if found]
+        asked = flight.ask(ranks)
+        texts = stacks.gather(ranks)
+        flights = flight.gather(asked)
         names = {rank: f"{self.number}-{rank}.txt" for rank in texts}
         if self._options.alone:
             for text in texts.values():
@@ -232,6 +235,8 @@ class Generation:
         try:
             for rank, text in texts.items():
                 self._pod.exchange.leave_stacks(names[rank], text)
+            for rank, record in flights.items():
+                self._pod.exchange.leave_stacks(f"{self.number}-{rank}.flight.json", record)
         except OSError as error:
             say(f"the stacks cannot be handed to the sidecar: {error}")
             return {}

@@ -29,6 +29,9 @@ STACKS_VARIABLE = "LEPTON_STACKS"
 STACKS_SIGNAL: int | None = signal.SIGRTMIN + 11 if hasattr(signal, "SIGRTMIN") else None
 """Asks a rank for its stacks. A real-time signal that neither torch nor NCCL nor Python uses."""
 
+WANTED = ".wanted"
+"""Ends the name of the file by which the launcher asks for torch's flight record."""
+
 _BUFFERED = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 _DDP_SAMPLE_STEPS = 10
 _NANOSECONDS = 1_000_000_000
@@ -72,6 +75,15 @@ def _end_soon_after_an_error() -> None:
         gc.freeze()
 
     sys.excepthook = tell_and_end
+
+
+def _leave_flight_record() -> None:
+    """Answer the launcher when it asks which collectives have ended."""
+    stacks = os.environ.get(STACKS_VARIABLE)
+    if stacks and os.path.exists(f"{stacks}{WANTED}"):  # noqa: PTH110 - each second, in every rank
+        from lepton_launcher import flight  # noqa: PLC0415 - as seldom as ranks hang
+
+        flight.answer(stacks, sys.modules.get("torch._C._distributed_c10d"))
 
 
 class _ImportHook:
@@ -143,9 +155,18 @@ class TorchHooks:
         def count_step(optimizer: Any, _arguments: Any, _keywords: Any) -> None:
             self._steps[optimizer] = self._steps.get(optimizer, 0) + 1
             count_ddp_waits()
+            self._tell_learning_rate(optimizer)
             self._board.finish_step(max(self._steps.values()), reported=False)
 
         module.register_optimizer_step_post_hook(count_step)
+
+    def _tell_learning_rate(self, optimizer: Any) -> None:
+        """Of its first group. A tensor is left alone: to read one may stop a GPU's stream."""
+        groups = getattr(optimizer, "param_groups", None)
+        if groups and self._steps[optimizer] == max(self._steps.values()):
+            rate = groups[0].get("lr")
+            if isinstance(rate, (int, float)):
+                self._board.learn_at(float(rate))
 
     def hook_collectives(self, module: Any) -> None:
         """Count the time that the main thread waits for collectives, and the rendezvous' phase.
@@ -172,6 +193,7 @@ class TorchHooks:
 
         work.wait = counted_wait
         module.init_process_group = told_meeting
+        self._board.at_pulse(guarded(_leave_flight_record))
 
     def hook_modules(self, module: Any) -> None:
         """Take eval() between steps for an evaluation, until train() or the next step."""

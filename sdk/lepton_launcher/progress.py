@@ -6,8 +6,9 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from lepton_launcher.saves import Saves
     from lepton_launcher.sightings import Sighting
 
 _POINTS = 60
@@ -98,6 +99,13 @@ class Ledger:
         self._spent[name] = self._spent.get(name, 0.0) + seconds
 
 
+class Before(NamedTuple):
+    """What is told of the generations of this attempt that ended."""
+
+    told: Sequence[dict[str, Any]] = ()
+    spent: Mapping[str, Any] = {}
+
+
 class Progress:
     """What is told about one generation of ranks, from what was seen of them."""
 
@@ -106,11 +114,13 @@ class Progress:
         attempt: int,
         generation: int,
         now: float,
-        restarts: Sequence[dict[str, Any]] = (),
+        before: Before = Before(),  # noqa: B008 - frozen
+        saves: Saves | None = None,
     ) -> None:
         self._attempt = attempt
         self._generation = generation
-        self._restarts = list(restarts)
+        self._before = before
+        self._saves = saves
         self._paces: dict[int, Pace] = {}
         self._ledger = Ledger(now)
         self.step: int | None = None
@@ -155,6 +165,8 @@ class Progress:
             self.resumed_from = min(resumed)
         first = min(sightings, key=lambda each: each.rank, default=None)
         self._ledger.spend(first.standing.phase if first else "starting", now)
+        if self._saves is not None and self.furthest >= 0:
+            self._saves.stop()
 
     def blame_hang(self, silent_seconds: float) -> None:
         """What passed since the last sign of progress was the hang's."""
@@ -164,6 +176,8 @@ class Progress:
         """The content of progress.json; what nobody knows is left out."""
         first = min(sightings, key=lambda each: each.rank)
         pace = self._paces[first.rank]
+        furthest = max(self.furthest, self._before.spent.get("furthest", -1))
+        saved_at = self._saves.saved_at if self._saves and furthest < 0 else None
         facts = {
             "attempt": self._attempt,
             "generation": self._generation,
@@ -172,10 +186,15 @@ class Progress:
             "totalSteps": first.standing.total_steps or None,
             "stepSeconds": _rounded(pace.step_seconds),
             "metrics": dict(first.standing.metrics) or None,
+            "learningRate": first.standing.learning_rate,
             "samples": first.standing.samples or None,
-            "checkpoint": _checkpoint(first, now),
+            "checkpoint": _checkpoint(first, now) or _saved(saved_at, now),
+            "resumedFrom": self.resumed_from,
+            "furthest": furthest if furthest >= 0 else None,
+            "saved": True if saved_at is not None else None,
             "ranks": [self._rank(each, now) for each in sightings],
-            "restarts": self._restarts or None,
+            "restarts": list(self._before.told) or None,
+            "countedRestarts": self._before.spent.get("restarts"),
             "ledger": self._ledger.seconds(),
         }
         return _known(facts)
@@ -207,6 +226,11 @@ def _checkpoint(sighting: Sighting, now: float) -> dict[str, Any] | None:
         "ageSeconds": round(now - standing.checkpoint_at / 1e9, 1),
         "seconds": round(standing.checkpoint_seconds, _DIGITS),
     }
+
+
+def _saved(saved_at: float | None, now: float) -> dict[str, Any] | None:
+    """A checkpoint of a script's own, of which only its age is known."""
+    return None if saved_at is None else {"ageSeconds": round(now - saved_at, 1)}
 
 
 def _rounded(seconds: float | None) -> float | None:

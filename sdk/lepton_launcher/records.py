@@ -22,7 +22,7 @@ _METRICS = 16
 _METRIC_NAME_CHARACTERS = 48
 _ESSENTIAL = (
     *("outcome", "reason", "message", "rank", "exitCode", "signal", "model"),
-    *("step", "furthest", "restarts", "repeated", "silentNode"),
+    *("step", "furthest", "restarts", "repeated", "saved", "silentNode"),
 )
 _TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _HIGHEST_EXIT_CODE = 255
@@ -80,7 +80,8 @@ def with_spent(record: Record, spent: Record) -> Record:
     """The record of the last generation, with what is to be told of those before it."""
     furthest = max(record.get("furthest", 0), spent.get("furthest", 0))
     reached = {"furthest": furthest} if furthest else {}
-    return {**record, **spent, **reached}
+    told = {name: value for name, value in spent.items() if name != "saved" or not furthest}
+    return {**record, **told, **reached}
 
 
 def is_record(value: object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -20,8 +21,10 @@ from lepton_launcher.gang import join
 from lepton_launcher.generation import Generation, Pod
 from lepton_launcher.options import Options, parse_options
 from lepton_launcher.processes import Children, Signals
+from lepton_launcher.progress import Before
 from lepton_launcher.rank import site_of
-from lepton_launcher.restarts import Restarts
+from lepton_launcher.restarts import Final, Restarts
+from lepton_launcher.saves import Saves, place_in
 from lepton_launcher.site_folder import write_site_folder
 from lepton_launcher.speech import say
 from lepton_launcher.stderr import blames_a_peer
@@ -119,8 +122,10 @@ class Supervisor:
             f"attempt {attempt.number}, node {attempt.node_rank} of {attempt.num_nodes}, "
             f"{options.nproc_per_node} per node, meeting at {attempt.address}:{attempt.port}"
         )
-        gang = join(attempt, Restarts(options.max_restarts, options.furthest_step))
-        pod = Pod(options, attempt, self._signals, self._children, self._exchange, gang)
+        saves = Saves(place_in(os.environ) if attempt.node_rank == 0 else None)
+        saves.watch()
+        gang = join(attempt, self._restarts(options.max_restarts, saves))
+        pod = Pod(options, attempt, self._signals, self._children, self._exchange, gang, saves)
         with tempfile.TemporaryDirectory(prefix="lepton-") as name:
             folder = Path(name)
             write_site_folder(site_of(folder))
@@ -131,7 +136,8 @@ class Supervisor:
         succession = self._succession(pod)
         number = 0
         while True:
-            generation = Generation(pod, number, folder / str(number), succession.told)
+            before = Before(succession.told, succession.spent)
+            generation = Generation(pod, number, folder / str(number), before)
             ended = succession.end_of(generation, generation.run())
             if ended is not None:
                 return records.with_spent(ended, succession.spent)
@@ -143,8 +149,13 @@ class Supervisor:
             return GangSuccession(pod.gang, self._children, self._signals)
         # Ranks of several pods are only restarted together.
         most = self._options.max_restarts if self._options.num_nodes == 1 else 0
-        restarts = Restarts(most, self._options.furthest_step)
+        restarts = self._restarts(most, pod.saves)
         return OwnSuccession(restarts, self._children, self._signals)
+
+    def _restarts(self, most: int, saves: Saves) -> Restarts:
+        options = self._options
+        final = Final(options.final_exit_codes, options.final_signals)
+        return Restarts(most, options.furthest_step, final=final, saves=lambda: saves.count)
 
     # After the ranks
 

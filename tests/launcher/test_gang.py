@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import socket
 import time
@@ -85,6 +86,16 @@ def test_a_restart_goes_round_the_gang(attempt: Callable[[int], Attempt]) -> Non
     assert leader.coordinator.restarts.told[0]["message"].startswith("ValueError")
     wait_until(lambda: member.spent, "what was spent")
     assert member.spent == leader.spent == {"restarts": 1}
+
+
+def test_a_member_s_record_tells_of_saves_that_node_0_alone_sees(
+    attempt: Callable[[int], Attempt],
+) -> None:
+    counts = itertools.count()
+    Leader(attempt(0), Restarts(3, saves=lambda: next(counts)))
+    member = Member(attempt(1))
+    member.tell(Report(1, 0, FAILED, BUG))
+    wait_until(lambda: member.spent == {"saved": True}, "node 0's word")
 
 
 def test_a_member_that_never_reached_node_0_has_no_orders(

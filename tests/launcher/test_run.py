@@ -125,6 +125,15 @@ def test_several_ranks_without_torch_say_what_is_missing(pod: Pod) -> None:
 # What it waits for
 
 
+def test_a_thousand_variables_reach_the_rank(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(1000):
+        monkeypatch.setenv(f"V{number}", "x" * 100)
+    script = pod.script("import os; print(sum(name[0] == 'V' for name in os.environ))")
+    pod.run(script).begin().agree()
+    assert pod.message()["outcome"] == "Succeeded"
+    assert int(pod.stdout) >= 1000
+
+
 def test_no_rank_starts_before_the_sidecar_and_the_attempt(pod: Pod) -> None:
     pod.run(pod.script("print('started')"))
     with pytest.raises(Exception, match="timed out"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -12,7 +12,15 @@ from pydantic import Field, ValidationError
 
 from lepton_operator import names
 from lepton_operator.api.common import Metadata, Resources, StatusModel
-from lepton_operator.api.training import FailurePolicy, TrainingJob, TrainingJobSpec, Volume
+from lepton_operator.api.training import (
+    FailureMatch,
+    FailurePolicy,
+    FailureRule,
+    TrainingJob,
+    TrainingJobSpec,
+    TrainingJobStatus,
+    Volume,
+)
 from lepton_operator.build import failure_rate, pods
 from lepton_operator.diagnosis import gpus_asked
 from lepton_operator.settings import Defaults
@@ -220,13 +228,44 @@ def _placement_at_creation(job: TrainingJob, attempt: int) -> Mapping[str, str]:
 def restarts_left(job: TrainingJob) -> int:
     """Return how often the launchers may start ranks again in their pods, in one attempt.
 
-    Where a rule of the user's says anything but Restart, every failure comes to the operator: the
-    launchers do not know the rules.
+    None where a rule of the user's that says anything but Restart may be about any failure, and in
+    the attempt after a pod was moved for an error that came twice: there again it is the user's.
     """
     policy, restarts = job.spec.failure_policy, job.status.restarts
-    if any(rule.action != "Restart" for rule in policy.rules):
+    if any(not _names_an_end(rule.match) for rule in _decisive(policy)) or _was_moved(job.status):
         return 0
     return max(0, policy.max_restarts - (restarts.user if restarts else 0))
+
+
+def _decisive(policy: FailurePolicy) -> list[FailureRule]:
+    """Return the rules after which the launchers must not restart ranks by themselves."""
+    return [each for each in policy.rules if each.action != "Restart"]
+
+
+def _names_an_end(match: FailureMatch) -> bool:
+    return bool(match.exit_codes or match.signals)
+
+
+def _left_to_the_operator(policy: FailurePolicy) -> dict[str, str | None]:
+    """Return the options that tell which ends of ranks some rule may be about.
+
+    Of a rule that names both, codes alone: more comes to the operator then, and it decides.
+    """
+    matches = [each.match for each in _decisive(policy)]
+    codes = {code for match in matches for code in match.exit_codes}
+    signals = {number for match in matches if not match.exit_codes for number in match.signals}
+    return {"--final-exit-codes": _listed(codes), "--final-signals": _listed(signals)}
+
+
+def _listed(numbers: Collection[int]) -> str | None:
+    return ",".join(str(each) for each in sorted(numbers)) or None
+
+
+def _was_moved(status: TrainingJobStatus) -> bool:
+    """Tell whether the attempt before sent one of its pods to another node."""
+    failed = [each.number for each in status.attempts if each.outcome == "Failed"]
+    moved = [each.attempt for each in status.avoided_nodes if each.pod is not None]
+    return bool(failed) and failed[-1] in moved
 
 
 def _train(job: TrainingJob, resolved: Resolved, attempt: int, rank: int) -> dict[str, Any]:
@@ -241,6 +280,7 @@ def _train(job: TrainingJob, resolved: Resolved, attempt: int, rank: int) -> dic
         "--hang-timeout-seconds": spec.failure_policy.hang_timeout_seconds,
         "--hang-startup-seconds": spec.failure_policy.hang_startup_seconds,
         "--max-restarts": restarts_left(job),
+        **_left_to_the_operator(spec.failure_policy),
         "--furthest-step": job.status.furthest_step,
     }
     secret = spec.env_from_secret

@@ -21,7 +21,7 @@ def closed(
     situation: Situation, gang: Gang, outcome: Literal["Succeeded", "Failed", "Suspended"]
 ) -> Attempt:
     """Return the open attempt as it is recorded when it ends."""
-    steps = evidence.steps(gang)
+    steps, launchers = evidence.steps(gang), evidence.in_place(gang)
     ended: dict[str, Any] = {
         "outcome": outcome,
         "end_time": situation.now,
@@ -29,7 +29,9 @@ def closed(
         "running_time": evidence.running_since(gang),
         "step": steps.reached,
         "resumed_from": steps.resumed_from,
-        "restarts": evidence.in_place(gang).restarts or None,
+        "furthest_step": steps.furthest,
+        "saved": launchers.saved or None,
+        "restarts": launchers.restarts or None,
         "resolved": gang.resolved.text(),
     }
     return gang.attempt.model_copy(update=ended)
@@ -40,6 +42,7 @@ def closed_failed(
 ) -> Attempt:
     """Return it with the failure that it is closed for."""
     line = failure.last_error_line
+    step = failure.step if failure.trait.may_repeat else _reached(situation, gang, failure)
     failed: dict[str, Any] = {
         "budget": budget,
         "rule": rule,
@@ -49,7 +52,7 @@ def closed_failed(
         "signal": failure.signal,
         "node": failure.node,
         "rank": failure.rank,
-        "step": failure.step,
+        "step": step,
         "resumed_from": failure.resumed_from,
         "last_error_line": cut(line, MAX_MESSAGE) if line else None,
         "stacks": failure.stacks,
@@ -57,7 +60,20 @@ def closed_failed(
     return closed(situation, gang, "Failed").model_copy(update=failed)
 
 
-def counters(situation: Situation, gang: Gang, *, knows_steps: bool = False) -> Restarts:
+def _reached(situation: Situation, gang: Gang, failure: Failure) -> int | None:
+    """Return the step that a lost pod's gang had come to, as it was told last.
+
+    Of a failure that may come again it would not be exact enough to tell it from another one.
+    """
+    if failure.step is not None:
+        return failure.step
+    told = situation.view.told
+    newest = (told.progress if told else None, situation.status.progress)
+    of_this = (each for each in newest if each is not None and each.attempt == gang.number)
+    return next((each.step for each in of_this), None)
+
+
+def counters(situation: Situation, gang: Gang, *, knows_progress: bool = False) -> Restarts:
     """Return the counters, with what the launchers have spent of the user's budgets.
 
     Never more than there was: what a pod says is a user's text.
@@ -65,7 +81,7 @@ def counters(situation: Situation, gang: Gang, *, knows_steps: bool = False) -> 
     old, limits = situation.status.restarts or Restarts(), situation.spec.failure_policy
     spent = evidence.in_place(gang).restarts
     more = {"user": old.user + min(spent, max(0, limits.max_restarts - old.user))}
-    if knows_steps:
+    if knows_progress:
         left = max(0, limits.max_restarts_without_progress - old.without_progress)
         more["without_progress"] = old.without_progress + min(spent, left)
     return old.model_copy(update=more)

@@ -28,7 +28,7 @@ from lepton_operator.conditions import (
     summarise,
 )
 from lepton_operator.plan import Manifest
-from lepton_operator.training.situation import Situation
+from lepton_operator.training.situation import Situation, highest
 
 COMPLETE = "Complete"
 FAILED = "Failed"
@@ -42,9 +42,11 @@ MAX_CAUSE = 600  # characters of a cause in a message, so that the advice after 
 class Reason(StrEnum):
     """Every reason of the condition Ready."""
 
+    SCHEDULING = "Scheduling"
     STARTING = "Starting"
     RESTARTING = "Restarting"
     RUNNING = "Running"
+    CHECKPOINTING = "Checkpointing"
     SUSPENDING = "Suspending"
     SUSPENDED = "Suspended"
     COMPLETE = "Complete"
@@ -153,7 +155,6 @@ def written(
     *,
     attempts: Sequence[Attempt] | None = None,
     restarts: Restarts | None = None,
-    furthest_step: int | None = None,
     progress: Progress | None = None,
     avoided: Sequence[AvoidedNode] | None = None,
     output: OutputStatus | None = None,
@@ -163,7 +164,8 @@ def written(
     """Return the whole wanted status, or None if it is the one that stands."""
     old, generation = situation.status, situation.job.metadata.generation
     kept = tuple(old.attempts if attempts is None else attempts)[-KEPT_ATTEMPTS:]
-    furthest = old.furthest_step if furthest_step is None else furthest_step
+    closed = (each.furthest_step for each in kept if each.outcome != "Running")
+    furthest = highest((old.furthest_step, *closed))
     wanted = TrainingJobStatus(
         observed_generation=generation,
         conditions=summarise(
@@ -197,7 +199,7 @@ def _extras(
     situation: Situation, ended: End | None, attempts: Sequence[Attempt], furthest: int | None
 ) -> list[Extra]:
     extras = [Extra(ended.type, "True", ended.reason, ended.message)] if ended else []
-    if not ended and furthest is None and any(map(_failed_while_it_ran, attempts)):
+    if not ended and furthest is None and _knows_no_progress(attempts):
         extras.append(_NO_STEPS)
     if not ended and _begins_anew(situation.spec):
         extras.append(_NO_CHECKPOINT)
@@ -225,8 +227,8 @@ _NO_STEPS = Extra(
     "False",
     "NoSteps",
     "No rank has reported a step or saved a checkpoint, so every restart counts against its "
-    "budget, however far the run had come: write the step to the file LEPTON_STEP_FILE, or use "
-    "the SDK.",
+    "budget, however far the run had come: write the step to the file LEPTON_STEP_FILE, save to "
+    "the volume that checkpoint.volume names, or use the SDK.",
 )
 
 
@@ -244,6 +246,11 @@ def _begins_anew(spec: TrainingJobSpec) -> bool:
     policy = spec.failure_policy
     may_restart = policy.max_restarts > 0 or policy.max_infrastructure_restarts > 0
     return may_restart and spec.checkpoint is None
+
+
+def _knows_no_progress(attempts: Sequence[Attempt]) -> bool:
+    """Tell whether ranks ran and failed, and none ever told a step or saved a file."""
+    return any(map(_failed_while_it_ran, attempts)) and not any(each.saved for each in attempts)
 
 
 def _failed_while_it_ran(attempt: Attempt) -> bool:

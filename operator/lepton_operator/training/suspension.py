@@ -99,7 +99,6 @@ def _end(situation: Situation, gang: Gang | None) -> Plan:
         verdict,
         attempts=attempts.recorded(situation, closed) if closed else None,
         restarts=attempts.counters(situation, gang) if gang else None,
-        furthest_step=_furthest(situation, gang) if gang else None,
     )
     left = [] if gang else [each for each in situation.others if not each.pod.deleting]
     new = situation.spec.suspend and not is_true(situation.status.conditions, SUSPENDED)
@@ -116,15 +115,10 @@ def _end(situation: Situation, gang: Gang | None) -> Plan:
 
 def _closed(situation: Situation, gang: Gang) -> Attempt:
     """Return the attempt as suspended, with what its ranks say if they saved."""
-    closed, saved = attempts.closed(situation, gang, "Suspended"), evidence.saved(gang)
-    if saved is None:
+    closed, left = attempts.closed(situation, gang, "Suspended"), evidence.left(gang)
+    if left is None:
         return closed
-    return closed.model_copy(update={"reason": Cause.SAVED.value, "message": cut(saved.message)})
-
-
-def _furthest(situation: Situation, gang: Gang) -> int | None:
-    known = (evidence.steps(gang).furthest, situation.status.furthest_step)
-    return max((each for each in known if each is not None), default=None)
+    return closed.model_copy(update={"reason": Cause.SAVED.value, "message": cut(left.message)})
 
 
 def _verdict(situation: Situation, closed: Attempt | None, *, holds: bool) -> Verdict:
