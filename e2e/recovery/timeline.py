@@ -84,11 +84,16 @@ def restart(events: Sequence[Event], last: Event) -> Restart:
 
 
 def detected_at(seen: Sightings, events: Sequence[Event], fault_at: float) -> float:
-    """Return when a launcher first ended its ranks, or the attempt was closed, after the fault."""
-    noticed = [at for at, _, line in seen.said if at >= fault_at and " end: " in line]
+    """Return when a launcher first acted, or the attempt was closed, after the fault."""
+    noticed = [at for at, _, line in seen.said if at >= fault_at and _acts(line)]
     attempt, _ = start_before(events, fault_at)
     closed = [at for at, status in seen.statuses if at >= fault_at and _is_closed(status, attempt)]
     return min(noticed[:1] + closed[:1])
+
+
+def _acts(line: str) -> bool:
+    """Whether a launcher says that it ends its ranks, or has them save and leave."""
+    return " end: " in line or "asked to leave" in line
 
 
 def _is_closed(status: Mapping[str, Any], attempt: int) -> bool:
