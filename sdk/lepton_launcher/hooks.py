@@ -6,12 +6,9 @@ it concerns. A hook that fails says so once and stays out of the script's way.
 
 from __future__ import annotations
 
-import contextlib
 import faulthandler
 import functools
-import gc
 import importlib.machinery
-import io
 import os
 import signal
 import sys
@@ -19,6 +16,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Callable
 
 from lepton_launcher import board
+from lepton_launcher.ending import leave_out_garbage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +30,6 @@ STACKS_SIGNAL: int | None = signal.SIGRTMIN + 11 if hasattr(signal, "SIGRTMIN") 
 WANTED = ".wanted"
 """Ends the name of the file by which the launcher asks for torch's flight record."""
 
-_BUFFERED = (io.TextIOWrapper, io.BufferedWriter, io.BufferedRandom)
 _DDP_SAMPLE_STEPS = 10
 _NANOSECONDS = 1_000_000_000
 
@@ -59,20 +56,12 @@ def _dump_stacks_on_signal() -> None:
 
 
 def _end_soon_after_an_error() -> None:
-    """Leave out the last collection of garbage: a second for what torch is made of.
-
-    A failed rank is noticed when its process is gone, and until then its peers wait. What files
-    still hold is written first, as that collection would have done for those in cycles.
-    """
+    """A failed rank is noticed when its process is gone, and until then its peers wait."""
     told = sys.excepthook
 
     def tell_and_end(*error: Any) -> None:
         told(*error)
-        for each in gc.get_objects():
-            if type(each) in _BUFFERED and not each.closed:
-                with contextlib.suppress(OSError, ValueError):
-                    each.flush()
-        gc.freeze()
+        leave_out_garbage()
 
     sys.excepthook = tell_and_end
 
