@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from e2e.cluster.cluster import Cluster
 from e2e.deadlines import DEADLINES_SECONDS
 from e2e.installation import image_references
 from e2e.kubectl import Kubectl
@@ -83,6 +84,10 @@ class Run:
 
     def pods(self) -> Sequence[dict[str, Any]]:
         return self.kubectl.list("pods", f"lepton.ai/name={self.name}")
+
+    def nodes(self) -> list[str]:
+        """Return the node of each pod that has one."""
+        return [pod["spec"]["nodeName"] for pod in self.pods() if "nodeName" in pod["spec"]]
 
     def pod(self, rank: int) -> dict[str, Any]:
         """Return the pod of this rank that is not on its way out."""
@@ -188,6 +193,18 @@ def furthest(events: Sequence[Event]) -> Mapping[int, int]:
 
 
 @contextmanager
+def _room_for_some_on_each_node(cluster: Cluster) -> Iterator[None]:
+    """Else the scheduler may put all pods on one node, and the other's end would hurt nobody."""
+    for node in cluster.nodes:
+        cluster.offer_gpus(node, PODS - 1)
+    try:
+        yield
+    finally:
+        for node in cluster.nodes:
+            cluster.offer_gpus(node, cluster.spec.gpus_per_node)
+
+
+@contextmanager
 def started(
     shared: Shared,
     name: str,
@@ -204,8 +221,10 @@ def started(
         shutil.copy(SCRIPTS / file, own)
     run = Run(shared, name)
     kubectl = shared.kubectl
-    kubectl.apply(training(name, script, options, **spec))
     try:
+        with _room_for_some_on_each_node(shared.cluster):
+            kubectl.apply(training(name, script, options, **spec))
+            wait_until(run.nodes, lambda nodes: len(nodes) == PODS, "a pod runs")
         yield run
     finally:
         kubectl.delete("trainingjob", name, "--wait=false")
