@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from lepton_launcher.sightings import Sighting
 
-# Under ten, and under ten times a step: with the time that launchers need to see it and to tell each
-# other, a hang is found within those.
+# Under ten, and under ten times a step: with the time that launchers need to see it and to tell
+# each other, a hang is found within those.
 SHORTEST_LIMIT_SECONDS = 9.0
 SHORTEST_PHASE_LIMIT_SECONDS = 60.0
 SHORTEST_PATIENCE_SECONDS = 300.0
