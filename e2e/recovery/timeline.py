@@ -93,7 +93,7 @@ def detected_at(seen: Sightings, events: Sequence[Event], fault_at: float) -> fl
 
 def _acts(line: str) -> bool:
     """Whether a launcher says that it ends its ranks, or has them save and leave."""
-    return " end: " in line or "asked to leave" in line
+    return line.startswith("lepton: ") and (" end: " in line or "asked to leave" in line)
 
 
 def _is_closed(status: Mapping[str, Any], attempt: int) -> bool:

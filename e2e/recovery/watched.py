@@ -16,7 +16,7 @@ from e2e.kubectl import Kubectl
 
 @dataclass(slots=True)
 class Sightings:
-    """By the time of day in seconds: statuses of the job, pods, and the launchers' own lines."""
+    """By the time of day in seconds: statuses of the job, pods, and lines of their logs."""
 
     statuses: list[tuple[float, Mapping[str, Any]]] = field(default_factory=list)
     pods: dict[str, float] = field(default_factory=dict)  # by UID: when it was first seen
@@ -31,8 +31,7 @@ class Sightings:
     def heard(self, pod: str, line: str) -> None:
         """Take in a line of a log that `kubectl logs --timestamps` prints."""
         when, _, text = line.partition(" ")
-        if text.startswith("lepton: "):
-            self.said.append((datetime.fromisoformat(when).timestamp(), pod, text))
+        self.said.append((datetime.fromisoformat(when).timestamp(), pod, text))
 
 
 @contextmanager
