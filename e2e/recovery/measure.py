@@ -74,7 +74,7 @@ def _gone_on(run: Run, seen: Sightings, at: float, fault: Fault) -> Measured:
     interval = timeline.interval_steps(checkpoints, hurt)
     return Measured(
         recovery=recovery,
-        detect_bound_s=fault.detect_bound(_p99(timeline.step_seconds(events, hurt))),
+        detect_bound_s=fault.detect_bound(_p99(timeline.step_seconds(events, at))),
         lost_steps_bound=fault.saves_lost * interval + 1 if fault.saves_lost else 0,
         wrong=tuple(timeline.contradictions(events, checkpoints)),
         job=job,
@@ -114,4 +114,4 @@ def _progress(run: Run) -> Mapping[str, Any]:
 
 
 def _p99(seconds: list[float]) -> float:
-    return statistics.quantiles(seconds, n=100)[-1]
+    return statistics.quantiles(seconds, n=100, method="inclusive")[-1]

@@ -106,10 +106,15 @@ def failed_at(seen: Sightings) -> float:
     return next(at for at, status in seen.statuses if _has_failed(status))
 
 
-def step_seconds(events: Sequence[Event], start: tuple[int, int]) -> list[float]:
-    """Return the durations of rank 0's steps in one start of the ranks."""
-    own = [each for each in events if each.name == "step" and each.rank == 0]
-    return [b.at - a.at for a, b in pairwise(own) if a.start == b.start == start]
+def step_seconds(events: Sequence[Event], fault_at: float) -> list[float]:
+    """Return the durations of rank 0's steps in the start of the ranks that the fault met."""
+    start = start_before(events, fault_at)
+    own = [
+        each.at
+        for each in events
+        if each.name == "step" and each.rank == 0 and each.start == start and each.at <= fault_at
+    ]
+    return [after - before for before, after in pairwise(own)]
 
 
 def interval_steps(checkpoints: Sequence[Checkpoint], start: tuple[int, int]) -> int:
@@ -143,7 +148,7 @@ def recovery(
     new_pods = [at for at in seen.pods.values() if at > fault_at]
     pod_start = max(0.0, moments.launcher - max(new_pods)) if new_pods else 0.0
     importing = moments.imported - moments.agent
-    step = statistics.median(step_seconds(events, start_before(events, fault_at)))
+    step = statistics.median(step_seconds(events, fault_at))
     repeated = max(0.0, moments.beyond - moments.restored - step)
     wall = moments.beyond - fault_at
     spent = detected - fault_at + pod_start + importing + repeated
