@@ -40,6 +40,7 @@ from lepton_ai.checkpoints.settings import AUTO, Settings
 from lepton_ai.checkpoints.state import Stateful, TrainingState, random_state, set_random_state
 from lepton_ai.checkpoints.storage import open_storage
 from lepton_launcher.board import of_this_process
+from lepton_launcher.ending import leave_out_garbage
 
 RETRY_SECONDS = 10.0
 LAST_SAVE_TRIES = 3
@@ -440,6 +441,7 @@ class Checkpointer:
         if self._board is not None:
             self._board.leave()
         self._say(logging.INFO, f"Step {self._last_step} is saved; leaving, as asked.")
+        leave_out_garbage()
         raise SystemExit(0)
 
     def _save_last_step(self) -> None:
