@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from e2e.chroot import WRITABLE, Image
 from e2e.cluster.ports import free_port
 from e2e.deadlines import DEADLINES_SECONDS
@@ -26,6 +28,24 @@ def test_checkpoints_hold_what_they_promise(image: Callable[[str], Image], folde
         writable=folder,
         limit_seconds=DEADLINES_SECONDS["checkpoints are tried"],
     )
+
+    assert output.endswith("OK")
+
+
+@pytest.mark.long
+def test_long_trainings_that_are_interrupted_keep_their_promises(
+    image: Callable[[str], Image], folder: Path
+) -> None:
+    for name in ("long_runs.py", "failing_twice.py", "training.py"):
+        shutil.copy(SCRIPTS / name, folder)
+
+    output = image("trainer").run(
+        "python",
+        f"{WRITABLE}/long_runs.py",
+        writable=folder,
+        limit_seconds=DEADLINES_SECONDS["checkpoints are tried"],
+    )
+    print(output)
 
     assert output.endswith("OK")
 

@@ -228,7 +228,7 @@ def _train(job: TrainingJob, resolved: Resolved, attempt: int, rank: int) -> dic
             **{each.name: each.value for each in spec.env},
             "LEPTON_OUTPUT_DIR": OUTPUT_PATH,
             "LEPTON_RUN_UID": job.metadata.uid,
-            **_checkpointing(job),
+            **_checkpointing(job, attempt),
         },
         mounts=[
             pods.mount(SHARED_VOLUME, SHARED_PATH),
@@ -240,19 +240,22 @@ def _train(job: TrainingJob, resolved: Resolved, attempt: int, rank: int) -> dic
     )
 
 
-def _checkpointing(job: TrainingJob) -> dict[str, str]:
+def _checkpointing(job: TrainingJob, attempt: int) -> dict[str, str]:
     """Return what tells the ranks where and how often to save; nothing without a place."""
     spec, asked = job.spec, job.spec.checkpoint
     volume = next((each for each in spec.volumes if asked and each.name == asked.volume), None)
     if asked is None or volume is None:
         return {}
-    mtbf = failure_rate.mtbf_seconds(job.status.attempts, spec.num_nodes)
+    attempts = job.status.attempts
     return {
         # Quoted, it has no $(NAME) that the kubelet would take for a variable.
         "LEPTON_CHECKPOINT_URI": f"file://{quote(volume.mount_path)}",
         "LEPTON_CHECKPOINT_INTERVAL": str(asked.interval_seconds),
         "LEPTON_CHECKPOINT_KEEP": str(asked.keep),
-        "LEPTON_MTBF_SECONDS": str(mtbf),
+        "LEPTON_MTBF_SECONDS": str(failure_rate.mtbf_seconds(attempts, spec.num_nodes)),
+        # What ends this attempt, or later ones in this pod, the ranks count themselves.
+        "LEPTON_MTBF_FAILURES": str(failure_rate.failures_seen(attempts)),
+        "LEPTON_MTBF_ATTEMPT": str(attempt),
     }
 
 

@@ -25,7 +25,7 @@ from lepton_ai.checkpoints.archive import Archive, Offer
 from lepton_ai.checkpoints.cost import SaveMeter
 from lepton_ai.checkpoints.distributed import Reader, Writer
 from lepton_ai.checkpoints.gang import Gang, Wishes
-from lepton_ai.checkpoints.interval import Interval, best_interval
+from lepton_ai.checkpoints.interval import FailureRate, Interval, best_interval
 from lepton_ai.checkpoints.manifest import (
     Attempt,
     AttemptClosedError,
@@ -132,6 +132,7 @@ class Checkpointer:
         self._sampler = sampler
         self._board = board or of_this_process()
         self._meter = SaveMeter()
+        self._failures = self._settings.failures
         self._attempt: Attempt | None = None
         self._begin_step = 0
         self._last_step = 0
@@ -218,8 +219,16 @@ class Checkpointer:
         if self._attempt is None:
             self._gang.from_leader(lambda: self._archive.begin(attempt, base))
             self._attempt = attempt
+            self._failures = self._gang.from_leader(partial(self._failures_before, attempt))
         self._next_save = time.monotonic() + self._interval().seconds
         self._meter.step_began(time.monotonic())
+
+    def _failures_before(self, attempt: Attempt) -> FailureRate:
+        """Add what ended earlier attempts since the operator told how often this job fails."""
+        since = self._settings.failures_until
+        if since is None:
+            return self._settings.failures
+        return self._settings.failures.after(*self._archive.interruptions(since, attempt))
 
     def _load(self, manifest: Manifest) -> None:
         reader = Reader(self._archive.storage, manifest.place.folder)
@@ -412,7 +421,7 @@ class Checkpointer:
         seconds = self._settings.interval_seconds
         if seconds is not None:
             return Interval(seconds, f"{seconds:.3g} s, as asked")
-        return best_interval(self._meter.cost(), self._settings.mtbf_seconds)
+        return best_interval(self._meter.cost(), self._failures.mtbf_seconds(nodes=1))
 
     # The end
 
