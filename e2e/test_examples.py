@@ -80,7 +80,10 @@ def test_the_served_model_was_trained_gated_and_evaluated_on_unseen_digits(
     model = applied.get("leptonmodel", "digits")
     assert model is not None
     (version,) = model["status"]["versions"]
-    assert version["lineage"]["trainingJob"] == "digits"
+    lineage = version["lineage"]
+    assert lineage["trainingJob"] == "digits"
+    assert re.fullmatch("sha256:[0-9a-f]{12}", lineage["imageDigest"])
+    assert re.fullmatch("sha256:[0-9a-f]{12}", lineage["dataDigest"])
     assert version["gate"]["outcome"] == "Passed"
     assert version["evaluation"]["samples"] == 2000
     assert float(version["evaluation"]["metrics"]["accuracy"]) >= 0.92
