@@ -34,8 +34,6 @@ class Attempt(NamedTuple):
     """What is left of that budget now; None: as the command line said."""
     furthest_step: int | None = None
     """The furthest step of the attempts before; None: as the command line said."""
-    mtbf_seconds: int | None = None
-    """The mean time between failures of the gang; None: as the environment says."""
 
     @property
     def is_placed(self) -> bool:
@@ -101,7 +99,6 @@ def parse_attempt(text: str, options: Options) -> Attempt:
         token=str(told.get("token", "")),
         max_restarts=_integer(told, "maxRestarts") if "maxRestarts" in told else None,
         furthest_step=_integer(told, "furthestStep") if "furthestStep" in told else None,
-        mtbf_seconds=_integer(told, "mtbfSeconds") if "mtbfSeconds" in told else None,
     )
     if attempt.number < options.attempt:
         raise NotThisAttempt(f"it is attempt {attempt.number}, not {options.attempt} or later")

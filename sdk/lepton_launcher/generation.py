@@ -17,6 +17,7 @@ from lepton_launcher.coordinator import END, LEAVE, PART, RUNNING, STOP, STUCK, 
 from lepton_launcher.departure import Departure, fastest_to_save
 from lepton_launcher.hangs import HangWatch
 from lepton_launcher.ledger import Ending
+from lepton_launcher.memory import oom_kills
 from lepton_launcher.observer import LOOK_SECONDS, Observer
 from lepton_launcher.progress import Progress
 from lepton_launcher.rank import pipe_of, rank_command, stacks_of
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 # What is left of the grace period, once the ranks are gone, for the record and its answer.
 _RESERVE_SECONDS = 3.0
+# Ranks that have saved and left may hang in what their script does last; nothing is lost with it.
+_LEFT_SECONDS = 5.0
 # The end of what all ranks of the pod wrote to stderr, in which the sidecar looks for patterns.
 _TAIL_BYTES = 64 * 1024
 
@@ -82,6 +85,8 @@ class Generation:
         self._observer = self._new_observer(before)
         exchange = None if pod.options.alone else pod.exchange
         self._departure = Departure(count, pod.options.leave_signal, exchange, pod.children)
+        self._left_by: float | None = None
+        self._oom_kills_before = oom_kills()
         self.order: Order | None = None
         """What the gang stopped these ranks by; None if they ended by themselves."""
         self._is_superseded = False
@@ -103,15 +108,29 @@ class Generation:
         self._start_child()
         hang, order = self._wait_for_child()
         found_at = time.monotonic()
+        say(f"the ranks of generation {self.number} end: {self._why(hang, order)}")
         self.order = order
         names = self._leave_stacks() if hang or (order and order.stacks) else {}
         self._pod.children.kill_all()
         for pipe in self._pipes:
             pipe.close()
         self._leave_tail()
+        self._observer.look_back()
         record = self._record_of(hang, order, names)
-        self._observer.look_back(_ending(record, hang, order, found_at))
+        self._observer.end(_ending(record, hang, order, found_at))
         return self._with_steps(record)
+
+    def _why(self, hang: Hang | None, order: Order | None) -> str:
+        """For the log, whose time tells how soon a failure was noticed."""
+        if hang:
+            return hang.message
+        if order:
+            return order.why or "the gang ends"
+        if self._pod.signals.asked_to_leave_at is not None:
+            return "asked to leave"
+        if self._is_superseded:
+            return "their attempt was closed"
+        return "one of them failed" if self._has_failed() else "by themselves"
 
     def _leave_tail(self) -> None:
         if self._options.alone:
@@ -152,8 +171,6 @@ class Generation:
             "LEPTON_EXCHANGE": str(options.exchange),
             "LEPTON_GRACE_SECONDS": str(math.floor(self._patience_seconds())),
         }
-        if attempt.mtbf_seconds is not None:
-            environment["LEPTON_MTBF_SECONDS"] = str(attempt.mtbf_seconds)
         if options.world_size == 1:
             command = rank_command(self._folder, options.entrypoint)
             environment.update(_only_rank(attempt, self.number))
@@ -324,7 +341,9 @@ class Generation:
             return self._agent_lost()
         if result.error:
             return records.user_error(result.error, exitCode=1)
-        return _failed_rank(_first(result.failures, self._pipes), self._pipes)
+        failed = _failed_rank(_first(result.failures, self._pipes), self._pipes)
+        is_oom = failed.get("signal") == signal.SIGKILL and oom_kills() > self._oom_kills_before
+        return records.out_of_memory(failed) if is_oom else failed
 
     def _how_it_left(self, result: Result | None) -> str:
         if self._pod.children.status == -signal.SIGKILL:
@@ -347,6 +366,9 @@ class Generation:
     # Deadlines (monotonic seconds)
 
     def _kill_at(self) -> float:
+        if self._observer.progress.left_at is not None:
+            self._left_by = self._left_by or time.monotonic() + _LEFT_SECONDS
+            return self._left_by
         asked = self._pod.signals.asked_to_leave_at
         return math.inf if asked is None else asked + self._patience_seconds()
 
@@ -364,7 +386,7 @@ def _ending(
         return Ending(hung_since=found_at - hang.silent_seconds)
     if order and (order.stacks or order.act == PART):
         return Ending(hung_since=-math.inf)
-    return Ending(is_well=record["outcome"] == "Succeeded")
+    return Ending(is_well=record["reason"] in ("Succeeded", "Saved"))
 
 
 def _only_rank(attempt: Attempt, generation: int) -> dict[str, str]:

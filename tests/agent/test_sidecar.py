@@ -7,12 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from e2e.cluster.ports import free_port
+from lepton_ai.curves import Curves
+from lepton_ai.datasets import from_arrays
+from lepton_ai.lineage import Checkpoint, tell_checkpoint, tell_data
+from lepton_ai.versions import Version
 from lepton_launcher.records import is_record
 from tests.agent.gateway import ACCESS_KEY, SECRET_KEY, Gateway, write_secret
-from tests.agent.pods import SUCCEEDED, UID, SidecarPod, sidecar, wait_until
+from tests.agent.pods import IMAGE_ID, SUCCEEDED, UID, SidecarPod, sidecar, wait_until
 from tests.agent.stores import StoreUnderTest
 from tests.fixtures.onnx_models import write_broken_model, write_too_new_model
 
@@ -23,6 +28,7 @@ FAILED = {
     "rank": 3,
     "exitCode": 1,
 }
+DIGEST = "sha256:" + "c" * 64
 LARGE_BYTES = 256 * 1024 * 1024
 
 
@@ -52,6 +58,7 @@ def test_a_success_becomes_a_version_and_the_next_attempt_finds_it(
         "uid": UID,
         "attempt": 1,
         "image": "trainer:1",
+        "imageID": IMAGE_ID,
         "entrypoint": ["-m", "recipe"],
     }
     paths = [file["path"] for file in version["manifest"]["files"]]
@@ -61,6 +68,39 @@ def test_a_success_becomes_a_version_and_the_next_attempt_finds_it(
     assert any_store.json(f"runs/{UID}/1-0.json") == answer
     with sidecar(any_store, tmp_path / "next", attempt=2, rank=1, model="reader") as following:
         assert following.start() == answer
+
+
+def test_what_only_the_script_knows_is_in_the_lineage_and_its_curves_lie_beside_the_model(
+    any_store: StoreUnderTest, tmp_path: Path, digits: Path
+) -> None:
+    curves = Curves()
+    curves.add(1, {"loss": 0.5})
+    data = from_arrays("mine", np.zeros((3, 2)), np.arange(3))
+    with sidecar(any_store, tmp_path / "pod", model="reader") as pod:
+        assert pod.start() is None
+        leave(digits, pod)
+        curves.write(pod.output)
+        (pod.output / "curves.png").symlink_to("/etc/hostname")
+        tell_data(pod.output, [data])
+        tell_checkpoint(pod.output, Checkpoint(step=12, digest=DIGEST))
+        pod.end(SUCCEEDED)
+        pod.answer()
+        assert "curves.png is a link" in pod.log
+    version = any_store.json("models/team/reader/versions/1.json")
+    lineage = version["lineage"]
+    assert lineage["data"] == [{"name": "mine", "digest": data.digest, "samples": 3}]
+    assert lineage["checkpoint"] == {"step": 12, "digest": DIGEST}
+    (kept,) = lineage["curves"]
+    assert kept["path"] == "curves.jsonl"
+    assert any_store.json(f"models/team/reader/blobs/{kept['sha256']}") == {"step": 1, "loss": 0.5}
+    assert "curves.jsonl" not in [file["path"] for file in version["manifest"]["files"]]
+    assert Version.model_validate(version).summary().lineage == {
+        "trainingJob": "digits",
+        "uid": UID,
+        "imageDigest": "sha256:abababababab",
+        "dataDigest": data.digest[:19],
+        "checkpointStep": 12,
+    }
 
 
 @pytest.mark.parametrize("rank", [0, 2])
@@ -94,6 +134,18 @@ def test_a_pod_that_went_on_in_a_later_attempt_is_recorded_there(
         assert first.answer()["attempt"] == 3
     version = folder_store.json("models/team/reader/versions/1.json")
     assert version["lineage"]["attempt"] == 3
+
+
+def test_a_run_that_saved_and_left_has_no_result_to_be_missed(
+    folder_store: StoreUnderTest, tmp_path: Path
+) -> None:
+    message = "Saved at step 120 and left, as it was asked to."
+    saved = {"outcome": "Failed", "reason": "Saved", "message": message, "step": 120}
+    with sidecar(folder_store, tmp_path / "pod", model="reader") as pod:
+        pod.start()
+        pod.end(saved)
+        assert pod.answer() == saved
+    assert folder_store.json(f"runs/{UID}/success.json") is None
 
 
 def test_a_failed_pod_s_log_is_searched_and_what_matched_is_recorded(

@@ -140,14 +140,7 @@ def test_an_attempt_without_an_address_is_closed_by_and_not_begun(options: Optio
 def test_the_budget_is_the_one_that_is_told_last(options: Options) -> None:
     told = {**PLACED, "maxRestarts": 2, "furthestStep": 40}
     found = parse_attempt(json.dumps(told), options)
-    assert (found.max_restarts, found.furthest_step, found.mtbf_seconds) == (2, 40, None)
-
-
-def test_ranks_are_told_how_often_their_gang_fails_by_now(pod: Pod) -> None:
-    script = "import os; print(os.environ['LEPTON_MTBF_SECONDS'])"
-    pod.run(pod.script(script)).begin(attempt=2, mtbfSeconds=1234).agree()
-    assert pod.wait() == 0
-    assert pod.stdout == b"1234\n"
+    assert (found.max_restarts, found.furthest_step) == (2, 40)
 
 
 @pytest.mark.parametrize("wrong", [{"maxRestarts": "2"}, {"furthestStep": True}, {"address": None}])

@@ -11,7 +11,6 @@ import pytest
 from lepton_operator import names
 from lepton_operator.api.training import Progress, TrainingJob
 from lepton_operator.build import training as build
-from lepton_operator.build.failure_rate import mtbf_seconds
 from lepton_operator.plan import Patch, Plan
 from lepton_operator.training.evidence import PROGRESS_HOLDS
 from lepton_operator.training.failure import LOSS_PATIENCE
@@ -147,24 +146,6 @@ def test_the_launchers_that_stay_are_told_what_is_left_of_the_budget() -> None:
     kept = told(patches["digits-train-1-0"])
     # The launchers spent one; the attempt itself got further than any before it, and is free.
     assert (kept["furthestStep"], kept["maxRestarts"]) == (40, 4)
-    assert "mtbfSeconds" not in kept
-
-
-def test_the_ranks_that_stay_are_told_how_often_the_gang_fails_by_now() -> None:
-    place = {
-        "checkpoint": {"volume": "shared"},
-        "volumes": [{"name": "shared", "claimName": "shared", "mountPath": "/shared"}],
-    }
-    pods = a_gang(job := an_open_job(2, **place))
-    pods[1] = lost(pods[1])
-    job, pods = opened(job, pods)
-    patches = by_name(next_plan(job, pods))
-    expected = mtbf_seconds(job.status.attempts, 2)
-    assert told(patches["digits-train-1-0"])["mtbfSeconds"] == expected
-    assert "mtbfSeconds" not in told(patches["digits-train-2-1"])
-    before = build.pod(an_open_job(2, **place), build.resolve(job.spec, defaults()), 1, 0)
-    environment = before["spec"]["containers"][0]["env"]
-    assert {"name": "LEPTON_MTBF_SECONDS", "value": str(expected)} not in environment
 
 
 def test_a_pod_that_was_told_belongs_to_the_new_attempt() -> None:
