@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pytest
+
 from e2e.chroot import WRITABLE, Image
 from e2e.cluster.ports import free_port
 from e2e.deadlines import DEADLINES_SECONDS
@@ -58,6 +60,24 @@ def test_a_store_that_refuses_in_the_middle_of_a_save_loses_nothing_but_that_sav
             writable=folder,
             limit_seconds=DEADLINES_SECONDS["checkpoints are tried"],
         )
+
+    assert output.endswith("OK")
+
+
+@pytest.mark.long
+def test_long_trainings_that_are_interrupted_keep_their_promises(
+    image: Callable[[str], Image], folder: Path
+) -> None:
+    for name in ("long_runs.py", "failing_twice.py", "training.py"):
+        shutil.copy(SCRIPTS / name, folder)
+
+    output = image("trainer").run(
+        "python",
+        f"{WRITABLE}/long_runs.py",
+        writable=folder,
+        limit_seconds=DEADLINES_SECONDS["checkpoints are tried"],
+    )
+    print(output)
 
     assert output.endswith("OK")
 

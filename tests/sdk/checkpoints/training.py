@@ -64,6 +64,10 @@ class Options:
     """End once so many checkpoints are complete; 0 for after the last step."""
 
     @property
+    def output(self) -> Path:
+        return self.folder / "output"
+
+    @property
     def exchange(self) -> Path:
         return self.folder / "exchange"
 
@@ -107,6 +111,7 @@ def _be_rank(options: Options, rank: int, ranks: int, port: int) -> None:
         {
             "LEPTON_CHECKPOINT_URI": options.uri or (options.folder / "checkpoints").as_uri(),
             "LEPTON_EXCHANGE": str(options.exchange),
+            "LEPTON_OUTPUT_DIR": str(options.output),
         }
     )
     torch.set_num_threads(1)
@@ -169,7 +174,7 @@ def train(options: Options) -> None:
             step += 1
             write(options, f"{step} {float(loss.detach()).hex()} {rows.tolist()}")
             meet_fate(options, step)
-            checkpointer.step(step)
+            checkpointer.step(step, metrics={"loss": float(loss.detach())})
             if step == options.steps or (options.saves and enough_saves(options)):
                 break
     weights = torch.cat([whole(each).flatten() for each in model.parameters()])
