@@ -57,6 +57,7 @@ _LARGEST = 2**63 - 1
 _SECOND = 1_000_000_000
 _NO_SECONDS = (0.0,) * len(PHASES)
 _PULSE_SECONDS = 1.0
+_LOOKS_OF_A_PULSE = 4
 # Where torch's own Python waits for other ranks. DistributedDataParallel waits inside backward; the
 # rest of torch.distributed, such as what writes checkpoints, works.
 _WAITING_IN = (
@@ -183,7 +184,7 @@ class Board:
         self._start_pulse()
 
     def at_pulse(self, act: Callable[[], None]) -> None:
-        """Let the pulse do something more each second."""
+        """Let the pulse do something more, several times a second."""
         self._at_pulse.append(act)
 
     def learn_at(self, rate: float) -> None:
@@ -267,10 +268,12 @@ class Board:
 
     def _pulse(self) -> None:
         never = threading.Event()
-        while not never.wait(_PULSE_SECONDS):
+        while True:
+            for _ in range(_LOOKS_OF_A_PULSE):
+                never.wait(_PULSE_SECONDS / _LOOKS_OF_A_PULSE)
+                for act in self._at_pulse:
+                    act()
             self.beat(is_waiting=self._is_waiting or _main_thread_waits())
-            for act in self._at_pulse:
-                act()
 
     def _write(self, **changed: Any) -> None:
         if not self.is_ours:

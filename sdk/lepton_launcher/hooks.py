@@ -69,7 +69,7 @@ def _end_soon_after_an_error() -> None:
 def _leave_flight_record() -> None:
     """Answer the launcher when it asks which collectives have ended."""
     stacks = os.environ.get(STACKS_VARIABLE)
-    if stacks and os.path.exists(f"{stacks}{WANTED}"):  # noqa: PTH110 - each second, in every rank
+    if stacks and os.path.exists(f"{stacks}{WANTED}"):  # noqa: PTH110 - each pulse, in every rank
         from lepton_launcher import flight  # noqa: PLC0415 - as seldom as ranks hang
 
         flight.answer(stacks, sys.modules.get("torch._C._distributed_c10d"))

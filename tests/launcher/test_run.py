@@ -139,6 +139,31 @@ def test_a_thousand_variables_reach_the_rank(pod: Pod, monkeypatch: pytest.Monke
     assert int(pod.stdout) >= 1000
 
 
+def test_a_disk_that_is_full_from_the_start_is_a_sentence(pod: Pod) -> None:
+    script = pod.script("print('never')")
+    # Smaller than what ranks are watched by, larger than a termination message.
+    pod.run(script, through=("prlimit", "--fsize=8192")).begin().agree()
+    message = pod.message()
+    assert (message["outcome"], message["reason"]) == ("Failed", "UserError")
+    assert "The ranks cannot be started" in message["message"]
+    assert "File too large" in message["message"]
+
+
+def test_a_disk_that_fills_up_while_ranks_run_does_not_end_them(pod: Pod) -> None:
+    script = pod.script("""
+import os, pathlib, resource, time
+from lepton_launcher import board
+ours = board.of_this_process()
+resource.prlimit(os.getppid(), resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))
+for step in range(1, 60):
+    ours.finish_step(step)
+    time.sleep(0.05)
+resource.prlimit(os.getppid(), resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+""")
+    pod.run(script).begin().agree()
+    assert (pod.message()["outcome"], pod.message()["step"]) == ("Succeeded", 59)
+
+
 def test_no_rank_starts_before_the_sidecar_and_the_attempt(pod: Pod) -> None:
     pod.run(pod.script("print('started')"))
     with pytest.raises(Exception, match="timed out"):

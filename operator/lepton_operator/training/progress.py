@@ -97,7 +97,7 @@ def _verdict(situation: Situation, gang: Gang, known: Progress | None) -> Verdic
     asked = situation.asked(gang.resolved)
     found = ((pod, diagnose(pod, asked)) for pod in idle)
     held_up = next(((pod, each) for pod, each in found if each.reason not in TRANSIENT), None)
-    # Stages of an ordinary start are not told: each would be a write, and a write for each pod.
+    # Of an ordinary start the gang's two stages are told, and not each pod's: each is a write.
     return _held_up(situation, *held_up) if held_up else waiting.verdict(situation)
 
 
