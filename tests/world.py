@@ -16,12 +16,14 @@ from lepton_operator.api.model import LeptonModel
 from lepton_operator.api.training import TrainingJob
 from lepton_operator.plan import Create, Delete, Patch, Plan, Reference
 from lepton_operator.settings import Defaults
-from lepton_operator.views import ContainerView, NodeView, PodView, TrainingView
+from lepton_operator.views import ContainerView, NodeView, PodView, Told, TrainingView
 from tests.builders import NOW, defaults
 
 Own = TrainingJob | LeptonModel | InferenceService
 Key = tuple[str, str]  # kind and name: a world has one namespace
 Planner = Callable[["World", Key], Plan]
+
+GRACE_SECONDS = 30
 
 _KINDS: Mapping[str, type[TrainingJob | LeptonModel | InferenceService]] = {
     "TrainingJob": TrainingJob,
@@ -43,6 +45,7 @@ class World:
     nodes: dict[str, NodeView] = field(default_factory=dict)
     seen: dict[str, PodView] = field(default_factory=dict)  # by uid, tombstones included
     kept_away: dict[str, frozenset[str]] = field(default_factory=dict)  # nodes, by pod name
+    told: Told | None = None  # what rank 0 told last
     before_delete: Callable[[PodView], None] = lambda _: None
     made: int = 0
 
@@ -74,6 +77,7 @@ class World:
             pods=self.seen_pods(job.metadata.uid),
             model=model if isinstance(model, LeptonModel) else None,
             nodes=tuple(self.nodes.values()),
+            told=self.told,
         )
 
     def seen_pods(self, owner_uid: str) -> tuple[PodView, ...]:
@@ -108,6 +112,7 @@ class World:
     def restart_operator(self) -> None:
         """A new process: its cache is what is there, without tombstones."""
         self.seen = {pod.uid: pod for pod in self.pods.values()}
+        self.told = None
 
     # What the API server does
 
@@ -150,7 +155,7 @@ class World:
         if pod.node is None or pod.finished:
             del self.pods[pod.name]
         else:
-            self.pods[pod.name] = replace(pod, deleting=True)
+            self._change(pod, deleting=True, leaves_by=self._grace_ends())
         self.tell(pod)
 
     def _delete_object(self, target: Reference) -> None:
@@ -194,7 +199,10 @@ class World:
         pod, there = self.pods[name], self.nodes[node]
         allowed = there.ready and there.schedulable and node not in self.kept_away[name]
         if pod.node is None and allowed:
-            self._change(pod, node=node, scheduled=True, ip=f"10.0.0.{self.made}")
+            now = self.now.replace(microsecond=0)
+            self._change(
+                pod, node=node, scheduled=True, scheduled_since=now, ip=f"10.0.0.{self.made}"
+            )
 
     def start(self, name: str, container: str = "train") -> None:
         pod = self.pods[name]
@@ -226,6 +234,7 @@ class World:
                 deleted_by_eviction=True,
                 disruption=disruption,
                 deleting=pod.node is not None,
+                leaves_by=self._grace_ends(),
             )
 
     def preempt(self, name: str) -> None:
@@ -237,7 +246,10 @@ class World:
         if pod.node is None:
             self.vanish(name)
         else:
-            self._change(pod, deleting=True)
+            self._change(pod, deleting=True, leaves_by=self._grace_ends())
+
+    def _grace_ends(self) -> datetime:
+        return self.now.replace(microsecond=0) + timedelta(seconds=GRACE_SECONDS)
 
     def finish_deletions(self) -> None:
         """Every kubelet that answers ends its Terminating pods."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -87,7 +87,6 @@ def pod_view(body: Body) -> PodView:
     metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
     conditions: dict[str, Body] = {each["type"]: each for each in status.get("conditions") or ()}
     ready = conditions.get("Ready", {})
-    is_ready = ready.get("status") == "True"
     return PodView(
         name=metadata["name"],
         namespace=metadata["namespace"],
@@ -100,11 +99,14 @@ def pod_view(body: Body) -> PodView:
         deleting="deletionTimestamp" in metadata,
         deleted_by_eviction=_disrupted(status, conditions),
         disruption=_disruption(conditions),
+        leaves_by=_leaves_by(metadata, spec, conditions),
         node=spec.get("nodeName"),
         ip=status.get("podIP"),
-        ready=is_ready,
-        ready_since=_optional_time(ready.get("lastTransitionTime")) if is_ready else None,
+        ready=ready.get("status") == "True",
+        ready_since=_true_since(ready),
         scheduled=conditions.get("PodScheduled", {}).get("status") == "True",
+        scheduled_since=_true_since(conditions.get("PodScheduled", {})),
+        sandbox_since=_true_since(conditions.get("PodReadyToStartContainers", {})),
         unschedulable_message=_unschedulable(conditions.get("PodScheduled", {})),
         reason=status.get("reason", ""),
         message=status.get("message", ""),
@@ -232,6 +234,22 @@ def _disrupted(status: Body, conditions: Mapping[str, Body]) -> bool:
 def _disruption(conditions: Mapping[str, Body]) -> str:
     target = conditions.get("DisruptionTarget", {})
     return sys.intern(target.get("reason", "")) if target.get("status") == "True" else ""
+
+
+def _true_since(condition: Body) -> datetime | None:
+    is_true = condition.get("status") == "True"
+    return _optional_time(condition.get("lastTransitionTime")) if is_true else None
+
+
+def _leaves_by(metadata: Body, spec: Body, conditions: Mapping[str, Body]) -> datetime | None:
+    """Return when the grace period ends; the condition says it before the pod is deleted."""
+    if "deletionTimestamp" in metadata:
+        return _time(metadata["deletionTimestamp"])
+    target = conditions.get("DisruptionTarget", {})
+    asked = _optional_time(target.get("lastTransitionTime"))
+    if asked is None or target.get("status") != "True":
+        return None
+    return asked + timedelta(seconds=spec.get("terminationGracePeriodSeconds", 0))
 
 
 def _unschedulable(condition: Body) -> str:

@@ -34,7 +34,9 @@ class Reason(StrEnum):
     EVALUATION_FAILED = "EvaluationFailed"
     INVALID_SPEC = "InvalidSpec"
     HANG = "Hang"
+    OUT_OF_MEMORY = "OutOfMemory"
     PARTITIONED = "Partitioned"
+    SAVED = "Saved"
 
 
 class FailureError(Exception):
@@ -130,7 +132,9 @@ class Record(Document):
     stacks: str | None = None
     restarts: int | None = None
     repeated: bool | None = None
+    saved: bool | None = None
     silent_node: int | None = None
+    ledger: dict[str, float] | None = None
     metrics: Metrics | None = None
     model: ModelReference | None = None
     versions: tuple[VersionSummary, ...] | None = None

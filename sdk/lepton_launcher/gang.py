@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import json
+import math
 import selectors
 import socket
 import threading
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from lepton_launcher.coordinator import (
     ACTS,
     END,
+    LEAVE,
     PART,
     RUNNING,
     SILENCE_SECONDS,
@@ -26,6 +28,8 @@ from lepton_launcher.coordinator import (
     Order,
     Report,
 )
+from lepton_launcher.observer import LOOK_SECONDS
+from lepton_launcher.slow import OwnTime
 from lepton_launcher.speech import say
 
 if TYPE_CHECKING:
@@ -39,7 +43,9 @@ _ASK_SECONDS_OF_MANY = 1.0
 _MANY_NODES = 32
 _ANSWER_SECONDS = 2.0
 _BACKLOG = 1024
+_LONGEST_SECONDS = 1e9
 _FACTS = ("reason", "rank", "exitCode", "signal", "step")
+_LAST = (END, PART, LEAVE)
 
 
 def join(attempt: Attempt, restarts: Restarts) -> Leader | Member | None:
@@ -57,7 +63,9 @@ class Leader:
     """Node 0's part: answers the others, and obeys the same orders."""
 
     def __init__(self, attempt: Attempt, restarts: Restarts) -> None:
-        self.coordinator = Coordinator(attempt.num_nodes, restarts)
+        # A report may be one question old, and another passes until everybody has the answer.
+        reach_seconds = 2 * (_ask_seconds(attempt) + LOOK_SECONDS)
+        self.coordinator = Coordinator(attempt.num_nodes, restarts, reach_seconds)
         self._attempt = attempt
         self._lock = threading.Lock()
         self._report = Report(0, 0, RUNNING)
@@ -85,6 +93,12 @@ class Leader:
         with self._lock:
             self.coordinator.hear(self._report, now)
             return self.coordinator.order(now)
+
+    def own_times(self, generation: int) -> list[OwnTime]:
+        """The own time of the slowest rank on each other node."""
+        with self._lock:
+            told = self.coordinator.own_times(generation)
+        return [each for each in told if each.node]
 
     def is_understood(self) -> bool:
         """Whether every other node that still asks was told that this generation is the last."""
@@ -135,7 +149,7 @@ class Leader:
             self.coordinator.hear(self._report, now)
             self.coordinator.hear(report, now)
             order = self.coordinator.order(now)
-        if order.act in (END, PART):
+        if order.act in _LAST:
             self._missing.discard(report.node)
         return _sealed({**_order_facts(order), "spent": self.spent}, self._attempt)
 
@@ -151,13 +165,12 @@ class Member:
         self._order: Order | None = None
         self._answered_at = 0.0
         self._is_new = threading.Event()
-        many = attempt.num_nodes > _MANY_NODES
-        self._ask_seconds = _ASK_SECONDS_OF_MANY if many else _ASK_SECONDS
+        self._ask_seconds = _ask_seconds(attempt)
         threading.Thread(target=self._ask_for_ever, name="gang", daemon=True).start()
 
     def tell(self, report: Report) -> None:
         """Say how this node's ranks are; a change is told at once."""
-        is_changed = report._replace(furthest=0) != self._report._replace(furthest=0)
+        is_changed = _news(report) != _news(self._report)
         self._report = report
         if is_changed:
             self._is_new.set()
@@ -167,8 +180,14 @@ class Member:
         order = self._order
         if order is None or time.monotonic() - self._answered_at <= SILENCE_SECONDS:
             return order
+        if order.act in _LAST:
+            return order  # node 0 may be gone for the same reason
         why = f"Node 0's launcher did not answer for {SILENCE_SECONDS:.0f} s."
         return Order(PART, order.generation, why)
+
+    def own_times(self, generation: int) -> list[OwnTime]:  # noqa: ARG002 - as a Leader's
+        """Node 0 alone compares."""
+        return []
 
     def is_understood(self) -> bool:
         """Nobody asks this node."""
@@ -190,6 +209,16 @@ class Member:
                 self.spent, self._order = _spent_in(told), _order_in(told)
                 self._answered_at = time.monotonic()
                 self._is_new.wait(self._ask_seconds)
+
+
+def _ask_seconds(attempt: Attempt) -> float:
+    return _ASK_SECONDS_OF_MANY if attempt.num_nodes > _MANY_NODES else _ASK_SECONDS
+
+
+def _news(report: Report) -> Report:
+    """A report without what changes all the time."""
+    fastest = min(report.fastest, 0)
+    return report._replace(furthest=0, fastest=fastest, step_seconds=0.0, own=None)
 
 
 class _NotOurs(Exception):
@@ -240,7 +269,8 @@ def _report_facts(report: Report) -> dict[str, Any]:
     record = {name: report.record[name] for name in _FACTS if name in report.record}
     if "message" in report.record:
         record["message"] = str(report.record["message"])[:_MESSAGE_CHARACTERS]
-    return {**report._asdict(), "record": record}
+    own = report.own and report.own._asdict()
+    return {**report._asdict(), "record": record, "own": own}
 
 
 def _report_in(told: dict[str, Any], num_nodes: int) -> Report:
@@ -252,11 +282,28 @@ def _report_in(told: dict[str, Any], num_nodes: int) -> Report:
         record=record if isinstance(record, dict) else {},
         furthest=_integer(told, "furthest"),
         collectives=_integer(told, "collectives"),
+        own=_own_in(told.get("own"), _integer(told, "node")),
+        is_asked=told.get("is_asked") is True,
+        fastest=_integer({"fastest": -1, **told}, "fastest"),
+        step_seconds=_seconds(told.get("step_seconds")),
     )
     if not 0 < report.node < num_nodes or report.state not in STATES:
         raise _NotOurs
     # A restart needs a reason that is known; without one there is none.
     return report._replace(record={"reason": "", **report.record})
+
+
+def _own_in(told: object, node: int) -> OwnTime | None:
+    if not isinstance(told, dict):
+        return None
+    seconds, error = _duration(told.get("seconds")), _duration(told.get("error_seconds"))
+    return OwnTime(_integer(told, "rank"), node, seconds, error)
+
+
+def _duration(value: object) -> float:
+    if not isinstance(value, (int, float)) or not 0 <= value < _LONGEST_SECONDS:
+        raise _NotOurs
+    return value
 
 
 def _order_facts(order: Order) -> dict[str, Any]:
@@ -268,7 +315,9 @@ def _order_in(told: dict[str, Any]) -> Order:
     if act not in ACTS:
         raise _NotOurs
     silent_node = _integer(told, "silent_node") if act == PART else 0
-    return Order(act, _integer(told, "generation"), why, told.get("stacks") is True, silent_node)
+    save_at = _integer(told, "save_at") if act == LEAVE else 0
+    stacks = told.get("stacks") is True
+    return Order(act, _integer(told, "generation"), why, stacks, silent_node, save_at)
 
 
 def _spent_in(told: dict[str, Any]) -> dict[str, Any]:
@@ -276,7 +325,11 @@ def _spent_in(told: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(spent, dict):
         return {}
     counted = {name: _integer(spent, name) for name in ("restarts", "furthest") if name in spent}
-    return {**counted, "repeated": True} if spent.get("repeated") is True else counted
+    return {**counted, **{name: True for name in ("repeated", "saved") if spent.get(name) is True}}
+
+
+def _seconds(value: object) -> float:
+    return value if isinstance(value, float) and 0 < value < math.inf else 0.0
 
 
 def _integer(told: dict[str, Any], key: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from lepton_operator import names
-from lepton_operator.api.training import TrainingJob
+from lepton_operator.api.training import Phase, Progress, RankRestart, Spent, TrainingJob
 from lepton_operator.build import training as build
 from lepton_operator.conditions import READY, is_true
 from lepton_operator.plan import Plan
@@ -22,7 +23,7 @@ from lepton_operator.training.evidence import Suspect
 from lepton_operator.training.plan import plan
 from lepton_operator.training.rules import classify
 from lepton_operator.training.situation import understand
-from lepton_operator.views import PodView
+from lepton_operator.views import InPlace, PodView, Told
 from tests.builders import a_node, a_record, a_result, a_training_job
 from tests.world import Key, Killed, World, is_empty
 
@@ -36,8 +37,18 @@ LONGEST_START_PASSES = 5
 CONDITIONS = ("Complete", "Failed")
 
 
+def spent(ledger: Spent | None) -> float:
+    fields = ledger.model_dump(include=set(Spent.model_fields)) if ledger else {}
+    return sum(float(text) for text in fields.values() if text is not None)
+
+
 def planner(world: World, key: Key) -> Plan:
     return plan(world.training_view(key), world.now)
+
+
+def is_asked(pod: PodView) -> bool:
+    """Whether the pod's annotation asks it to leave."""
+    return '"leave":true' in pod.annotations.get(names.ATTEMPT, "")
 
 
 class TrainingWorld(RuleBasedStateMachine):
@@ -167,10 +178,43 @@ class TrainingWorld(RuleBasedStateMachine):
         told: dict[str, Any] = {"message": "ValueError: bad", "matched": marks}
         told |= {"restarts": in_place, "repeated": in_place > 1}
         told |= {} if step is None else {"step": step, "furthest": step}
+        told |= {"ledger": {"start": 2.5, "productive": 1.0 * (step or 0), "forged": 1e9}}
         said = a_record("Failed", reason="UserError", **told) if exit_code else a_result()
         for pod in self.one(which):
             self.harms += in_place + (bool(exit_code) or not readable)
             self.world.end(pod.name, exit_code, said if readable else said[:20])
+
+    @rule(
+        which=WHICH,
+        phase=st.sampled_from(["training", "training", "checkpointing", "rendezvous"]),
+        generation=st.integers(0, 2),
+        step=st.sampled_from([None, 50, 100, 101, 200]),
+        in_place=st.sampled_from([0, 0, 1, 7]),
+        saved=st.booleans(),
+    )
+    def tell_progress(
+        self,
+        *,
+        which: int,
+        phase: Phase,
+        generation: int,
+        step: int | None,
+        in_place: int,
+        saved: bool,
+    ) -> None:
+        """A sidecar answers; it may know less than the one before it did."""
+        for pod in self.one(which):
+            self.harms += in_place
+            progress = Progress(
+                time=self.world.now.replace(microsecond=0),
+                attempt=self.numbers(pod)[0],
+                generation=generation,
+                phase=phase,
+                step=step,
+            )
+            failed = RankRestart(generation=0, reason="UserError", rank=self.numbers(pod)[1])
+            told = InPlace(in_place, furthest=step, saved=saved, last=(failed,) * min(in_place, 5))
+            self.world.told = Told(progress, told)
 
     @rule(node=st.sampled_from(NODES))
     def break_gpus(self, node: str) -> None:
@@ -195,6 +239,18 @@ class TrainingWorld(RuleBasedStateMachine):
         for pod in self.one(which):
             self.harms += 1
             getattr(self.world, how)(pod.name)
+
+    @rule(exit_code=st.sampled_from([0, 75]), step=st.sampled_from([0, 60, 120]))
+    def leave(self, *, exit_code: int, step: int) -> None:
+        """Where a pod is asked to leave, its launcher tells all: they save, or end just then."""
+        told = [pod for pod in self.world.pods.values() if pod.deleting or is_asked(pod)]
+        facts = {"message": f"Saved at step {step}.", "step": step, "furthest": step}
+        said = a_record("Failed", reason="Saved", **facts) if exit_code else a_result()
+        numbers = {self.numbers(pod)[0] for pod in told}
+        for pod in list(self.world.pods.values()):
+            if self.numbers(pod)[0] in numbers:
+                self.harms += 1
+                self.world.end(pod.name, exit_code, said)
 
     @rule()
     def finish_deletions(self) -> None:
@@ -249,7 +305,30 @@ class TrainingWorld(RuleBasedStateMachine):
         if before.restarts and status.restarts:
             assert status.restarts.user >= before.restarts.user
             assert status.restarts.infrastructure >= before.restarts.infrastructure
+        known = {each.number: each for each in before.attempts}
+        for attempt in status.attempts:
+            earlier = known.get(attempt.number, attempt)
+            assert (attempt.restarts or 0) >= (earlier.restarts or 0)
+            assert (attempt.furthest_step or 0) >= (earlier.furthest_step or 0)
         assert (status.attempt or 0) >= (before.attempt or 0)
+
+    @invariant()
+    def every_second_of_an_attempt_is_in_one_class(self) -> None:
+        for attempt in self.job.status.attempts:
+            if attempt.end_time and attempt.ledger:
+                whole = (attempt.end_time - attempt.start_time).total_seconds()
+                assert spent(attempt.ledger) == pytest.approx(whole, abs=0.5)
+
+    @invariant()
+    def the_job_s_ledger_is_that_of_its_attempts_and_the_time_between_them(self) -> None:
+        attempts = self.job.status.attempts
+        if not attempts or attempts[0].number > 1:
+            return  # of attempts that are no longer listed the times are not known
+        whole = sum(spent(each.ledger) for each in attempts)
+        for one, next_one in pairwise(attempts):
+            if one.outcome == "Failed" and one.end_time:
+                whole += (next_one.start_time - one.end_time).total_seconds()
+        assert spent(self.job.status.ledger) == pytest.approx(whole, abs=0.5 * len(attempts))
 
     @invariant()
     def budgets_are_kept(self) -> None:
@@ -272,9 +351,10 @@ class TrainingWorld(RuleBasedStateMachine):
         attempts, furthest = self.job.status.attempts, 0
         for attempt in attempts:
             # Of attempts that are no longer listed the steps are not known.
-            if (attempt.step or 0) > furthest and attempts[0].number == 1:
+            reached = 0 if attempt.outcome == "Running" else attempt.furthest_step or 0
+            if reached > furthest and attempts[0].number == 1:
                 assert attempt.budget is None, f"attempt {attempt.number} got further"
-            furthest = max(furthest, attempt.step or 0)
+            furthest = max(furthest, reached)
         assert (self.job.status.furthest_step or 0) >= furthest
 
     @invariant()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lepton_operator.api.training import Attempt
+from lepton_operator.api.training import Attempt, Cause
 
 PRIOR_FAILURES = 0.5
 """The prior is held as firmly as half a failure seen: the first own one outweighs it."""
@@ -27,9 +27,16 @@ def mtbf_seconds(attempts: Sequence[Attempt], nodes: int) -> int:
 
 
 def failures_seen(attempts: Sequence[Attempt]) -> int:
-    """Return how often ranks that ran were interrupted, in their pods or with them."""
+    """Return how often ranks that ran were interrupted, in their pods or with them.
+
+    An attempt that saved before it left has lost nothing: saving more often would be of no use.
+    """
     ran = [each for each in attempts if each.running_time and each.end_time]
-    return sum((each.outcome == "Failed") + (each.restarts or 0) for each in ran)
+    return sum(_has_lost(each) + (each.restarts or 0) for each in ran)
+
+
+def _has_lost(attempt: Attempt) -> bool:
+    return attempt.outcome == "Failed" and attempt.reason != Cause.SAVED
 
 
 def _running_seconds(attempt: Attempt) -> float:

@@ -11,9 +11,11 @@ from lepton_operator.training import (
     attempts,
     deadline,
     ending,
+    leaving,
     output,
     progress,
     restarts,
+    settlement,
     suspension,
     waiting,
 )
@@ -29,10 +31,12 @@ def _leave_to_the_garbage_collector(situation: Situation) -> Plan | None:
 
 RULES: tuple[Rule, ...] = (
     _leave_to_the_garbage_collector,
+    settlement.settle,
     ending.stay_ended,  # Complete and Failed are final
     output.finish,  # a result is never thrown away, whatever else happened
     suspension.suspend,
     deadline.exceed,
+    leaving.wait,
     restarts.close_failed,  # records; what it closed goes in a later pass
     waiting.clear,
     output.refuse,

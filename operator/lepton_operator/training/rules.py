@@ -7,6 +7,7 @@ lists these rules; a test holds it to them.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,7 @@ from lepton_operator.api.training import Cause
 from lepton_operator.build import training as build
 from lepton_operator.training.evidence import Failure, Suspect
 from lepton_operator.training.situation import ended_well, has_ended
-from lepton_operator.views import NodeView, PodView, Taint
+from lepton_operator.views import ContainerView, NodeView, PodView, Taint
 
 OUT_OF_MEMORY = "OOMKilled"
 STORE_EXIT_CODE = 3  # of agent commands: NoStore or StoreUnavailable
@@ -59,6 +60,17 @@ def _left_no_record(suspect: Suspect) -> Failure | None:
     if container is None:
         return suspect.failure(Cause.NO_RECORD, message)
     return suspect.end(Cause.NO_RECORD, container, message)
+
+
+def _saved_and_left(suspect: Suspect) -> Failure | None:
+    container, record = suspect.failed_container, suspect.record
+    if container is None or record is None or record.reason is not records.Reason.SAVED:
+        return None
+    if not suspect.is_of_a_gang_that_was_disturbed:
+        return None
+    failure = suspect.end(Cause.SAVED, container, record.message)
+    why = f"A pod of the gang was asked to leave. {record.message}"
+    return replace(failure, message=why, last_error_line=None)
 
 
 def _was_preempted(suspect: Suspect) -> Failure | None:
@@ -158,10 +170,18 @@ def _is_unavailable(record: records.Record | None) -> bool:
 
 def _ran_out_of_memory(suspect: Suspect) -> Failure | None:
     container = suspect.failed_container
-    if container is None or container.reason != OUT_OF_MEMORY:
+    if container is None or not _tells_of_memory(container, suspect.record):
         return None
     advice = "it used more memory than its limit; raise the memory in resourcesPerNode."
     return suspect.end(Cause.OUT_OF_MEMORY, container, advice)
+
+
+def _tells_of_memory(container: ContainerView, record: records.Record | None) -> bool:
+    """Believe the launcher first: a runtime goes on saying it of ranks that were started again."""
+    if record is None:
+        return container.reason == OUT_OF_MEMORY
+    was_killed = container.reason == OUT_OF_MEMORY and record.signal == signal.SIGKILL
+    return was_killed or record.reason is records.Reason.OUT_OF_MEMORY
 
 
 def _left_no_model(suspect: Suspect) -> Failure | None:
@@ -265,7 +285,8 @@ def _lost_its_gang(suspect: Suspect) -> Failure | None:
 
 def _was_asked_to_leave(suspect: Suspect) -> Failure | None:
     container, record = suspect.failed_container, suspect.record
-    if container is None or record is None or record.reason is not records.Reason.TERMINATED:
+    left = (records.Reason.TERMINATED, records.Reason.SAVED)
+    if container is None or record is None or record.reason not in left:
         return None
     return suspect.end(Cause.TERMINATED, container, record.message or "it was asked to leave.")
 
@@ -316,6 +337,12 @@ RULES: tuple[Rule, ...] = (
         _left_no_record,
     ),
     Rule(
+        Cause.SAVED,
+        "the pod's message: its ranks saved at one step and left, since a pod of the gang was "
+        "asked to leave (it is deleted, evicted or preempted, or its node shuts down)",
+        _saved_and_left,
+    ),
+    Rule(
         Cause.PREEMPTED,
         "the pod's condition DisruptionTarget with the reason PreemptionByScheduler",
         _was_preempted,
@@ -351,8 +378,9 @@ RULES: tuple[Rule, ...] = (
     Rule(Cause.PREPARATION_FAILED, "our init container, any other exit code", _was_not_prepared),
     Rule(
         Cause.OUT_OF_MEMORY,
-        "the container's reason OOMKilled (on cgroup v2 the launcher goes with its ranks, and "
-        "there is no message)",
+        "the pod's message: the kernel ended the rank for its memory; or the container's reason "
+        "OOMKilled, if the message tells of no other end (on cgroup v2 the launcher goes with its "
+        "ranks, and there is none)",
         _ran_out_of_memory,
     ),
     Rule(

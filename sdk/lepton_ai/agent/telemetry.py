@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
@@ -39,15 +39,18 @@ class ProgressCollector(Collector):
         yield from self._of_ranks(progress)
         yield self._labelled("phase", "where the ranks are", "phase", {progress.phase: 1})
         yield self._labelled("metric", "what the script reports", "metric", progress.metrics)
-        yield self._ledger(progress)
 
     def _of_pod(self, progress: Progress) -> Iterator[Metric]:
+        counted = progress.counted_restarts
         facts = {
             "attempt": ("number of the attempt", progress.attempt),
             "generation": ("starts of the ranks in this pod, from 0", progress.generation),
             "step": ("last step that the slowest rank has done", progress.step),
             "steps": ("steps there will be", progress.total_steps),
             "step_seconds": ("recent mean time of a step", progress.step_seconds),
+            "eta_seconds": ("time that the remaining steps take", progress.eta_seconds),
+            "learning_rate": ("of the optimizer's first group", progress.learning_rate),
+            "counted_restarts": ("restarts in this pod that got no further", counted),
             "samples": ("samples seen", progress.samples),
         }
         yield from self._gauges(facts)
@@ -71,10 +74,13 @@ class ProgressCollector(Collector):
         helps = {
             "step": "last step of a rank",
             "silent_seconds": "time since its last step",
-            "own_seconds": "recent mean time of its step outside collectives",
+            "own_seconds": "recent median time of its step outside collectives",
         }
         for field, text in helps.items():
             yield self._labelled(f"rank_{field}", text, "rank", by_rank(field))
+        slow = {str(progress.slow.rank): progress.slow.factor} if progress.slow else {}
+        text = "how many times as long as the others a slow rank takes"
+        yield self._labelled("slow_rank_factor", text, "rank", slow)
 
     def _gauges(self, facts: Mapping[str, tuple[str, float | None]]) -> Iterator[Metric]:
         for name, (text, value) in facts.items():
@@ -89,14 +95,6 @@ class ProgressCollector(Collector):
         for key, value in values.items():
             gauge.add_metric([self._job, key], value)
         return gauge
-
-    def _ledger(self, progress: Progress) -> Metric:
-        text = "what the time of the ranks' present generation went into"
-        labels = ["training_job", "class"]
-        spent = CounterMetricFamily("lepton_training_seconds", text, labels=labels)
-        for name, seconds in progress.ledger.items():
-            spent.add_metric([self._job, name], seconds)
-        return spent
 
 
 def serve(exchange: Path, job: str, port: int) -> None:

@@ -44,6 +44,7 @@ from lepton_ai.checkpoints.state import Stateful, TrainingState, random_state, s
 from lepton_ai.checkpoints.storage import open_storage
 from lepton_ai.curves import Curves
 from lepton_launcher.board import of_this_process
+from lepton_launcher.ending import leave_out_garbage
 
 RETRY_SECONDS = 10.0
 LAST_SAVE_TRIES = 3
@@ -68,6 +69,10 @@ class Board(Protocol):
     ) -> None: ...
 
     def finish_checkpoint(self, step: int, seconds: float) -> None: ...
+
+    def offer_to_save(self) -> None: ...
+
+    def leave(self) -> None: ...
 
 
 @dataclass
@@ -230,6 +235,8 @@ class Checkpointer:
         if self._attempt is None:
             self._gang.from_leader(lambda: self._archive.begin(attempt, base))
             self._attempt = attempt
+            if self._board is not None:
+                self._board.offer_to_save()
             self._failures = self._gang.from_leader(partial(self._failures_before, attempt))
         self._next_save = time.monotonic() + self._interval().seconds
         self._meter.step_began(time.monotonic())
@@ -454,8 +461,10 @@ class Checkpointer:
                 f"Asked to save and leave, but step {self._last_step} could not be saved: {error} "
                 f"The last good checkpoint is {self._last_good()}."
             )
-        self._enter("done")
+        if self._board is not None:
+            self._board.leave()
         self._say(logging.INFO, f"Step {self._last_step} is saved; leaving, as asked.")
+        leave_out_garbage()
         raise SystemExit(0)
 
     def _save_last_step(self) -> None:

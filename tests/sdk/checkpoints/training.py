@@ -11,6 +11,7 @@ import os
 import random
 import resource
 import sys
+import time
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -51,6 +52,8 @@ class Options:
     full_from: int = 0
     """From the end of this step on, no file may grow beyond 16 KiB: a volume that is full."""
     full_until: int = 0
+    refused_from: int = 0
+    """From the end of this step on the store refuses: whoever runs it is asked, and waited for."""
     sharded: bool = False
     """By fully_shard (FSDP2), instead of data parallel."""
     uri: str = ""
@@ -198,10 +201,19 @@ def meet_fate(options: Options, step: int) -> None:
     if step == options.full_until:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
 
+    if step == options.refused_from and os.environ.get("RANK", "0") == "0":
+        ask_of_the_store(options.folder, "refuse")
     if step == options.usurped_at:
         attempts = options.folder / "checkpoints" / "local" / "attempts"
         beginning = (attempts / "attempt-0-0.json").read_bytes()
         (attempts / "attempt-7-0.json").write_bytes(beginning)
+
+
+def ask_of_the_store(folder: Path, what: str) -> None:
+    """Ask whoever runs the store to refuse or to accept, and wait until it does."""
+    (folder / what).touch()
+    while (folder / what).exists():
+        time.sleep(0.02)
 
 
 def enough_saves(options: Options) -> bool:

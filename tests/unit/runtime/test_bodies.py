@@ -17,7 +17,16 @@ def test_a_running_pod() -> None:
         "podIP": "10.64.1.7",
         "startTime": "2026-11-22T04:00:01Z",
         "conditions": [
-            {"type": "PodScheduled", "status": "True"},
+            {
+                "type": "PodScheduled",
+                "status": "True",
+                "lastTransitionTime": "2026-11-22T04:00:01Z",
+            },
+            {
+                "type": "PodReadyToStartContainers",
+                "status": "True",
+                "lastTransitionTime": "2026-11-22T04:00:02Z",
+            },
             {"type": "Ready", "status": "True", "lastTransitionTime": "2026-11-22T04:00:05Z"},
         ],
         "containerStatuses": [
@@ -47,6 +56,8 @@ def test_a_running_pod() -> None:
         True,
         True,
     )
+    assert view.scheduled_since == datetime(2026, 11, 22, 4, 0, 1, tzinfo=UTC)
+    assert view.sandbox_since == datetime(2026, 11, 22, 4, 0, 2, tzinfo=UTC)
     assert view.ready_since == datetime(2026, 11, 22, 4, 0, 5, tzinfo=UTC)
     assert view.labels == {"lepton.ai/rank": "0"}
     assert view.annotations == {"lepton.ai/attempt": "{}"}
@@ -79,6 +90,17 @@ def test_a_pod_that_was_evicted_and_one_that_is_disrupted() -> None:
     assert bodies.pod_view(evicted).deleted_by_eviction
     assert bodies.pod_view(disrupted).deleted_by_eviction
     assert not bodies.pod_view(objects.pod()).deleted_by_eviction
+
+
+def test_a_pod_that_leaves_says_when_it_will_be_killed() -> None:
+    deleted, disrupted = objects.pod(), objects.pod()
+    deleted["metadata"]["deletionTimestamp"] = "2026-11-22T04:01:00Z"
+    target = {"type": "DisruptionTarget", "status": "True"}
+    disrupted["status"]["conditions"] = [target | {"lastTransitionTime": "2026-11-22T04:00:10Z"}]
+    disrupted["spec"]["terminationGracePeriodSeconds"] = 50
+    for body in (deleted, disrupted):
+        assert bodies.pod_view(body).leaves_by == datetime(2026, 11, 22, 4, 1, tzinfo=UTC)
+    assert bodies.pod_view(objects.pod()).leaves_by is None
 
 
 def test_a_pod_without_status_fields_is_pending() -> None:
