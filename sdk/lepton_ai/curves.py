@@ -20,6 +20,7 @@ DATA_FILE = "curves.jsonl"
 PICTURE_FILE = "curves.png"
 MOST_POINTS = 2_000
 MOST_METRICS = 16
+FEW_POINTS = 50  # each of which is marked
 _WIDTH_INCHES = 7.0
 _HEIGHT_INCHES = 2.2
 
@@ -111,7 +112,7 @@ class Curves:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / DATA_FILE).write_text("".join(self._lines()), encoding="utf-8")
             self._draw(folder / PICTURE_FILE)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - no picture is worth a training that went well
             logger.warning("The curves cannot be written to %s: %s.", folder, error)
 
     def _lines(self) -> Iterator[str]:
@@ -131,7 +132,7 @@ class Curves:
             return
         height = _HEIGHT_INCHES * len(self._curves)
         figure = Figure(figsize=(_WIDTH_INCHES, height), layout="constrained")
-        axes = figure.subplots(len(self._curves), squeeze=False)[:, 0]
+        axes = figure.subplots(len(self._curves), squeeze=False, sharex=True)[:, 0]
         for plot, (name, curve) in zip(axes, self._curves.items(), strict=True):
             _plot(plot, name, curve.points)
         axes[-1].set_xlabel("step")
@@ -149,7 +150,7 @@ class Curves:
 
 def _plot(axes: Any, name: str, points: Iterable[Point]) -> None:
     steps, values = zip(*points, strict=True)
-    axes.plot(steps, values, linewidth=1, marker="." if len(steps) == 1 else "")
+    axes.plot(steps, values, linewidth=1, marker="." if len(steps) <= FEW_POINTS else "")
     # A dollar sign would begin a formula.
     axes.set_ylabel(name.replace("$", r"\$"))
     axes.grid(visible=True, alpha=0.3)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError
 
+from lepton_ai.lineage import Lineage
 from lepton_ai.record import (
     DigestMismatchError,
     Document,
@@ -114,17 +115,24 @@ class EvaluationRecord(Evaluation):
 
 def _in_short(lineage: Mapping[str, Any]) -> dict[str, Any]:
     """Return what of a lineage has room in a message: digests by their beginning."""
-    checkpoint = lineage.get("checkpoint") or {}
+    told = _told(lineage)
     image = _DIGEST.findall(str(lineage.get("imageID", "")))
-    data = [each.get("digest", "") for each in lineage.get("data") or ()]
+    data = [each.digest for each in told.data or ()]
     of_data = data[0] if len(data) == 1 else canonical_digest(data)
     found = {
         **{name: lineage.get(name) for name in ("trainingJob", "uri", "uid")},
         "imageDigest": _prefix(image[-1]) if image else None,
         "dataDigest": _prefix(of_data) if data else None,
-        "checkpointStep": checkpoint.get("step"),
+        "checkpointStep": told.checkpoint.step if told.checkpoint else None,
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _told(lineage: Mapping[str, Any]) -> Lineage:
+    try:
+        return Lineage.model_validate(lineage)
+    except ValidationError:  # somebody else wrote it, or a newer release did
+        return Lineage()
 
 
 def _prefix(digest: str) -> str:

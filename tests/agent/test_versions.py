@@ -174,3 +174,48 @@ def test_a_record_that_is_none_is_told_and_not_overwritten(
     with pytest.raises(StoreUnavailableError, match=r"versions/1\.json in the store is not a"):
         publish(versions_of(folder_store), "run", manifest, digits)
     assert store.get("models/team/digits/versions/1.json") == b'{"version": "one"}'
+
+
+SECOND_DIGEST = "sha256:" + "d" * 64
+
+
+@pytest.mark.parametrize(
+    ("lineage", "short"),
+    [
+        pytest.param({}, {}, id="nothing is known"),
+        pytest.param({"imageID": "trainer:1"}, {}, id="an image without a digest"),
+        pytest.param(
+            {"imageID": f"docker-pullable://trainer@{SECOND_DIGEST}"},
+            {"imageDigest": "sha256:dddddddddddd"},
+            id="an image as Docker tells it",
+        ),
+        pytest.param({"checkpoint": [], "uid": "u"}, {"uid": "u"}, id="what does not fit"),
+    ],
+)
+def test_a_message_has_a_lineage_in_short(
+    manifest: Manifest, lineage: dict[str, object], short: dict[str, object]
+) -> None:
+    assert a_version(manifest, lineage).summary().lineage == short
+
+
+def test_several_data_sets_have_one_digest_in_short_that_follows_from_all(
+    manifest: Manifest,
+) -> None:
+    one = {"name": "a", "digest": SECOND_DIGEST, "samples": 1}
+    pair, triple = (
+        a_version(manifest, {"data": [one] * count}).summary().lineage["dataDigest"]
+        for count in (2, 3)
+    )
+    assert len({pair, triple, SECOND_DIGEST[:19]}) == 3
+
+
+def a_version(manifest: Manifest, lineage: dict[str, object]) -> Version:
+    return Version(
+        version=1,
+        identity="run",
+        digest=manifest.digest,
+        size_bytes=manifest.size_bytes,
+        manifest=manifest,
+        lineage=lineage,
+        created="2026-11-22T04:00:00Z",
+    )

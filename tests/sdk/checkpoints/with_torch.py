@@ -28,6 +28,7 @@ from training import BATCH_SIZE, DIED, Network, Options, losses, run, said
 from lepton_ai import lineage
 from lepton_ai.checkpoints import Checkpointer, CheckpointError, GlobalSampler
 from lepton_ai.checkpoints import checkpointer as checkpointer_module
+from lepton_ai.curves import Curves
 from lepton_launcher import board as launcher_board
 
 
@@ -390,6 +391,18 @@ class TestRestoring(FolderTest):
     def test_a_step_before_restoring_is_a_mistake_with_a_sentence(self) -> None:
         with self.assertRaisesRegex(RuntimeError, "Call restore"):
             self.checkpointer(Counter()).step(1)
+
+
+class TestPicture(FolderTest):
+    def test_it_is_drawn_whatever_the_metrics_are_called(self) -> None:
+        curves = Curves()
+        for step in range(3):
+            curves.add(step, {"loss": step, "$\\frac{": 2.0, "_private": 3.0, "": 4.0})
+
+        with self.assertNoLogs("lepton_ai.curves"):
+            curves.write(self.folder)
+
+        self.assertTrue((self.folder / "curves.png").read_bytes().startswith(b"\x89PNG"))
 
 
 class TestGuide(FolderTest):
