@@ -138,11 +138,11 @@ def _gang(view: TrainingView, attempt: Attempt, members: Collection[Member]) -> 
         resolved=_resolved(view, attempt, pods.values()),
         is_disturbed=len(pods) < view.job.spec.num_nodes or any(map(_is_taken, pods.values())),
     )
+    return replace(gang, attempt=_with_told(view, gang))
 
 
 def _is_taken(pod: PodView) -> bool:
     return pod.gone or pod.deleting or pod.deleted_by_eviction or bool(pod.reason)
-    return replace(gang, attempt=_with_told(view, gang))
 
 
 def _with_told(view: TrainingView, gang: Gang) -> Attempt:
