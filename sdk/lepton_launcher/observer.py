@@ -61,7 +61,7 @@ class Observer:
         self.progress.take_in(self.sightings, time.monotonic())
 
     def end(self, ending: Ending) -> None:
-        """Tell for the last time, now that it is known how the ranks ended."""
+        """Book the time that is left, and tell for the last time how far the ranks were."""
         now = time.monotonic()
         self.progress.end(ending, now)
         self._tell(self.sightings, now, always=True)
