@@ -152,10 +152,12 @@ class Coordinator:
         """For good: whoever leaves early has told the others, and is not missed."""
         reports = [each for each in self._reports.values() if self._is_current(each)]
         fastest = [each.fastest for each in reports]
-        known = [each.step_seconds for each in reports if each.step_seconds > 0]
+        # Steps are equally long everywhere. One too early costs nothing, since ranks agree on the
+        # latest that they read; one too late may not be reached in time.
+        step_seconds = max((each.step_seconds for each in reports), default=0.0)
         save_at = 0
         if len(reports) == len(self._reports) and min(fastest) >= 0:
-            save_at = save_step(max(fastest), min(known, default=0.0), self._reach_seconds)
+            save_at = save_step(max(fastest), step_seconds, self._reach_seconds)
         why = "A pod of the gang was asked to leave."
         self._order = Order(LEAVE, self._order.generation, why, save_at=save_at)
 

@@ -42,7 +42,7 @@ def fastest_to_save(sightings: Sequence[Sighting], ranks: int) -> int:
 
 def _answers(sighting: Sighting) -> bool:
     standing = sighting.standing
-    is_training = standing.phase in _SAVES_IN and standing.step_at > 0
+    is_training = standing.phase in _SAVES_IN and standing.is_reported
     return standing.saves_on_request and is_training and not sighting.is_gone
 
 

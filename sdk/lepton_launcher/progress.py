@@ -24,6 +24,7 @@ _DIGITS = 6
 class _Point(NamedTuple):
     step: int
     step_at: float
+    is_reported: bool
 
 
 class Pace:
@@ -37,8 +38,10 @@ class Pace:
         standing = sighting.standing
         if not standing.step_at:
             return
-        point = _Point(standing.step, sighting.step_at)
-        if self._points and point.step < self._points[-1].step:
+        point = _Point(standing.step, sighting.step_at, standing.is_reported)
+        last = self._points[-1] if self._points else point
+        # A counted step is the process's own: the one reported after it may be any number.
+        if point.step < last.step or point.is_reported != last.is_reported:
             self._points.clear()
         if not self._points or point.step_at - self._points[-1].step_at >= _POINT_SECONDS:
             self._points.append(point)

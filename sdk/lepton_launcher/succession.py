@@ -10,6 +10,7 @@ from lepton_launcher.coordinator import (
     END,
     FAILED,
     IDLE,
+    LEAVE,
     LEAVING,
     PART,
     RUN,
@@ -130,7 +131,7 @@ class GangSuccession:
             order = self._gang.order()
             if order and order.act == STOP and order.generation == generation.number:
                 self._gang.tell(generation.report(IDLE, record))
-            return order if order and _is_final(order, generation.number) else None
+            return order if order and is_last_word(order, generation.number) else None
 
         return self._pod.children.wait_for(settled, self._until(reached_by))
 
@@ -168,5 +169,6 @@ def _state_of(generation: Generation, record: Record) -> str:
     return FAILED if is_of_ranks(record) else LEAVING
 
 
-def _is_final(order: Order, number: int) -> bool:
-    return order.act in (END, PART) or (order.act == RUN and order.generation > number)
+def is_last_word(order: Order, number: int) -> bool:
+    """Whether a pod whose generation of this number has ended need not wait any more."""
+    return order.act in (END, PART, LEAVE) or (order.act == RUN and order.generation > number)

@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
+from e2e.cluster.control_plane import ControlPlane
 from e2e.waiting import wait_until
 from tests.builders import a_record
 from tests.integration.conftest import Namespace, Operators
 from tests.integration.kubelet import Kubelet
+from tests.integration.wire import Wire
 
 PODS = ("digits-train-1-0", "digits-train-1-1")
 SEEN = "an object is seen"
-SAVED = a_record("Failed", reason="Saved", message="Saved at step 120 and left.", step=120)
+SAVED = a_record(
+    "Failed", reason="Saved", message="Saved at step 120 and left.", step=120, furthest=120
+)
+
+
+@pytest.fixture
+def wire(plane: ControlPlane) -> Iterator[Wire]:
+    found = Wire(plane)
+    yield found
+    found.close()
 
 
 def annotation(namespace: Namespace, pod: str) -> dict[str, Any]:
@@ -71,6 +85,35 @@ def test_a_suspended_job_is_asked_to_save_and_goes_on_in_another_attempt(
 
     set_suspend(namespace, suspend=False)
     namespace.wait_for_pods("digits-train-2-0", "digits-train-2-1")
+
+
+def test_a_pod_that_is_drained_is_waited_for_until_its_gang_has_saved(
+    namespace: Namespace, operators: Operators, wire: Wire
+) -> None:
+    operators.start()
+    kubelet = Kubelet(namespace)
+    namespace.train(numNodes=2)
+    for rank, pod in enumerate(PODS):
+        kubelet.run(pod, f"10.0.0.{rank + 1}")
+        binding = {"metadata": {"name": pod}, "target": {"kind": "Node", "name": "a-node"}}
+        manifest = {"apiVersion": "v1", "kind": "Binding", **binding}
+        assert wire.create(namespace.path("Pod", pod, "binding"), manifest).accepted
+    namespace.wait_for_reason("TrainingJob", "digits", "Running")
+
+    namespace.delete("Pod", PODS[1])
+    message = namespace.wait_for_reason("TrainingJob", "digits", "Restarting")
+    assert f"Pod {PODS[1]} was asked to leave" in message
+    assert [each["outcome"] for each in attempts(namespace)] == ["Running"]
+    assert namespace.pods() == [*PODS]
+
+    for pod in reversed(PODS):
+        namespace.end_pod(pod, exitCode=75, message=SAVED)
+    closed = wait_until(
+        lambda: attempts(namespace)[0],
+        lambda each: each["outcome"] == "Failed",
+        "a condition shows",
+    )
+    assert (closed["reason"], closed["step"], closed.get("budget")) == ("Saved", 120, None)
 
 
 def test_a_job_that_names_another_controller_is_left_alone(

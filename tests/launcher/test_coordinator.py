@@ -24,6 +24,7 @@ from lepton_launcher.coordinator import (
     save_step,
 )
 from lepton_launcher.restarts import Restarts
+from lepton_launcher.succession import is_last_word
 
 BUG = {"reason": "UserError", "rank": 2, "exitCode": 1, "message": "ValueError: boom"}
 VICTIM = {"reason": "UserError", "rank": 0, "exitCode": 1, "message": "Connection closed by peer"}
@@ -203,3 +204,20 @@ def test_a_gang_that_restarts_is_not_asked_to_save() -> None:
     nodes.say(2, FAILED, record=BUG).after(1)
     nodes.say(1, IDLE, is_asked=True)
     assert nodes.after(1).act == STOP
+
+
+@pytest.mark.parametrize(
+    ("order", "is_final"),
+    [
+        pytest.param(Order(RUN, 0), False, id="its own generation, which has ended"),
+        pytest.param(Order(STOP, 0), False, id="others have not stopped yet"),
+        pytest.param(Order(RUN, 1), True, id="the next generation"),
+        pytest.param(Order(LEAVE, 1), True, id="all leave, before it has begun the next one"),
+        pytest.param(Order(END, 0), True, id="the end"),
+        pytest.param(Order(PART, 0), True, id="a partition"),
+    ],
+)
+def test_a_pod_whose_ranks_have_ended_waits_for_an_order_that_is_for_it(
+    order: Order, *, is_final: bool
+) -> None:
+    assert is_last_word(order, 0) is is_final

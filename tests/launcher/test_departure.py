@@ -21,10 +21,13 @@ output, ours = pathlib.Path(os.environ["LEPTON_OUTPUT_DIR"]), board.of_this_proc
 save = pathlib.Path(os.environ["LEPTON_EXCHANGE"], "save")
 ours.offer_to_save()
 (output / "begun").write_text("yes")
-for step in range(1, {steps} + 1):
+begun = {begun}
+for step in range(begun + 1, begun + {steps} + 1):
+    time.sleep({step_seconds})
+    ours.finish_step(step - begun, reported=False)  # as torch's optimizer hook does
     time.sleep({step_seconds})
     ours.finish_step(step)
-    if step == 5:
+    if step == begun + 5:
         (output / "five").write_text("done")
     if save.exists() and step >= json.loads(save.read_text())["step"]:
         ours.enter("checkpointing")
@@ -42,12 +45,14 @@ time.sleep(1)
 def saves(
     pod: Pod,
     *,
+    begun: int = 0,
     steps: int = 10_000,
-    step_seconds: float = 0.05,
+    step_seconds: float = 0.025,
     saving: str = "pass",
     then: str = "pass",
 ) -> str:
-    facts = {"steps": steps, "step_seconds": step_seconds, "saving": saving, "then": then}
+    facts: dict[str, object] = {"begun": begun, "steps": steps, "step_seconds": step_seconds}
+    facts |= {"saving": saving, "then": then}
     source = SAVES
     for name, value in facts.items():
         source = source.replace(f"{{{name}}}", str(value))
@@ -76,6 +81,14 @@ def test_ranks_that_save_on_request_leave_after_the_agreed_step(pod: Pod, ask: o
     assert message["message"] == f"Saved at step {step} and left, as it was asked to."
     assert message["furthest"] == step
     assert pod.wait() == 75
+
+
+def test_a_run_that_was_resumed_far_on_saves_as_soon(pod: Pod) -> None:
+    pod.run(saves(pod, begun=1_000_000, step_seconds=0.3)).begin()
+    pod.wait_for_file("five")
+    pod.ask_to_leave()
+    pod.agree()
+    assert 1_000_007 <= pod.message()["step"] < 1_000_012
 
 
 def test_who_leaves_without_having_been_asked_here_was_asked_elsewhere(pod: Pod) -> None:

@@ -51,6 +51,16 @@ def seen(step: int, at: float, *, rank: int = 0, phase: str = "training") -> Sig
     return Sighting(rank, standing)
 
 
+def test_the_first_reported_step_of_a_resumed_run_says_nothing_of_its_pace() -> None:
+    pace = Pace()
+    pace.add(seen(1, 10))
+    for step, at in ((274, 10.6), (275, 11.2), (276, 11.8)):
+        sighting = seen(step, at)
+        pace.add(sighting._replace(standing=sighting.standing._replace(is_reported=True)))
+        assert pace.step_seconds in (None, pytest.approx(0.6))
+    assert pace.step_seconds == pytest.approx(0.6)
+
+
 def test_what_the_script_reports_reaches_the_sidecar_and_the_record(pod: Pod) -> None:
     pod.run(pod.script(STEPS)).begin().agree()
     message = pod.message()
