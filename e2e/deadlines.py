@@ -18,6 +18,7 @@ DEADLINES_SECONDS = {
     "an attempt is closed": 120,  # up to 20 s until a node is NotReady, and 30 s of patience
     "a script ends": 300,  # four trainings of one epoch
     "checkpoints are tried": 400,  # twenty trainings of two ranks, two minutes on busy cores
+    "ranks are tried": 240,  # six gangs of two ranks
     "ten seeds are trained": 1800,
     "a version is listed": 90,
     "a model is ready": 150,

@@ -52,3 +52,17 @@ def test_checkpoints_in_an_object_store_hold_it_too(
         )
 
     assert output.endswith("OK")
+
+
+def test_a_gang_that_is_asked_to_leave_saves_at_one_step(
+    image: Callable[[str], Image], folder: Path
+) -> None:
+    shutil.copy(SCRIPTS / "leaving.py", folder)
+    output = image("trainer").run(
+        "python",
+        f"{WRITABLE}/leaving.py",
+        writable=folder,
+        limit_seconds=DEADLINES_SECONDS["checkpoints are tried"],
+    )
+
+    assert output.endswith("OK")

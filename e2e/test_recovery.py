@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from e2e import installation
+from e2e.cluster.node import GPU
 from e2e.cluster.target import Target
 from e2e.installation import SYSTEM
-from e2e.jobs import attempts, counted, model, service
+from e2e.jobs import attempts, counted, model, service, training_job
 from e2e.kubectl import Kubectl
 from e2e.models import upload_digits
 from e2e.test_serving import serves
@@ -32,10 +33,27 @@ def dying_node(installed: Target) -> Any:
     cluster.start_node(node)
 
 
+def crowd(kubectl: Kubectl, node: str) -> None:
+    """Leave one free GPU on a node: else a gang may fit on it as a whole."""
+    found = kubectl.get("node", node)
+    assert found
+    limits = {GPU: int(found["status"]["allocatable"][GPU]) - 1}
+    place: dict[str, Any] = {"nodeSelector": {"kubernetes.io/hostname": node}}
+    asleep = "import time; time.sleep(3600)"
+    job = training_job(
+        "crowd", asleep, numProcPerNode=1, resourcesPerNode={"limits": limits}, **place
+    )
+    kubectl.apply(job)
+    wait_until(
+        lambda: job_of(kubectl, "crowd"), lambda each: has_reason(each, "Running"), "a pod runs"
+    )
+
+
 def test_a_node_that_dies_restarts_the_gang_elsewhere(
     bare_namespace: Kubectl, dying_node: Any
 ) -> None:
     cluster, node = dying_node
+    crowd(bare_namespace, cluster.nodes[0])
     spread = {"nodeSelector": {"node.lepton.ai/e2e": "true"}}
     bare_namespace.apply(gang("stranded", then=WAIT_IN_FIRST_ATTEMPT, **spread))
     job = wait_until(
@@ -45,6 +63,7 @@ def test_a_node_that_dies_restarts_the_gang_elsewhere(
     )
     on_it = [pod for pod in bare_namespace.list("pods") if pod["spec"].get("nodeName") == node]
     assert on_it, f"the gang does not reach {node}: {job}"
+    bare_namespace.delete("trainingjob", "crowd")
     cluster.kill_node(node)
     wait_until(
         lambda: attempts(job_of(bare_namespace, "stranded")),

@@ -42,6 +42,17 @@ BAD = (
     job("a module without its name", "'-m' and a module", entrypoint=["-m"]),
     job("an empty entrypoint", "at least 1 items", entrypoint=[], rule=False),
     job("a variable of the operator's", "LEPTON_", env=[{"name": "LEPTON_X", "value": "1"}]),
+    job(
+        "an environment that no object holds",
+        "names and values together are at most 131072 characters",
+        env=[{"name": f"V{number}", "value": "x" * 180} for number in range(1000)],
+    ),
+    job(
+        "an environment that is too much in 4,000 pods",
+        "it is in each of the numNodes pods",
+        env=[{"name": f"V{number}", "value": "x" * 30} for number in range(1000)],
+        numNodes=4000,
+    ),
     job("a label of the operator's", "podLabels: keys under", podLabels={"lepton.ai/rank": "0"}),
     job(
         "an annotation that unconfines",

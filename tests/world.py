@@ -23,6 +23,8 @@ Own = TrainingJob | LeptonModel | InferenceService
 Key = tuple[str, str]  # kind and name: a world has one namespace
 Planner = Callable[["World", Key], Plan]
 
+GRACE_SECONDS = 30
+
 _KINDS: Mapping[str, type[TrainingJob | LeptonModel | InferenceService]] = {
     "TrainingJob": TrainingJob,
     "LeptonModel": LeptonModel,
@@ -150,7 +152,7 @@ class World:
         if pod.node is None or pod.finished:
             del self.pods[pod.name]
         else:
-            self.pods[pod.name] = replace(pod, deleting=True)
+            self._change(pod, deleting=True, leaves_by=self._grace_ends())
         self.tell(pod)
 
     def _delete_object(self, target: Reference) -> None:
@@ -229,6 +231,7 @@ class World:
                 deleted_by_eviction=True,
                 disruption=disruption,
                 deleting=pod.node is not None,
+                leaves_by=self._grace_ends(),
             )
 
     def preempt(self, name: str) -> None:
@@ -240,7 +243,10 @@ class World:
         if pod.node is None:
             self.vanish(name)
         else:
-            self._change(pod, deleting=True)
+            self._change(pod, deleting=True, leaves_by=self._grace_ends())
+
+    def _grace_ends(self) -> datetime:
+        return self.now.replace(microsecond=0) + timedelta(seconds=GRACE_SECONDS)
 
     def finish_deletions(self) -> None:
         """Every kubelet that answers ends its Terminating pods."""

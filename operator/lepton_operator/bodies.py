@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
@@ -99,6 +99,7 @@ def pod_view(body: Body) -> PodView:
         deleting="deletionTimestamp" in metadata,
         deleted_by_eviction=_disrupted(status, conditions),
         disruption=_disruption(conditions),
+        leaves_by=_leaves_by(metadata, spec, conditions),
         node=spec.get("nodeName"),
         ip=status.get("podIP"),
         ready=ready.get("status") == "True",
@@ -237,6 +238,17 @@ def _disruption(conditions: Mapping[str, Body]) -> str:
 def _true_since(condition: Body) -> datetime | None:
     is_true = condition.get("status") == "True"
     return _optional_time(condition.get("lastTransitionTime")) if is_true else None
+
+
+def _leaves_by(metadata: Body, spec: Body, conditions: Mapping[str, Body]) -> datetime | None:
+    """Return when the grace period ends; the condition says it before the pod is deleted."""
+    if "deletionTimestamp" in metadata:
+        return _time(metadata["deletionTimestamp"])
+    target = conditions.get("DisruptionTarget", {})
+    asked = _optional_time(target.get("lastTransitionTime"))
+    if asked is None or target.get("status") != "True":
+        return None
+    return asked + timedelta(seconds=spec.get("terminationGracePeriodSeconds", 0))
 
 
 def _unschedulable(condition: Body) -> str:

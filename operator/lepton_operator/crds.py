@@ -110,6 +110,7 @@ DEFINITIONS = (
         status=TrainingJobStatus,
         columns=(
             *_COMMON,
+            Column("Step", ".status.progress.steps"),
             Column("Nodes", ".spec.numNodes", "integer"),
             Column("Attempt", ".status.attempt", "integer"),
             Column("Version", ".status.output.version", "integer"),

@@ -128,7 +128,7 @@ class Observer:
             model=self._model(own),
             nodes=self._nodes(),
             refusals=refusals,
-            progress=self.telemetry.of(pods),
+            told=self.telemetry.of(pods),
         )
 
     def _modelled(self, own: OwnObject, refusals: Refusals) -> ModelView:

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from lepton_operator import conditions, errors, logs
-from lepton_operator.api.common import Status
+from lepton_operator.api.common import CONTROLLER, Status
 from lepton_operator.cache import Cache, Change, Key, OwnObject
 from lepton_operator.conditions import Standing, Verdict
 from lepton_operator.execute import Executor, Report
@@ -82,7 +82,7 @@ class Reconciler:
 
     async def _guarded(self, key: Key) -> Outcome:
         own = self._cache.own(key)
-        if own is None or "deletionTimestamp" in own.body["metadata"]:
+        if own is None or "deletionTimestamp" in own.body["metadata"] or _is_anothers(own):
             self._refused.pop(key, None)
             return Outcome(End.GONE)
         report = Report()
@@ -239,6 +239,11 @@ def _labels(own: OwnObject) -> dict[str, Any]:
 def _asks_otherwise(now: OwnObject, before: OwnObject) -> bool:
     """Whether somebody changed the spec, or made another object of that name."""
     return (now.uid, now.generation) != (before.uid, before.generation)
+
+
+def _is_anothers(own: OwnObject) -> bool:
+    """Whether the object names another controller, which alone acts on it and writes its status."""
+    return bool(own.body["spec"].get("managedBy", CONTROLLER) != CONTROLLER)
 
 
 def _tombstones(view: View) -> list[PodView]:

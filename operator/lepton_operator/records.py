@@ -51,6 +51,7 @@ class Reason(StrEnum):
     INVALID_SPEC = "InvalidSpec"
     HANG = "Hang"
     PARTITIONED = "Partitioned"
+    SAVED = "Saved"
 
 
 class Sign(StrEnum):
@@ -151,6 +152,7 @@ class Record(StatusModel):
     furthest: Count | None = None
     restarts: Annotated[StrictInt, Field(ge=0, le=MAX_RESTARTS)] | None = None
     repeated: StrictBool = False
+    saved: StrictBool = False
     ledger: ReportedSeconds = Field(default_factory=dict)
     silent_node: Annotated[StrictInt, Field(ge=0, le=2**31 - 1)] | None = None
     stacks: Annotated[Text, StringConstraints(max_length=256)] | None = None

@@ -16,10 +16,9 @@ import aiohttp
 from yarl import URL
 
 from lepton_operator import logs, names, progress
-from lepton_operator.api.training import Progress
 from lepton_operator.build.training import TELEMETRY_PORT
 from lepton_operator.cache import Cache, Key
-from lepton_operator.views import PodView
+from lepton_operator.views import PodView, Told
 
 ASK_SECONDS = 30.0
 LONGEST_ASK_SECONDS = 600.0
@@ -35,7 +34,7 @@ _log = logs.logger(__name__)
 class _Known:
     """What a pod told last, and when it is asked again (monotonic seconds)."""
 
-    progress: Progress | None = None
+    told: Told | None = None
     next_at: float = 0.0
     failures: int = 0
 
@@ -60,11 +59,11 @@ class Telemetry:
         self._clock = clock
         self._known: dict[str, _Known] = {}
 
-    def of(self, pods: tuple[PodView, ...]) -> Progress | None:
+    def of(self, pods: tuple[PodView, ...]) -> Told | None:
         """Return what the newest of these pods told last; None if none did."""
-        told = (self._known[pod.uid].progress for pod in pods if pod.uid in self._known)
+        told = (self._known[pod.uid].told for pod in pods if pod.uid in self._known)
         known = [each for each in told if each is not None]
-        return max(known, key=lambda each: (each.attempt, each.time), default=None)
+        return max(known, key=_newness, default=None)
 
     async def run(self, wake: Callable[[Key], None]) -> None:
         """Ask for ever; `wake` is told whose training told something new."""
@@ -114,7 +113,7 @@ class Telemetry:
         told = progress.parse(content, datetime.now(UTC)) if content else None
         if told is None:
             return False
-        known.progress = told
+        known.told = told
         return True
 
     async def _get(self, session: aiohttp.ClientSession, address: str) -> bytes | None:
@@ -129,3 +128,7 @@ class Telemetry:
                 if len(content) > progress.MAX_BYTES:
                     return None
             return bytes(content)
+
+
+def _newness(told: Told) -> tuple[int, datetime]:
+    return told.progress.attempt, told.progress.time

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from lepton_operator.api.inference import InferenceService
 from lepton_operator.api.model import LeptonModel
-from lepton_operator.api.training import Progress, TrainingJob
+from lepton_operator.api.training import Progress, RankRestart, TrainingJob
 from lepton_operator.plan import Reference
 from lepton_operator.settings import Defaults
 
@@ -83,6 +83,7 @@ class PodView:
     deleted_by_eviction: bool = False  # condition DisruptionTarget, or reason Evicted
     disruption: str = ""  # the reason of that condition, e.g. PreemptionByScheduler
     gone: bool = False
+    leaves_by: datetime | None = None  # of one that was asked to leave: when it is killed
     node: str | None = None
     ip: str | None = None
     ready: bool = False
@@ -138,11 +139,34 @@ class NodeView:
 
 
 @dataclass(frozen=True, slots=True)
+class InPlace:
+    """What the launchers of an attempt did themselves, and how far its ranks came.
+
+    `restarts` is how many of them count against a budget, `last` the last ones of all; `saved`
+    tells whether a script that tells no steps completed a file in its checkpoint place.
+    """
+
+    restarts: int = 0
+    resumed_from: int | None = None
+    furthest: int | None = None
+    saved: bool = False
+    last: tuple[RankRestart, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What rank 0's sidecar told last; `in_place` is about the attempt that `progress` names."""
+
+    progress: Progress
+    in_place: InPlace = InPlace()
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingView:
     """What a TrainingJob's plan reads. `nodes` is None where nodes are not watched.
 
     `refusals` are the API server's sentences about creations that it refused in the pass before
-    (a quota, a policy, a stranger's object of that name). `progress` is what rank 0 told last.
+    (a quota, a policy, a stranger's object of that name). `told` is what rank 0 told last.
     """
 
     job: TrainingJob
@@ -151,7 +175,7 @@ class TrainingView:
     model: LeptonModel | None = None
     nodes: tuple[NodeView, ...] | None = None
     refusals: tuple[Refusal, ...] = ()
-    progress: Progress | None = None
+    told: Told | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,11 +29,11 @@ Text = Annotated[str, StringConstraints(max_length=1024)]
 
 
 class CheckpointProgress(Document):
-    """The last checkpoint that is complete."""
+    """The last checkpoint that is complete; of a file of the script's own only its age is known."""
 
-    step: Count
+    step: Count | None = None
     age_seconds: Seconds
-    seconds: Seconds
+    seconds: Seconds | None = None
 
 
 class RankProgress(Document):
@@ -75,12 +75,24 @@ class Progress(Document):
     total_steps: Count | None = None
     step_seconds: Seconds | None = None
     metrics: Annotated[Metrics, Field(max_length=16)] = Field(default_factory=dict)
+    learning_rate: Annotated[float, Field(allow_inf_nan=False)] | None = None
     samples: Count | None = None
     checkpoint: CheckpointProgress | None = None
     ranks: Annotated[tuple[RankProgress, ...], Field(max_length=MAX_RANKS)] = ()
     slow: SlowRank | None = None
+    resumed_from: Count | None = None
+    furthest: Count | None = None
+    saved: bool = False
     restarts: Annotated[tuple[Restart, ...], Field(max_length=MAX_RESTARTS)] = ()
+    counted_restarts: Count = 0
     ledger: Annotated[dict[Name, Seconds], Field(max_length=16)] = Field(default_factory=dict)
+
+    @property
+    def eta_seconds(self) -> float | None:
+        """The time that the remaining steps take; None where one of the three is not known."""
+        if self.step is None or self.total_steps is None or self.step_seconds is None:
+            return None
+        return max(0, self.total_steps - self.step) * self.step_seconds
 
     def aged(self, seconds: float) -> Self:
         """Return it as it is so many seconds after it was written."""

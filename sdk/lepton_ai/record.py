@@ -35,6 +35,7 @@ class Reason(StrEnum):
     INVALID_SPEC = "InvalidSpec"
     HANG = "Hang"
     PARTITIONED = "Partitioned"
+    SAVED = "Saved"
 
 
 class FailureError(Exception):
@@ -130,6 +131,7 @@ class Record(Document):
     stacks: str | None = None
     restarts: int | None = None
     repeated: bool | None = None
+    saved: bool | None = None
     silent_node: int | None = None
     ledger: dict[str, float] | None = None
     metrics: Metrics | None = None

@@ -55,6 +55,14 @@ def parse_attempt(text: str, options: Options) -> Attempt:
     return attempt
 
 
+def says_leave(text: str) -> bool:
+    """Whether the annotation asks this pod to leave."""
+    try:
+        return _object(text).get("leave") is True
+    except NotThisAttempt:
+        return False
+
+
 def attempt_alone(options: Options) -> Attempt:
     """An attempt of one node on this machine, on a port that is free now."""
     with socket.socket() as probe:

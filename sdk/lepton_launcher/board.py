@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from lepton_launcher.slow import Stopwatch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
     from types import FrameType
 
@@ -48,7 +48,9 @@ _FILE_BYTES = 4096
 _HEADER = struct.Struct("<8sQ")  # the magic with the layout's version, the rank's process id
 _SLOT_OFFSETS = (64, 2080)
 _CHECKSUM = struct.Struct("<I")
-_FACTS = struct.Struct(f"<QIBBBxqqqqqdqqqqqqdqdd{len(PHASES)}d")
+_FACTS = struct.Struct(f"<QIBBBBqqqqqdqqqqqqdqddd{len(PHASES)}d")
+_SAVES_ON_REQUEST = 1
+_HAS_LEFT = 2
 _METRICS_BYTES = 1536
 _METRIC_NAME_CHARACTERS = 48
 _LARGEST = 2**63 - 1
@@ -94,6 +96,11 @@ class Standing(NamedTuple):
     """When the rank's interpreter last ran a thread; 0 if it has no such thread."""
     is_waiting: bool = False
     """Whether the main thread was seen inside a collective then."""
+    saves_on_request: bool = False
+    """The rank saves at the end of the step that exchange/save names, and leaves."""
+    has_left: bool = False
+    """It did so: what it ends with now is no end of the training."""
+    learning_rate: float | None = None
     own_seconds: float = 0.0
     """The recent time of a step outside collectives; 0 before it is known."""
     own_error_seconds: float = 0.0
@@ -126,6 +133,7 @@ class Board:
         # Re-entrant: a script may report from its own signal handler.
         self._lock = threading.RLock()
         self._pulses = pulses
+        self._at_pulse: list[Callable[[], None]] = []
         self._is_waiting = False
         self._stopwatch = Stopwatch()
         found = _newest(self._memory)
@@ -174,6 +182,15 @@ class Board:
         self._write(**changed)
         self._start_pulse()
 
+    def at_pulse(self, act: Callable[[], None]) -> None:
+        """Let the pulse do something more each second."""
+        self._at_pulse.append(act)
+
+    def learn_at(self, rate: float) -> None:
+        """Say which learning rate the optimizer has now."""
+        if rate != self._standing.learning_rate:
+            self._write(learning_rate=rate)
+
     @contextlib.contextmanager
     def collective(self) -> Iterator[None]:
         """Count the time inside as waiting in one collective; of the main thread only."""
@@ -210,6 +227,14 @@ class Board:
             checkpoint_seconds=max(0.0, seconds),
         )
 
+    def offer_to_save(self) -> None:
+        """Say that this rank looks into exchange/save after each step, and answers it."""
+        self._write(saves_on_request=True)
+
+    def leave(self) -> None:
+        """Say that the last step is saved, as it was asked for, and that the rank leaves now."""
+        self._write(has_left=True, **self._change_of("done", time.monotonic_ns()))
+
     def beat(self, *, is_waiting: bool) -> None:
         """Say that the interpreter runs, and whether its main thread waits in a collective."""
         self._write(alive_at=time.monotonic_ns(), is_waiting=is_waiting)
@@ -244,6 +269,8 @@ class Board:
         never = threading.Event()
         while not never.wait(_PULSE_SECONDS):
             self.beat(is_waiting=self._is_waiting or _main_thread_waits())
+            for act in self._at_pulse:
+                act()
 
     def _write(self, **changed: Any) -> None:
         if not self.is_ours:
@@ -300,6 +327,7 @@ def _encode(sequence: int, standing: Standing) -> bytes:
         PHASES.index(standing.phase),
         standing.is_reported,
         standing.is_waiting,
+        standing.saves_on_request * _SAVES_ON_REQUEST + standing.has_left * _HAS_LEFT,
         standing.phase_at,
         standing.phase_changes,
         standing.step,
@@ -314,6 +342,7 @@ def _encode(sequence: int, standing: Standing) -> bytes:
         standing.checkpoint_at,
         standing.checkpoint_seconds,
         standing.alive_at,
+        math.nan if standing.learning_rate is None else standing.learning_rate,
         standing.own_seconds,
         standing.own_error_seconds,
         *standing.phase_seconds,
@@ -333,17 +362,20 @@ def _slot(content: Any, offset: int) -> tuple[int, Standing] | None:
     """One slot's content; None if it was never written, or not to its end."""
     (checksum,) = _CHECKSUM.unpack_from(content, offset)
     body = offset + _CHECKSUM.size
-    sequence, length, phase, reported, waiting, *numbers = _FACTS.unpack_from(content, body)
+    sequence, length, phase, reported, waiting, saving, *numbers = _FACTS.unpack_from(content, body)
     end = body + _FACTS.size + length
     if not sequence or length > _METRICS_BYTES or phase >= len(PHASES):
         return None
     if zlib.crc32(content[body:end]) != checksum:
         return None
     metrics = _parsed(content[body + _FACTS.size : end])
-    before, after, durations = numbers[:5], numbers[5:14], [*map(_duration, numbers[14:])]
+    before, after, rate = numbers[:5], numbers[5:14], numbers[14]
+    flags = [bool(each) for each in (waiting, saving & _SAVES_ON_REQUEST, saving & _HAS_LEFT)]
+    learning_rate = rate if math.isfinite(rate) else None
+    durations = [*map(_duration, numbers[15:])]
     own, phases = durations[:2], tuple(durations[2:])
-    facts = [PHASES[phase], *before, bool(reported), *after, bool(waiting), *own, phases, metrics]
-    return sequence, Standing._make(facts)
+    seen = [*after, *flags, learning_rate, *own, phases, metrics]
+    return sequence, Standing._make([PHASES[phase], *before, bool(reported), *seen])
 
 
 def _parsed(text: bytes) -> dict[str, float]:

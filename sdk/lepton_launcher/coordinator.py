@@ -7,6 +7,7 @@ then all start.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from lepton_launcher.records import Record
@@ -34,7 +35,11 @@ RUN = "run"
 STOP = "stop"
 END = "end"  # each ends with what it has
 PART = "part"  # somebody cannot be reached: all end their ranks
-ACTS = (RUN, STOP, END, PART)
+LEAVE = "leave"  # a pod was asked to leave: all do, with a save if they can
+ACTS = (RUN, STOP, END, PART, LEAVE)
+
+# Ranks agree one step ahead: one that reads the request at the end of a step leaves after the next.
+_STEPS_TO_AGREE = 2
 
 
 class Report(NamedTuple):
@@ -49,6 +54,11 @@ class Report(NamedTuple):
     collectives: int = 0
     own: OwnTime | None = None
     """The own time of its slowest rank."""
+    is_asked: bool = False
+    """Whether its pod was asked to leave."""
+    fastest: int = -1
+    """The step of its fastest rank, if all of them save on request."""
+    step_seconds: float = 0.0
 
 
 class Order(NamedTuple):
@@ -61,13 +71,27 @@ class Order(NamedTuple):
     """Whether ranks leave their stacks before they are stopped."""
     silent_node: int = 0
     """Whose launcher cannot be reached, where the act is PART."""
+    save_at: int = 0
+    """The step to save at, where the act is LEAVE; 0: ranks are asked by a signal."""
+
+
+def save_step(fastest: int, step_seconds: float, reach_seconds: float) -> int:
+    """The step to save at, which no rank has ended before all were told; 0 if they cannot save.
+
+    `reach_seconds` is from the moment at which the fastest was seen to that at which all know.
+    """
+    if fastest < 0:
+        return 0
+    meanwhile = math.ceil(reach_seconds / step_seconds) if step_seconds > 0 else 0
+    return fastest + _STEPS_TO_AGREE + meanwhile
 
 
 class Coordinator:
     """The decisions for one attempt."""
 
-    def __init__(self, num_nodes: int, restarts: Restarts) -> None:
+    def __init__(self, num_nodes: int, restarts: Restarts, reach_seconds: float = 0.0) -> None:
         self.restarts = restarts
+        self._reach_seconds = reach_seconds
         self._num_nodes = num_nodes
         self._order = Order(RUN, 0)
         self._reports: dict[int, Report] = {}
@@ -113,12 +137,25 @@ class Coordinator:
             self._order = Order(PART, self._order.generation, why, silent_node=silent[0])
         elif any(report.state == LEAVING for report in self._reports.values()):
             self._change(END, "A pod of the gang ends.")
+        elif self._order.act == RUN and any(each.is_asked for each in self._reports.values()):
+            self._let_leave()
         elif self._order.act == STOP:
             self._start_when_stopped(now)
         elif self._failed:
             self._judge_failure(now)
         else:
             self._judge_all(now)
+
+    def _let_leave(self) -> None:
+        """For good: whoever leaves early has told the others, and is not missed."""
+        reports = [each for each in self._reports.values() if self._is_current(each)]
+        fastest = [each.fastest for each in reports]
+        known = [each.step_seconds for each in reports if each.step_seconds > 0]
+        save_at = 0
+        if len(reports) == len(self._reports) and min(fastest) >= 0:
+            save_at = save_step(max(fastest), min(known, default=0.0), self._reach_seconds)
+        why = "A pod of the gang was asked to leave."
+        self._order = Order(LEAVE, self._order.generation, why, save_at=save_at)
 
     def _judge_failure(self, now: float) -> None:
         cause = min(self._failed, key=_is_victim)

@@ -45,6 +45,10 @@ class Exchange:
         with contextlib.suppress(OSError):
             write_atomically(self._folder / "progress.json", json.dumps(document).encode())
 
+    def ask_to_save(self, step: int) -> None:
+        """Ask the ranks to save at the end of this step, and to leave."""
+        write_atomically(self._folder / "save", json.dumps({"step": step}).encode())
+
     def leave_stacks(self, name: str, text: bytes) -> None:
         """Leave the stacks of a rank, which the sidecar keeps in the store."""
         folder = self._folder / "stacks"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hmac
 import json
+import math
 import selectors
 import socket
 import threading
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from lepton_launcher.coordinator import (
     ACTS,
     END,
+    LEAVE,
     PART,
     RUNNING,
     SILENCE_SECONDS,
@@ -26,6 +28,7 @@ from lepton_launcher.coordinator import (
     Order,
     Report,
 )
+from lepton_launcher.observer import LOOK_SECONDS
 from lepton_launcher.slow import OwnTime
 from lepton_launcher.speech import say
 
@@ -42,6 +45,7 @@ _ANSWER_SECONDS = 2.0
 _BACKLOG = 1024
 _LONGEST_SECONDS = 1e9
 _FACTS = ("reason", "rank", "exitCode", "signal", "step")
+_LAST = (END, PART, LEAVE)
 
 
 def join(attempt: Attempt, restarts: Restarts) -> Leader | Member | None:
@@ -59,7 +63,9 @@ class Leader:
     """Node 0's part: answers the others, and obeys the same orders."""
 
     def __init__(self, attempt: Attempt, restarts: Restarts) -> None:
-        self.coordinator = Coordinator(attempt.num_nodes, restarts)
+        # A report may be one question old, and another passes until everybody has the answer.
+        reach_seconds = 2 * (_ask_seconds(attempt) + LOOK_SECONDS)
+        self.coordinator = Coordinator(attempt.num_nodes, restarts, reach_seconds)
         self._attempt = attempt
         self._lock = threading.Lock()
         self._report = Report(0, 0, RUNNING)
@@ -143,7 +149,7 @@ class Leader:
             self.coordinator.hear(self._report, now)
             self.coordinator.hear(report, now)
             order = self.coordinator.order(now)
-        if order.act in (END, PART):
+        if order.act in _LAST:
             self._missing.discard(report.node)
         return _sealed({**_order_facts(order), "spent": self.spent}, self._attempt)
 
@@ -159,13 +165,12 @@ class Member:
         self._order: Order | None = None
         self._answered_at = 0.0
         self._is_new = threading.Event()
-        many = attempt.num_nodes > _MANY_NODES
-        self._ask_seconds = _ASK_SECONDS_OF_MANY if many else _ASK_SECONDS
+        self._ask_seconds = _ask_seconds(attempt)
         threading.Thread(target=self._ask_for_ever, name="gang", daemon=True).start()
 
     def tell(self, report: Report) -> None:
         """Say how this node's ranks are; a change is told at once."""
-        is_changed = _without_pace(report) != _without_pace(self._report)
+        is_changed = _news(report) != _news(self._report)
         self._report = report
         if is_changed:
             self._is_new.set()
@@ -175,6 +180,8 @@ class Member:
         order = self._order
         if order is None or time.monotonic() - self._answered_at <= SILENCE_SECONDS:
             return order
+        if order.act in _LAST:
+            return order  # node 0 may be gone for the same reason
         why = f"Node 0's launcher did not answer for {SILENCE_SECONDS:.0f} s."
         return Order(PART, order.generation, why)
 
@@ -202,6 +209,16 @@ class Member:
                 self.spent, self._order = _spent_in(told), _order_in(told)
                 self._answered_at = time.monotonic()
                 self._is_new.wait(self._ask_seconds)
+
+
+def _ask_seconds(attempt: Attempt) -> float:
+    return _ASK_SECONDS_OF_MANY if attempt.num_nodes > _MANY_NODES else _ASK_SECONDS
+
+
+def _news(report: Report) -> Report:
+    """A report without what changes all the time."""
+    fastest = min(report.fastest, 0)
+    return report._replace(furthest=0, fastest=fastest, step_seconds=0.0, own=None)
 
 
 class _NotOurs(Exception):
@@ -248,11 +265,6 @@ def _opened(line: bytes, attempt: Attempt) -> dict[str, Any]:
     return told
 
 
-def _without_pace(report: Report) -> Report:
-    """What is to be told at once when it changes; the rest goes with the next question."""
-    return report._replace(furthest=0, own=None)
-
-
 def _report_facts(report: Report) -> dict[str, Any]:
     record = {name: report.record[name] for name in _FACTS if name in report.record}
     if "message" in report.record:
@@ -271,6 +283,9 @@ def _report_in(told: dict[str, Any], num_nodes: int) -> Report:
         furthest=_integer(told, "furthest"),
         collectives=_integer(told, "collectives"),
         own=_own_in(told.get("own"), _integer(told, "node")),
+        is_asked=told.get("is_asked") is True,
+        fastest=_integer({"fastest": -1, **told}, "fastest"),
+        step_seconds=_seconds(told.get("step_seconds")),
     )
     if not 0 < report.node < num_nodes or report.state not in STATES:
         raise _NotOurs
@@ -300,7 +315,9 @@ def _order_in(told: dict[str, Any]) -> Order:
     if act not in ACTS:
         raise _NotOurs
     silent_node = _integer(told, "silent_node") if act == PART else 0
-    return Order(act, _integer(told, "generation"), why, told.get("stacks") is True, silent_node)
+    save_at = _integer(told, "save_at") if act == LEAVE else 0
+    stacks = told.get("stacks") is True
+    return Order(act, _integer(told, "generation"), why, stacks, silent_node, save_at)
 
 
 def _spent_in(told: dict[str, Any]) -> dict[str, Any]:
@@ -308,7 +325,11 @@ def _spent_in(told: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(spent, dict):
         return {}
     counted = {name: _integer(spent, name) for name in ("restarts", "furthest") if name in spent}
-    return {**counted, "repeated": True} if spent.get("repeated") is True else counted
+    return {**counted, **{name: True for name in ("repeated", "saved") if spent.get(name) is True}}
+
+
+def _seconds(value: object) -> float:
+    return value if isinstance(value, float) and 0 < value < math.inf else 0.0
 
 
 def _integer(told: dict[str, Any], key: str) -> int:

@@ -9,11 +9,12 @@ import math
 import os
 import signal
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from lepton_launcher import records, stacks
+from lepton_launcher import flight, records, stacks
 from lepton_launcher.agent import Failure, Job, Result, agent_command, read_result
-from lepton_launcher.coordinator import END, PART, RUNNING, STOP, STUCK, Report
+from lepton_launcher.coordinator import END, LEAVE, PART, RUNNING, STOP, STUCK, Report
+from lepton_launcher.departure import Departure, fastest_to_save
 from lepton_launcher.hangs import HangWatch
 from lepton_launcher.ledger import Ending
 from lepton_launcher.observer import LOOK_SECONDS, Observer
@@ -24,7 +25,6 @@ from lepton_launcher.speech import say
 from lepton_launcher.stderr import RankStderr, blames_a_peer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from lepton_launcher.attempts import Attempt
@@ -35,9 +35,13 @@ if TYPE_CHECKING:
     from lepton_launcher.ledger import Ledger
     from lepton_launcher.options import Options
     from lepton_launcher.processes import Children, Signals
+    from lepton_launcher.progress import Before
+    from lepton_launcher.saves import Saves
 
 # What is left of the grace period, once the ranks are gone, for the record and its answer.
 _RESERVE_SECONDS = 3.0
+# Ranks that have saved and left may hang in what their script does last; nothing is lost with it.
+_LEFT_SECONDS = 5.0
 # The end of what all ranks of the pod wrote to stderr, in which the sidecar looks for patterns.
 _TAIL_BYTES = 64 * 1024
 
@@ -51,15 +55,14 @@ class Pod(NamedTuple):
     children: Children
     exchange: Exchange
     gang: Leader | Member | None
+    saves: Saves
     ledger: Ledger
 
 
 class Generation:
     """One start of this pod's ranks."""
 
-    def __init__(
-        self, pod: Pod, number: int, folder: Path, restarts: Sequence[dict[str, Any]]
-    ) -> None:
+    def __init__(self, pod: Pod, number: int, folder: Path, before: Before) -> None:
         folder.mkdir()
         self._pod = pod
         self._options = pod.options
@@ -71,7 +74,10 @@ class Generation:
         self._watches = [
             RankWatch(folder, first + index, index, pipe) for index, pipe in enumerate(self._pipes)
         ]
-        self._observer = self._new_observer(restarts)
+        self._observer = self._new_observer(before)
+        exchange = None if pod.options.alone else pod.exchange
+        self._departure = Departure(count, pod.options.leave_signal, exchange, pod.children)
+        self._left_by: float | None = None
         self.is_stopped = False
         """Whether the gang stopped these ranks, to start them again."""
 
@@ -93,8 +99,9 @@ class Generation:
         for pipe in self._pipes:
             pipe.close()
         self._leave_tail()
+        self._observer.look_back()
         record = self._record_of(hang, order, names)
-        self._observer.look_back(_ending(record, hang, order, found_at))
+        self._observer.end(_ending(record, hang, order, found_at))
         return self._with_steps(record)
 
     def _leave_tail(self) -> None:
@@ -108,7 +115,7 @@ class Generation:
 
     # The ranks
 
-    def _new_observer(self, restarts: Sequence[dict[str, Any]]) -> Observer:
+    def _new_observer(self, before: Before) -> Observer:
         options, now = self._options, time.monotonic()
         sees_all = options.num_nodes == 1
         return Observer(
@@ -117,8 +124,9 @@ class Generation:
                 self._pod.attempt.number,
                 self.number,
                 now,
-                restarts,
-                self._pod.ledger,
+                before,
+                saves=self._pod.saves,
+                ledger=self._pod.ledger,
                 node=self._pod.attempt.node_rank,
             ),
             HangWatch(options.patience, now, sees_all=sees_all) if options.patience else None,
@@ -133,6 +141,7 @@ class Generation:
             "LEPTON_ATTEMPT": str(attempt.number),
             "LEPTON_GENERATION": str(self.number),
             "LEPTON_EXCHANGE": str(options.exchange),
+            "LEPTON_GRACE_SECONDS": str(math.floor(self._patience_seconds())),
         }
         if options.world_size == 1:
             command = rank_command(self._folder, options.entrypoint)
@@ -157,24 +166,28 @@ class Generation:
 
     def _wait_for_child(self) -> tuple[Hang | None, Order | None]:
         """Until the child ends, hangs, or the gang orders it; a request to leave is passed on."""
-        asked = False
+        signals = self._pod.signals
         while self._pod.children.status is None:
             remaining = self._kill_at() - time.monotonic()
             if remaining <= 0:
                 break
-            if self._pod.signals.asked_to_leave_at is not None and not asked:
-                asked = True
-                self._pod.children.terminate()
             hang = self._observer.look()
             order = self._obeyed()
             self._compare()
-            if (hang or order) and not asked:
+            if signals.asked_to_leave_at is not None:
+                self._leave(signals.asked_to_leave_at)
+            elif hang or order:
                 return hang, order
-            if not asked and self._has_failed():
+            elif self._has_failed():
                 break
             self._pod.signals.pause(min(remaining, LOOK_SECONDS))
             self._pod.children.reap()
         return None, None
+
+    def _leave(self, asked_at: float) -> None:
+        order = self._pod.gang.order() if self._pod.gang else None
+        seen, step_seconds = self._observer.sightings, self._observer.progress.step_seconds
+        self._departure.proceed(asked_at, seen, step_seconds, order)
 
     def _has_failed(self) -> bool:
         """Whether the agent said so already; to unload torch takes it another second."""
@@ -191,6 +204,8 @@ class Generation:
         order = gang.order()
         if order is None or order.generation != self.number:
             return None
+        if order.act == LEAVE:
+            self._pod.signals.ask_to_leave()
         is_hang = order.act == END and order.stacks
         return order if order.act in (STOP, PART) or is_hang else None
 
@@ -212,12 +227,18 @@ class Generation:
             self.furthest,
             progress.collectives,
             progress.slowest,
+            self._pod.signals.asked_to_leave_at is not None,
+            fastest_to_save(self._observer.sightings, self._options.nproc_per_node),
+            progress.step_seconds,
         )
 
     def _leave_stacks(self) -> dict[int, str]:
         """Write the stacks of all ranks for the sidecar; the names of the files, by rank."""
         seen = [(each.look(), stacks_of(self._folder, each.local_rank)) for each in self._watches]
-        texts = stacks.gather([(found, path) for found, path in seen if found])
+        ranks = [(found, path) for found, path in seen if found]
+        asked = flight.ask(ranks)
+        texts = stacks.gather(ranks)
+        flights = flight.gather(asked)
         names = {rank: f"{self.number}-{rank}.txt" for rank in texts}
         if self._options.alone:
             for text in texts.values():
@@ -226,6 +247,8 @@ class Generation:
         try:
             for rank, text in texts.items():
                 self._pod.exchange.leave_stacks(names[rank], text)
+            for rank, record in flights.items():
+                self._pod.exchange.leave_stacks(f"{self.number}-{rank}.flight.json", record)
         except OSError as error:
             say(f"the stacks cannot be handed to the sidecar: {error}")
             return {}
@@ -249,7 +272,7 @@ class Generation:
             "resumedFrom": progress.resumed_from,
             "furthest": progress.furthest if progress.furthest >= 0 else None,
         }
-        return {**record, **{name: at for name, at in reached.items() if at is not None}}
+        return {**{name: at for name, at in reached.items() if at is not None}, **record}
 
     def _record_of(
         self, hang: Hang | None, order: Order | None, names: dict[int, str]
@@ -269,29 +292,33 @@ class Generation:
         return records.hang(hang.message, rank=hang.rank, **where)
 
     def _judge(self, result: Result | None) -> records.Record:
+        if self._observer.progress.left_at is not None:
+            return records.saved(self._observer.progress.left_at)
         metrics = records.read_metrics(self._options.output / "metrics.json")
-        # The agent tells ranks that ended by themselves from ranks that were told to; a rank
-        # without an agent may answer SIGTERM with 0, and is then no success.
+        # A script may answer the signal with 0, and is then no success.
         complete = result is not None and not result.failures and not result.error
-        asked = self._pod.signals.asked_to_leave_at is not None
-        if complete and (not asked or self._options.world_size > 1):
+        if complete and not self._departure.has_signalled:
             return records.succeeded(metrics)
         record = self._failed(result)
         return {**record, "metrics": metrics} if metrics else record
 
     def _failed(self, result: Result | None) -> records.Record:
         if self._pod.signals.asked_to_leave_at is not None:
-            return records.terminated(self._how_it_left())
+            return records.terminated(self._how_it_left(result))
         if result is None:
             return self._agent_lost()
         if result.error:
             return records.user_error(result.error, exitCode=1)
         return _failed_rank(_first(result.failures, self._pipes), self._pipes)
 
-    def _how_it_left(self) -> str:
+    def _how_it_left(self, result: Result | None) -> str:
         if self._pod.children.status == -signal.SIGKILL:
             return f"Asked to leave; killed after {self._patience_seconds():.0f} s of grace."
-        return "Asked to leave by SIGTERM, before the ranks had ended."
+        failures = [each for each in result.failures if each.status > 0] if result else []
+        if failures:
+            first = _failed_rank(_first(failures, self._pipes), self._pipes)
+            return f"Asked to leave, rank {first['rank']} did not end well: {first['message']}"
+        return "Asked to leave, before the ranks had ended."
 
     def _agent_lost(self) -> records.Record:
         status = self._pod.children.status or 0
@@ -305,6 +332,9 @@ class Generation:
     # Deadlines (monotonic seconds)
 
     def _kill_at(self) -> float:
+        if self._observer.progress.left_at is not None:
+            self._left_by = self._left_by or time.monotonic() + _LEFT_SECONDS
+            return self._left_by
         asked = self._pod.signals.asked_to_leave_at
         return math.inf if asked is None else asked + self._patience_seconds()
 
@@ -322,7 +352,7 @@ def _ending(
         return Ending(hung_since=found_at - hang.silent_seconds)
     if order and (order.stacks or order.act == PART):
         return Ending(hung_since=-math.inf)
-    return Ending(is_well=record["outcome"] == "Succeeded")
+    return Ending(is_well=record["reason"] in ("Succeeded", "Saved"))
 
 
 def _only_rank(attempt: Attempt, generation: int) -> dict[str, str]:

@@ -26,6 +26,9 @@ STACKS_VARIABLE = "LEPTON_STACKS"
 STACKS_SIGNAL: int | None = signal.SIGRTMIN + 11 if hasattr(signal, "SIGRTMIN") else None
 """Asks a rank for its stacks. A real-time signal that neither torch nor NCCL nor Python uses."""
 
+WANTED = ".wanted"
+"""Ends the name of the file by which the launcher asks for torch's flight record."""
+
 _DDP_SAMPLE_STEPS = 10
 _NANOSECONDS = 1_000_000_000
 
@@ -48,6 +51,15 @@ def _dump_stacks_on_signal() -> None:
     if path and STACKS_SIGNAL is not None:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         faulthandler.register(STACKS_SIGNAL, file=file, all_threads=True)
+
+
+def _leave_flight_record() -> None:
+    """Answer the launcher when it asks which collectives have ended."""
+    stacks = os.environ.get(STACKS_VARIABLE)
+    if stacks and os.path.exists(f"{stacks}{WANTED}"):  # noqa: PTH110 - each second, in every rank
+        from lepton_launcher import flight  # noqa: PLC0415 - as seldom as ranks hang
+
+        flight.answer(stacks, sys.modules.get("torch._C._distributed_c10d"))
 
 
 class _ImportHook:
@@ -119,9 +131,18 @@ class TorchHooks:
         def count_step(optimizer: Any, _arguments: Any, _keywords: Any) -> None:
             self._steps[optimizer] = self._steps.get(optimizer, 0) + 1
             count_ddp_waits()
+            self._tell_learning_rate(optimizer)
             self._board.finish_step(max(self._steps.values()), reported=False)
 
         module.register_optimizer_step_post_hook(count_step)
+
+    def _tell_learning_rate(self, optimizer: Any) -> None:
+        """Of its first group. A tensor is left alone: to read one may stop a GPU's stream."""
+        groups = getattr(optimizer, "param_groups", None)
+        if groups and self._steps[optimizer] == max(self._steps.values()):
+            rate = groups[0].get("lr")
+            if isinstance(rate, (int, float)):
+                self._board.learn_at(float(rate))
 
     def hook_collectives(self, module: Any) -> None:
         """Count the time that the main thread waits for collectives, and the rendezvous' phase.
@@ -148,6 +169,7 @@ class TorchHooks:
 
         work.wait = counted_wait
         module.init_process_group = told_meeting
+        self._board.at_pulse(guarded(_leave_flight_record))
 
     def hook_modules(self, module: Any) -> None:
         """Take eval() between steps for an evaluation, until train() or the next step."""

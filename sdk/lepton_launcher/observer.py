@@ -35,6 +35,8 @@ class Observer:
         self._watches = watches
         self._hangs = hangs
         self._exchange = exchange
+        self.sightings: Sequence[Sighting] = ()
+        """What was seen last."""
         self._told: dict[str, Any] | None = None
         self._told_at = -_TELL_SECONDS
 
@@ -46,20 +48,23 @@ class Observer:
     def look(self) -> Hang | None:
         """Look once; a verdict if the ranks hang."""
         now = time.monotonic()
-        sightings = look_at(self._watches)
+        self.sightings = sightings = look_at(self._watches)
         self.progress.take_in(sightings, now)
         hang = self._hangs.observe(sightings, now) if self._hangs else None
         if hang or now - self._told_at >= _TELL_SECONDS:
             self._tell(sightings, now, always=hang is not None)
         return hang
 
-    def look_back(self, ending: Ending) -> None:
+    def look_back(self) -> None:
         """Look once more after the ranks have ended: their boards outlive them."""
+        self.sightings = look_at(self._watches)
+        self.progress.take_in(self.sightings, time.monotonic())
+
+    def end(self, ending: Ending) -> None:
+        """Book the time that is left, and tell for the last time how far the ranks were."""
         now = time.monotonic()
-        sightings = look_at(self._watches)
-        self.progress.take_in(sightings, now)
         self.progress.end(ending, now)
-        self._tell(sightings, now, always=True)
+        self._tell(self.sightings, now, always=True)
 
     def _tell(self, sightings: Sequence[Sighting], now: float, *, always: bool) -> None:
         if self._exchange is None or not sightings:

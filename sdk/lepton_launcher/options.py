@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from lepton_launcher.departure import SIGNALS
 from lepton_launcher.hangs import Patience
 
 
@@ -27,7 +28,12 @@ class Options(NamedTuple):
     grace_seconds: float
     patience: Patience | None
     """What is a hang; None if none is looked for."""
+    leave_signal: str
+    """What ranks get when they are asked to leave, unless they save on request."""
     max_restarts: int
+    final_exit_codes: frozenset[int]
+    final_signals: frozenset[int]
+    """Ends after which the operator decides: a rule of the user's may be about them."""
     furthest_step: int
     """The furthest step of the attempts before; -1 if there is none."""
 
@@ -72,7 +78,10 @@ def parse_options(arguments: list[str]) -> Options:
         termination_message=found.termination_message or (None if found.alone else message),
         grace_seconds=found.grace_seconds,
         patience=_patience(found),
+        leave_signal=found.leave_signal,
         max_restarts=found.max_restarts,
+        final_exit_codes=found.final_exit_codes,
+        final_signals=found.final_signals,
         furthest_step=found.furthest_step,
     )
 
@@ -110,6 +119,12 @@ def _parser() -> argparse.ArgumentParser:
         help="how long this process may take to leave after SIGTERM",
     )
     parser.add_argument(
+        "--leave-signal",
+        choices=SIGNALS,
+        default=SIGNALS[0],
+        help="what tells ranks to leave which do not save on request (the SDK's do)",
+    )
+    parser.add_argument(
         "--hang-timeout-seconds",
         type=_auto_or_seconds,
         default=None,
@@ -130,6 +145,14 @@ def _parser() -> argparse.ArgumentParser:
         help="how often ranks that fail or hang are started again in their pods without getting "
         "further; 0: never",
     )
+    for what in ("exit-codes", "signals"):
+        parser.add_argument(
+            f"--final-{what}",
+            type=_numbers,
+            default=frozenset(),
+            help=f"{what.replace('-', ' ')} of ranks, with commas between them, after which the "
+            "ranks are not started again in their pods",
+        )
     parser.add_argument(
         "--furthest-step",
         type=_count,
@@ -161,6 +184,10 @@ def _count(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError(f"{number} is below 0")
     return number
+
+
+def _numbers(text: str) -> frozenset[int]:
+    return frozenset(int(each) for each in text.split(","))
 
 
 def _positive(text: str) -> int:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType
 
 Found = TypeVar("Found")
 
 _POLL_SECONDS = 0.02
+_LOOK_SECONDS = 0.2
 _KILL_SECONDS = 5.0
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -28,16 +28,36 @@ class Signals:
     """Signals as wake-ups of one select call, so that an idle launcher takes no CPU time."""
 
     def __init__(self) -> None:
-        self.asked_to_leave_at: float | None = None
+        self._asked_at: float | None = None
+        self._is_told: Callable[[], bool] = lambda: False
+        self._looked_at = 0.0
         self._wakeups, self._write = os.pipe()
         os.set_blocking(self._wakeups, False)
         os.set_blocking(self._write, False)
+
+    @property
+    def asked_to_leave_at(self) -> float | None:
+        """Since when this process is asked to leave (monotonic seconds)."""
+        if self._asked_at is None and time.monotonic() - self._looked_at > _LOOK_SECONDS:
+            self._looked_at = time.monotonic()
+            if self._is_told():
+                self.ask_to_leave()
+        return self._asked_at
+
+    def also_heed(self, is_told: Callable[[], bool]) -> None:
+        """Take it for a request to leave, too, when this becomes true."""
+        self._is_told = is_told
+
+    def ask_to_leave(self) -> None:
+        """Do as if a signal had come."""
+        if self._asked_at is None:
+            self._asked_at = time.monotonic()
 
     def listen(self) -> None:
         """Take over SIGTERM, SIGINT and SIGHUP (all ask to leave) and SIGCHLD."""
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, self._ask_to_leave)
+            signal.signal(number, lambda _number, _frame: self.ask_to_leave())
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
 
     def pause(self, timeout_seconds: float | None) -> None:
@@ -45,10 +65,6 @@ class Signals:
         select.select([self._wakeups], [], [], timeout_seconds)
         with contextlib.suppress(BlockingIOError):
             os.read(self._wakeups, 4096)
-
-    def _ask_to_leave(self, _number: int, _frame: FrameType | None) -> None:
-        if self.asked_to_leave_at is None:
-            self.asked_to_leave_at = time.monotonic()
 
 
 class Children:

@@ -9,9 +9,10 @@ from lepton_launcher.ledger import Ledger
 from lepton_launcher.slow import OwnTime, SlowWatch
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from lepton_launcher.ledger import Ending
+    from lepton_launcher.saves import Saves
     from lepton_launcher.sightings import Sighting
     from lepton_launcher.slow import Slow
 
@@ -52,6 +53,13 @@ class Pace:
         return self._points[-1].step - self._points[0].step if self._points else 0
 
 
+class Before(NamedTuple):
+    """What is told of the generations of this attempt that ended."""
+
+    told: Sequence[dict[str, Any]] = ()
+    spent: Mapping[str, Any] = {}
+
+
 class Progress:
     """What is told about one generation of ranks, from what was seen of them."""
 
@@ -60,14 +68,16 @@ class Progress:
         attempt: int,
         generation: int,
         now: float,
-        restarts: Sequence[dict[str, Any]] = (),
-        ledger: Ledger | None = None,
+        before: Before = Before(),  # noqa: B008 - frozen
         *,
+        saves: Saves | None = None,
+        ledger: Ledger | None = None,
         node: int = 0,
     ) -> None:
         self._attempt = attempt
         self._generation = generation
-        self._restarts = list(restarts)
+        self._before = before
+        self._saves = saves
         self._paces: dict[int, Pace] = {}
         self._ledger = ledger or Ledger(now)
         self._ledger.begin(now)
@@ -79,6 +89,8 @@ class Progress:
         """The last step that the slowest rank is known to have done."""
         self.resumed_from: int | None = None
         """The step of the checkpoint that the ranks began with."""
+        self.left_at: int | None = None
+        """The step that the ranks saved before they left, as they were asked to."""
         self.collectives = 0
         """How many the rank that is furthest behind has finished."""
         self.furthest = -1
@@ -86,6 +98,12 @@ class Progress:
 
         Steps that were counted say nothing: they begin with 1 again whenever a process does.
         """
+
+    @property
+    def step_seconds(self) -> float:
+        """The mean of the recent steps of this pod's first rank; 0: not known."""
+        first = min(self._paces, default=None)
+        return (self._paces[first].step_seconds or 0.0) if first is not None else 0.0
 
     def take_in(self, sightings: Sequence[Sighting], now: float) -> None:
         """Learn from one look at the ranks."""
@@ -102,10 +120,14 @@ class Progress:
         self.furthest = max(self.furthest, min(reported, default=-1), min(made, default=-1))
         counts = [each.standing.collectives for each in sightings]
         self.collectives = min(counts, default=self.collectives)
+        left = [each.standing.checkpoint_step for each in sightings if each.standing.has_left]
+        self.left_at = max(left, default=self.left_at)
         resumed = [each.standing.resumed_step for each in sightings]
         if resumed and min(resumed) >= 0:
             self.resumed_from = min(resumed)
         first = min(sightings, key=lambda each: each.rank, default=None)
+        if self._saves is not None and self.furthest >= 0:
+            self._saves.stop()
         if first is not None:
             self._ledger.see(first.standing, now)
         self._own = [
@@ -133,6 +155,8 @@ class Progress:
         """The content of progress.json; what nobody knows is left out."""
         first = min(sightings, key=lambda each: each.rank)
         pace = self._paces[first.rank]
+        furthest = max(self.furthest, self._before.spent.get("furthest", -1))
+        saved_at = self._saves.saved_at if self._saves and furthest < 0 else None
         facts = {
             "attempt": self._attempt,
             "generation": self._generation,
@@ -141,11 +165,16 @@ class Progress:
             "totalSteps": first.standing.total_steps or None,
             "stepSeconds": _rounded(pace.step_seconds),
             "metrics": dict(first.standing.metrics) or None,
+            "learningRate": first.standing.learning_rate,
             "samples": first.standing.samples or None,
-            "checkpoint": _checkpoint(first, now),
+            "checkpoint": _checkpoint(first, now) or _saved(saved_at, now),
+            "resumedFrom": self.resumed_from,
+            "furthest": furthest if furthest >= 0 else None,
+            "saved": True if saved_at is not None else None,
             "ranks": [self._rank(each, now) for each in sightings],
             "slow": _slow_facts(self._slow),
-            "restarts": self._restarts or None,
+            "restarts": list(self._before.told) or None,
+            "countedRestarts": self._before.spent.get("restarts"),
             "ledger": self._ledger.seconds(),
         }
         return _known(facts)
@@ -177,6 +206,11 @@ def _checkpoint(sighting: Sighting, now: float) -> dict[str, Any] | None:
         "ageSeconds": round(now - standing.checkpoint_at / 1e9, 1),
         "seconds": round(standing.checkpoint_seconds, _DIGITS),
     }
+
+
+def _saved(saved_at: float | None, now: float) -> dict[str, Any] | None:
+    """A checkpoint of a script's own, of which only its age is known."""
+    return None if saved_at is None else {"ageSeconds": round(now - saved_at, 1)}
 
 
 def _slow_facts(slow: Slow | None) -> dict[str, Any] | None:

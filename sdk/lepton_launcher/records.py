@@ -22,7 +22,7 @@ _METRICS = 16
 _METRIC_NAME_CHARACTERS = 48
 _ESSENTIAL = (
     *("outcome", "reason", "message", "rank", "exitCode", "signal", "model"),
-    *("step", "furthest", "restarts", "repeated", "silentNode"),
+    *("step", "furthest", "restarts", "repeated", "saved", "silentNode"),
 )
 _TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _HIGHEST_EXIT_CODE = 255
@@ -64,11 +64,18 @@ def terminated(message: str) -> Record:
     }
 
 
+def saved(step: int) -> Record:
+    """The ranks saved the step and left, as they were asked to: no success, and no failure."""
+    message = f"Saved at step {step} and left, as it was asked to."
+    return {"outcome": "Failed", "reason": "Saved", "message": message, "step": step}
+
+
 def with_spent(record: Record, spent: Record) -> Record:
     """The record of the last generation, with what is to be told of those before it."""
     furthest = max(record.get("furthest", 0), spent.get("furthest", 0))
     reached = {"furthest": furthest} if furthest else {}
-    return {**record, **spent, **reached}
+    told = {name: value for name, value in spent.items() if name != "saved" or not furthest}
+    return {**record, **told, **reached}
 
 
 def is_record(value: object) -> bool:
@@ -82,9 +89,11 @@ def is_record(value: object) -> bool:
 
 
 def exit_code(record: Record) -> int:
-    """0 only for a success; else the rank's own code, 128 + its signal, or 1."""
+    """0 only for a success; else the rank's own code, 128 + its signal, 75 if it saved, or 1."""
     if record["outcome"] == "Succeeded":
         return 0
+    if record.get("reason") == "Saved":
+        return os.EX_TEMPFAIL
     code, number = record.get("exitCode"), record.get("signal")
     if isinstance(code, int) and 0 < code <= _HIGHEST_EXIT_CODE:
         return code

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Set as AbstractSet
+
     from lepton_launcher.records import Record
 
 LONGEST_DELAY_SECONDS = 60.0
 _TOLD = 20
 _MESSAGE_CHARACTERS = 256
 _SAME_STEP = 1  # ranks that end are not all counted at the same moment
+_SIGNAL_EXIT_CODE = 128
 _OF_RANKS = ("UserError", "Hang")
 _FACTS = ("rank", "reason", "exitCode", "signal", "step")
 
@@ -18,6 +22,27 @@ _FACTS = ("rank", "reason", "exitCode", "signal", "step")
 def is_of_ranks(record: Record) -> bool:
     """Whether it tells of what a rank did, which may not come again."""
     return record.get("reason") in _OF_RANKS and "rank" in record
+
+
+class Final(NamedTuple):
+    """Ends of ranks after which the operator decides, by a rule of the user's."""
+
+    exit_codes: AbstractSet[int] = frozenset()
+    signals: AbstractSet[int] = frozenset()
+
+    def covers(self, record: Record) -> bool:
+        """Whether this failure is such an end; its pod's exit code is 128 + the signal, or 1."""
+        number = record.get("signal")
+        code = record.get("exitCode") or (number and _SIGNAL_EXIT_CODE + number) or 1
+        ended_by = number or code - _SIGNAL_EXIT_CODE
+        return code in self.exit_codes or ended_by in self.signals
+
+
+_NOTHING_IS_FINAL = Final()
+
+
+def _no_saves() -> int:
+    return 0
 
 
 class Restarts:
@@ -29,9 +54,21 @@ class Restarts:
     not tried again here: the operator may move the pod, or end the job.
     """
 
-    def __init__(self, most: int, furthest: int = -1) -> None:
+    def __init__(
+        self,
+        most: int,
+        furthest: int = -1,
+        *,
+        final: Final = _NOTHING_IS_FINAL,
+        saves: Callable[[], int] = _no_saves,
+    ) -> None:
+        """`saves` tells how many files were completed where a script saves by itself."""
         self._most = most
         self._furthest = furthest
+        self._final = final
+        self._saves = saves
+        self._saves_before = saves()
+        self._saves_at_first = self._saves_before
         self._reached = -1  # by a generation of this attempt
         self._is_repeated = False
         self._in_a_row = 0
@@ -47,7 +84,12 @@ class Restarts:
     def spent(self) -> dict[str, Any]:
         """What the pod's record says of them, and of the generations before the last one."""
         reached = max(self._reached, 0)
-        facts = {"restarts": self._counted, "repeated": self._is_repeated, "furthest": reached}
+        facts = {
+            "restarts": self._counted,
+            "repeated": self._is_repeated,
+            "furthest": reached,
+            "saved": self._saves() > self._saves_at_first,
+        }
         return {name: value for name, value in facts.items() if value}
 
     @property
@@ -57,9 +99,9 @@ class Restarts:
 
     def delay_seconds(self, generation: int, record: Record, furthest: int) -> float | None:
         """How long to wait before the next generation; None if there is none."""
-        if not is_of_ranks(record):
+        if not is_of_ranks(record) or self._final.covers(record):
             return None
-        moved = furthest > self._furthest
+        moved = furthest > self._furthest or self._has_saved(furthest)
         self._furthest = max(furthest, self._furthest)
         self._reached = max(furthest, self._reached)
         self._is_repeated = any(_is_same(earlier, record) for earlier in self._told)
@@ -71,6 +113,11 @@ class Restarts:
         # The first one costs no time: most failures do not come twice.
         doublings = self._in_a_row - 2
         return 0.0 if doublings < 0 else min(2.0**doublings, LONGEST_DELAY_SECONDS)
+
+    def _has_saved(self, furthest: int) -> bool:
+        """Whether a script that tells no steps completed a file since the last restart."""
+        before, self._saves_before = self._saves_before, self._saves()
+        return max(furthest, self._furthest) < 0 and self._saves_before > before
 
     def _tell(self, generation: int, record: Record) -> None:
         facts = {name: record[name] for name in _FACTS if name in record}

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 import time
 from pathlib import Path
 
 from lepton_launcher import records
-from lepton_launcher.attempts import Attempt, NotThisAttempt, attempt_alone, parse_attempt
+from lepton_launcher.attempts import (
+    Attempt,
+    NotThisAttempt,
+    attempt_alone,
+    parse_attempt,
+    says_leave,
+)
 from lepton_launcher.exchange import Exchange
 from lepton_launcher.gang import join
 from lepton_launcher.generation import Generation, Pod
 from lepton_launcher.ledger import Ledger
 from lepton_launcher.options import Options, parse_options
 from lepton_launcher.processes import Children, Signals
+from lepton_launcher.progress import Before
 from lepton_launcher.rank import site_of
-from lepton_launcher.restarts import Restarts
+from lepton_launcher.restarts import Final, Restarts
+from lepton_launcher.saves import Saves, place_in
 from lepton_launcher.site_folder import write_site_folder
 from lepton_launcher.speech import say
 from lepton_launcher.stderr import blames_a_peer
@@ -67,7 +76,7 @@ class Supervisor:
         if problem:
             return records.user_error(problem)
         attempt = self._attempt()
-        if attempt is None:
+        if attempt is None or self._signals.asked_to_leave_at is not None:
             return records.terminated("Asked to leave before the attempt had begun.")
         try:
             return self._train(attempt)
@@ -78,11 +87,18 @@ class Supervisor:
     def _attempt(self) -> Attempt | None:
         if self._options.alone:
             return attempt_alone(self._options)
+        self._signals.also_heed(self._is_told_to_leave)
         attempt = self._told_attempt()
         if attempt is not None:
             return attempt
         say("waiting for the operator to tell where node 0 is")
         return self._children.wait_for(self._told_attempt, self._end_of_waiting)
+
+    def _is_told_to_leave(self) -> bool:
+        try:
+            return says_leave(self._options.attempt_file.read_text("utf-8", "replace"))
+        except OSError:
+            return False
 
     def _told_attempt(self) -> Attempt | None:
         """The attempt file's content once it is about this attempt; why not is said once."""
@@ -109,9 +125,18 @@ class Supervisor:
             f"attempt {attempt.number}, node {attempt.node_rank} of {attempt.num_nodes}, "
             f"{options.nproc_per_node} per node, meeting at {attempt.address}:{attempt.port}"
         )
-        gang = join(attempt, Restarts(options.max_restarts, options.furthest_step))
+        saves = Saves(place_in(os.environ) if attempt.node_rank == 0 else None)
+        saves.watch()
+        gang = join(attempt, self._restarts(options.max_restarts, saves))
         pod = Pod(
-            options, attempt, self._signals, self._children, self._exchange, gang, self._ledger
+            options,
+            attempt,
+            self._signals,
+            self._children,
+            self._exchange,
+            gang,
+            saves,
+            self._ledger,
         )
         with tempfile.TemporaryDirectory(prefix="lepton-") as name:
             folder = Path(name)
@@ -123,7 +148,8 @@ class Supervisor:
         succession = self._succession(pod)
         number = 0
         while True:
-            generation = Generation(pod, number, folder / str(number), succession.told)
+            before = Before(succession.told, succession.spent)
+            generation = Generation(pod, number, folder / str(number), before)
             ended = succession.end_of(generation, generation.run())
             if ended is not None:
                 told = {**ended, "ledger": self._ledger.seconds()}
@@ -136,8 +162,13 @@ class Supervisor:
             return GangSuccession(pod.gang, self._children, self._signals)
         # Ranks of several pods are only restarted together.
         most = self._options.max_restarts if self._options.num_nodes == 1 else 0
-        restarts = Restarts(most, self._options.furthest_step)
+        restarts = self._restarts(most, pod.saves)
         return OwnSuccession(restarts, self._children, self._signals)
+
+    def _restarts(self, most: int, saves: Saves) -> Restarts:
+        options = self._options
+        final = Final(options.final_exit_codes, options.final_signals)
+        return Restarts(most, options.furthest_step, final=final, saves=lambda: saves.count)
 
     # After the ranks
 

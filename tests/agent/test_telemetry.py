@@ -22,7 +22,11 @@ PROGRESS: dict[str, Any] = {
     "totalSteps": 1000,
     "stepSeconds": 0.25,
     "metrics": {"loss": 0.5, 'learning "rate"': 0.001},
+    "learningRate": 0.0625,
     "samples": 3840,
+    "resumedFrom": 50,
+    "furthest": 120,
+    "countedRestarts": 2,
     "checkpoint": {"step": 100, "ageSeconds": 5.0, "seconds": 1.5},
     "ranks": [
         {"rank": 4, "step": 121, "silentSeconds": 0.1, "ownSeconds": 0.2},
@@ -96,6 +100,9 @@ def test_metrics_are_prometheus_s(folder_store: StoreUnderTest, tmp_path: Path) 
         'lepton_training_checkpoint_step{training_job="digits"} 100.0',
         'lepton_training_rank_own_seconds{rank="4",training_job="digits"} 0.2',
         'lepton_training_slow_rank_factor{rank="4",training_job="digits"} 1.97',
+        'lepton_training_eta_seconds{training_job="digits"} 220.0',
+        'lepton_training_learning_rate{training_job="digits"} 0.0625',
+        'lepton_training_counted_restarts{training_job="digits"} 2.0',
     ):
         assert line in lines
 
@@ -133,7 +140,7 @@ def test_stacks_are_in_the_store_and_the_record_says_where(
         pod.start()
         folder = pod.folder / "exchange" / "stacks"
         folder.mkdir()
-        for name in ("0-2.txt", "0-3.txt", "1-3.txt"):
+        for name in ("0-2.txt", "0-3.txt", "1-3.txt", "1-3.flight.json", "theirs.txt"):
             (folder / name).write_text(f"stacks {name}")
         pod.end({**HANG, "stacks": "1-3.txt"})
         answered = pod.answer()
@@ -141,7 +148,7 @@ def test_stacks_are_in_the_store_and_the_record_says_where(
         assert answered == {**HANG, "stacks": key}
         store = any_store.open()
         assert store.get(key) == b"stacks 1-3.txt"
-        wait_until(lambda: len(store.paths_below(f"runs/{UID}/stacks")) == 3, "the others")
+        wait_until(lambda: len(store.paths_below(f"runs/{UID}/stacks")) == 4, "the others")
 
 
 @pytest.mark.parametrize("name", ["../../../etc/passwd", "0-4.txt", "x"])

@@ -106,6 +106,12 @@ def test_the_longest_name_is_taken(wire: Wire, kind: str) -> None:
     assert wire.create(path, manifest(kind, LONGEST_NAME), dry_run=True).accepted
 
 
+def test_a_thousand_variables_are_taken(kubectl: Kubectl) -> None:
+    env = [{"name": f"V{number}", "value": "x" * 100} for number in range(1000)]
+    kubectl.apply(manifest("TrainingJob", "talkative", {**ENTRYPOINT, "env": env}))
+    assert kubectl.run("get", "tj", "talkative", "-o", "jsonpath={.spec.env[999].name}") == "V999"
+
+
 @pytest.mark.parametrize("kind", OWN_KINDS)
 def test_nothing_of_what_was_refused_is_stored(
     wire: Wire, refused: Mapping[str, str], kind: str
@@ -131,6 +137,7 @@ CHANGES: Mapping[str, tuple[Any, Any]] = {
     "numProcPerNode": (2, "auto"),
     "resourcesPerNode": ({"limits": {"nvidia.com/gpu": 1}}, {"limits": {"nvidia.com/gpu": 2}}),
     "checkpoint": ({"volume": "a"}, {"volume": "a", "keep": 5}),
+    "managedBy": ("lepton.ai/lepton-operator", "kueue.x-k8s.io/multikueue"),
     "output": ({"model": "a"}, {"model": "b"}),
     "imagePullSecrets": ([{"name": "a"}], [{"name": "b"}]),
     "serviceAccountName": ("a", "b"),
@@ -234,7 +241,7 @@ def test_kubectl_explains_every_field_in_our_words(
 
 
 COLUMNS = {
-    "tj": "NAME READY REASON NODES ATTEMPT VERSION AGE",
+    "tj": "NAME READY REASON STEP NODES ATTEMPT VERSION AGE",
     "lm": "NAME READY REASON VERSION SCORE AGE",
     "lisvc": "NAME READY REASON VERSION REPLICAS DESIRED AGE",
 }

@@ -57,15 +57,25 @@ def test_what_is_written_is_read(path: Path) -> None:
     writer.finish_collective(0.25)
     writer.finish_collective(0.5, collectives=3)
     writer.finish_checkpoint(5, 1.5)
+    writer.offer_to_save()
     writer.beat(is_waiting=True)
     found = standing(path)
     assert (found.phase, found.step, found.total_steps, found.samples) == ("training", 7, 100, 224)
     assert (found.collective_seconds, found.collectives) == (0.75, 4)
     assert (found.resumed_step, found.checkpoint_step, found.checkpoint_seconds) == (4, 5, 1.5)
     assert (found.is_reported, found.is_waiting, found.metrics) == (True, True, {"loss": 0.5})
+    assert (found.saves_on_request, found.has_left) == (True, False)
     times = [found.phase_at, found.step_at, found.collective_at, found.checkpoint_at]
     assert times == sorted(times)
     assert before <= times[0] <= found.alive_at <= time.monotonic_ns()
+
+
+def test_a_rank_that_leaves_is_done_and_says_why(path: Path) -> None:
+    writer = Board(path)
+    writer.finish_step(7)
+    writer.leave()
+    found = standing(path)
+    assert (found.phase, found.has_left, found.saves_on_request) == ("done", True, False)
 
 
 def test_a_step_that_the_script_reports_outranks_counted_ones(path: Path) -> None:

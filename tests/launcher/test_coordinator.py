@@ -10,6 +10,7 @@ from lepton_launcher.coordinator import (
     END,
     FAILED,
     IDLE,
+    LEAVE,
     LEAVING,
     PART,
     RUN,
@@ -20,6 +21,7 @@ from lepton_launcher.coordinator import (
     Coordinator,
     Order,
     Report,
+    save_step,
 )
 from lepton_launcher.restarts import Restarts
 
@@ -155,3 +157,49 @@ def test_pods_that_were_never_reached_are_not_waited_for(state: str) -> None:
     nodes = Nodes(nodes=1)
     record = BUG if state == FAILED else {}
     assert nodes.say(0, state, record=record).after(12).act == END
+
+
+@pytest.mark.parametrize(
+    ("fastest", "step_seconds", "reach_seconds", "expected"),
+    [
+        pytest.param(10, 60.0, 1.0, 13, id="a long step: the one under way, and two to agree"),
+        pytest.param(10, 0.25, 1.0, 16, id="short steps go on while the order travels"),
+        pytest.param(10, 0.0, 1.0, 12, id="the pace is not known yet"),
+        pytest.param(-1, 0.25, 1.0, 0, id="ranks that cannot save get a signal"),
+    ],
+)
+def test_the_step_to_save_at_is_ahead_of_every_rank(
+    fastest: int, step_seconds: float, reach_seconds: float, expected: int
+) -> None:
+    assert save_step(fastest, step_seconds, reach_seconds) == expected
+
+
+def asked(nodes: Nodes, *fastest: int) -> Nodes:
+    """The second of three nodes is asked to leave."""
+    for node, step in enumerate(fastest):
+        nodes.say(node, RUNNING, fastest=step, step_seconds=0.5, is_asked=node == 1)
+    return nodes
+
+
+def test_a_pod_that_is_asked_to_leave_takes_all_with_it_at_one_step() -> None:
+    order = asked(Nodes(), 20, 19, 22).after(1)
+    assert order == Order(LEAVE, 0, "A pod of the gang was asked to leave.", save_at=24)
+
+
+def test_the_agreed_step_stays_whoever_leaves_or_falls_silent_then() -> None:
+    nodes = asked(Nodes(), 20, 19, 22)
+    order = nodes.after(1)
+    nodes.say(1, LEAVING).say(2, FAILED, record=BUG)
+    assert nodes.after(60, silent=0) == order
+
+
+def test_one_node_whose_ranks_do_not_save_leaves_all_with_a_signal() -> None:
+    order = asked(Nodes(), 20, 19, -1).after(1)
+    assert (order.act, order.save_at) == (LEAVE, 0)
+
+
+def test_a_gang_that_restarts_is_not_asked_to_save() -> None:
+    nodes = Nodes()
+    nodes.say(2, FAILED, record=BUG).after(1)
+    nodes.say(1, IDLE, is_asked=True)
+    assert nodes.after(1).act == STOP

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import socket
 import time
@@ -12,7 +13,19 @@ import pytest
 
 from e2e.cluster.ports import free_port
 from lepton_launcher.attempts import Attempt
-from lepton_launcher.coordinator import END, FAILED, IDLE, LEAVING, PART, RUN, STOP, Order, Report
+from lepton_launcher.coordinator import (
+    END,
+    FAILED,
+    IDLE,
+    LEAVE,
+    LEAVING,
+    PART,
+    RUN,
+    RUNNING,
+    STOP,
+    Order,
+    Report,
+)
 from lepton_launcher.gang import LINE_BYTES, Leader, Member
 from lepton_launcher.restarts import Restarts
 
@@ -73,6 +86,16 @@ def test_a_restart_goes_round_the_gang(attempt: Callable[[int], Attempt]) -> Non
     assert leader.coordinator.restarts.told[0]["message"].startswith("ValueError")
     wait_until(lambda: member.spent, "what was spent")
     assert member.spent == leader.spent == {"restarts": 1}
+
+
+def test_a_member_s_record_tells_of_saves_that_node_0_alone_sees(
+    attempt: Callable[[int], Attempt],
+) -> None:
+    counts = itertools.count()
+    Leader(attempt(0), Restarts(3, saves=lambda: next(counts)))
+    member = Member(attempt(1))
+    member.tell(Report(1, 0, FAILED, BUG))
+    wait_until(lambda: member.spent == {"saved": True}, "node 0's word")
 
 
 def test_a_member_that_never_reached_node_0_has_no_orders(
@@ -178,3 +201,35 @@ def test_node_0_waits_for_nobody_who_never_came(attempt: Callable[[int], Attempt
     leader = Leader(attempt(0), Restarts(0))
     leader.tell(Report(0, 0, LEAVING))
     assert leader.is_understood()
+
+
+def test_a_request_to_leave_goes_round_the_gang_with_its_step(
+    attempt: Callable[[int], Attempt],
+) -> None:
+    leader, member = Leader(attempt(0), Restarts(0)), Member(attempt(1))
+    leader.tell(Report(0, 0, RUNNING, fastest=40, step_seconds=0.5))
+    member.tell(Report(1, 0, RUNNING, fastest=41, step_seconds=0.5))
+    wait_until(member.order, "the first answer")
+    time.sleep(0.5)
+    begun = time.monotonic()
+    member.tell(Report(1, 0, RUNNING, fastest=41, step_seconds=0.5, is_asked=True))
+    wait_until(lambda: member.order().act == LEAVE, "the order to leave")  # type: ignore[union-attr]
+    assert time.monotonic() - begun < 0.5
+    # A second passes until everybody knows: two steps, and the two in which ranks agree.
+    assert leader.order() == member.order()
+    assert leader.order().save_at == 45  # type: ignore[union-attr]
+
+
+def test_a_node_0_that_left_first_is_no_partition(
+    attempt: Callable[[int], Attempt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lepton_launcher.gang.SILENCE_SECONDS", 0.3)
+    with accepting(attempt) as (member, connection):
+        connection.recv(LINE_BYTES)
+        answer = {"token": TOKEN, "attempt": 3, "act": "leave", "generation": 0, "save_at": 12}
+        connection.sendall(json.dumps(answer).encode() + b"\n")
+        wait_until(member.order, "an answer")
+        time.sleep(0.5)
+        order = member.order()
+        assert order is not None
+        assert (order.act, order.save_at) == (LEAVE, 12)

@@ -3,15 +3,18 @@ stands for the few names that are hooked, and e2e tests meet the real one."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from lepton_launcher import board
+from lepton_launcher import board, flight
+from lepton_launcher.sightings import Sighting
 from lepton_launcher.site_folder import write_site_folder
 
 from .conftest import wait_until
@@ -27,6 +30,8 @@ _hooks = []
 def register_optimizer_step_post_hook(hook):
     _hooks.append(hook)
 class Optimizer:
+    def __init__(self):
+        self.param_groups = [{"lr": 0.1}, {"lr": 0.5}]
     def step(self):
         for hook in _hooks:
             hook(self, (), {})
@@ -69,8 +74,18 @@ class Work:
         return True
 def init_process_group(backend):
     print(backend)
+import torch._C._distributed_c10d
 def monitored_barrier():
     time.sleep(600)
+""",
+    "torch/_C/__init__.py": "",
+    "torch/_C/_distributed_c10d.py": """
+import json
+def _dump_fr_trace_json():
+    entries = [{"record_id": each} for each in range(5000)]
+    return json.dumps({"comm_lib_version": "", "entries": entries}).encode()
+def _dump_nccl_trace_json():
+    return b'{"comm_lib_version": "2.27"}'
 """,
 }
 
@@ -139,16 +154,18 @@ for _ in range(7):
     assert (out, err) == ("", "")
     found = rank.standing()
     assert (found.phase, found.step, found.is_reported) == ("training", 7, False)
+    assert found.learning_rate == 0.1
 
 
 def test_of_two_optimizers_the_one_that_has_done_most_counts(rank: RankProcess) -> None:
     rank.run("""
 from torch.optim import Optimizer
 generator, critic = Optimizer(), Optimizer()
+generator.param_groups[0]["lr"], critic.param_groups[0]["lr"] = object(), 0.2
 for _ in range(4):
     critic.step(); critic.step(); generator.step()
 """)
-    assert rank.standing().step == 8
+    assert (rank.standing().step, rank.standing().learning_rate) == (8, 0.2)
 
 
 def test_waiting_for_collectives_is_added_up(rank: RankProcess) -> None:
@@ -293,6 +310,50 @@ def test_stacks_are_dumped_on_a_signal(rank: RankProcess, stuck: str) -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+WAITS = """
+import torch.distributed, torch.optim
+torch.optim.Optimizer().step()
+{spoil}
+work = torch.distributed.Work(); work.seconds = 600; work.wait()
+"""
+SPOILT = "torch._C._distributed_c10d._dump_fr_trace_json = lambda: b'{'"
+OLD = "del torch._C._distributed_c10d._dump_fr_trace_json"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "found"),
+    [
+        pytest.param("", [*range(1000, 5000)], id="the last collectives"),
+        pytest.param(OLD, None, id="a torch without one"),
+        pytest.param(SPOILT, None, id="one that cannot be read"),
+    ],
+)
+def test_a_rank_that_waits_leaves_torch_s_flight_record(
+    rank: RankProcess, spoil: str, found: list[int] | None
+) -> None:
+    process = rank.start(WAITS.format(spoil=spoil))
+    try:
+        wait_until(lambda: rank.board.exists() and rank.standing().is_waiting, "a wait")
+        sighting = Sighting(0, rank.standing(), process.pid)
+        records = flight.gather(flight.ask([(sighting, rank.stacks)]))
+    finally:
+        process.kill()
+        process.communicate()
+    entries = json.loads(records[0])["torch"]["entries"] if records else None
+    assert (entries and [each["record_id"] for each in entries]) == found
+
+
+@pytest.mark.parametrize(
+    "standing",
+    [
+        pytest.param(board.Standing(alive_at=time.monotonic_ns()), id="it uses no collectives"),
+        pytest.param(board.Standing(alive_at=1, collectives=9), id="it runs no thread"),
+    ],
+)
+def test_who_cannot_answer_is_not_asked(tmp_path: Path, standing: Standing) -> None:
+    assert flight.ask([(Sighting(0, standing), tmp_path / "stacks-0")]) == {}
 
 
 COMPILES_IN_A_THREAD = """

@@ -28,6 +28,7 @@ ours.resume(100)
 for step in range(101, 131):
     time.sleep(0.01)
     ours.finish_step(step, total_steps=130, samples=32 * step, metrics={"loss": 1 / step})
+ours.learn_at(0.0625)
 ours.finish_checkpoint(130, 0.5)
 """
 WRITES_ITS_STEP = """
@@ -55,6 +56,7 @@ def test_what_the_script_reports_reaches_the_sidecar_and_the_record(pod: Pod) ->
     message = pod.message()
     assert (message["outcome"], message["step"], message["resumedFrom"]) == ("Succeeded", 130, 100)
     found = told(pod)
+    assert (found["learningRate"], found["resumedFrom"], found["furthest"]) == (0.0625, 100, 130)
     facts = {"attempt": 1, "generation": 0, "phase": "training", "step": 130, "totalSteps": 130}
     assert facts.items() <= found.items()
     assert found["metrics"] == {"loss": pytest.approx(1 / 130)}

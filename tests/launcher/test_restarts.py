@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lepton_launcher.records import with_spent
-from lepton_launcher.restarts import Restarts
+from lepton_launcher.restarts import Final, Restarts
 
 from .conftest import wait_until
 
@@ -102,6 +102,26 @@ def test_the_same_error_at_the_same_step_is_for_the_operator_to_judge(
     assert (delay is None, restarts.spent.get("repeated", False)) == (is_same, is_same)
 
 
+@pytest.mark.parametrize(
+    ("end", "is_final"),
+    [
+        pytest.param({"exitCode": 42}, True, id="an exit code of a rule's"),
+        pytest.param({"exitCode": 43}, False, id="another exit code"),
+        pytest.param({"signal": 9}, True, id="a signal of a rule's"),
+        pytest.param({"signal": 11}, True, id="a signal by the exit code that its pod has"),
+        pytest.param({"signal": 6}, False, id="another signal"),
+        pytest.param({"exitCode": 137}, True, id="a shell's way to tell of a signal"),
+        pytest.param({"reason": "Hang"}, False, id="a hang, whose pod exits 1"),
+    ],
+)
+def test_ends_that_a_rule_is_about_are_for_the_operator(
+    *, end: dict[str, Any], is_final: bool
+) -> None:
+    restarts = Restarts(9, final=Final(frozenset({42, 139}), frozenset({9})))
+    record = {"outcome": "Failed", "reason": "UserError", "rank": 0, **end}
+    assert (restarts.delay_seconds(0, record, -1) is None) == is_final
+
+
 def test_without_steps_errors_cannot_be_told_apart() -> None:
     restarts = Restarts(9)
     assert restarts.delay_seconds(0, FAILED, -1) == 0
@@ -147,6 +167,14 @@ def test_an_error_that_comes_again_ends_the_pod_with_what_was_spent(pod: Pod) ->
     assert (message["message"], message["restarts"]) == ("ValueError: the same again", 2)
     assert pod.stdout == b"life\n" * 3
     assert pod.wait() == 1
+
+
+def test_an_end_that_a_rule_is_about_ends_the_pod_at_once(pod: Pod) -> None:
+    script = pod.script("import sys; print('life', flush=True); sys.exit(42)")
+    options = ("--max-restarts", "3", "--final-exit-codes=3,42", "--final-signals=9")
+    pod.run(script, options=options).begin().agree()
+    assert "restarts" not in pod.message()
+    assert (pod.stdout, pod.wait()) == (b"life\n", 42)
 
 
 def test_nothing_is_started_again_after_a_request_to_leave(pod: Pod) -> None:

@@ -37,14 +37,14 @@ def handles(pid: int, number: int) -> bool:
     return bool(caught >> (number - 1) & 1)
 
 
-def untimed(pod: Pod) -> dict[str, Any]:
-    """The message without where its time went."""
-    return {name: value for name, value in pod.message().items() if name != "ledger"}
+def without_ledger(message: dict[str, Any]) -> dict[str, Any]:
+    """Return what is the same each time."""
+    return {name: value for name, value in message.items() if name != "ledger"}
 
 
 def test_a_script_that_ends_well_is_a_success(pod: Pod) -> None:
     pod.run(pod.script("print('trained')")).begin().agree()
-    assert untimed(pod) == {"outcome": "Succeeded", "reason": "Succeeded"}
+    assert without_ledger(pod.message()) == {"outcome": "Succeeded", "reason": "Succeeded"}
     assert pod.wait() == 0
     assert pod.stdout == b"trained\n"
 
@@ -75,7 +75,7 @@ def test_nothing_about_the_attempt_is_in_the_environment_of_the_launcher(pod: Po
 
 def test_the_last_error_line_of_an_exception_is_the_message(pod: Pod) -> None:
     pod.run(pod.script(RAISES)).begin().agree()
-    assert untimed(pod) == {
+    assert without_ledger(pod.message()) == {
         "outcome": "Failed",
         "reason": "UserError",
         "message": "ValueError: the learning rate is negative",
@@ -128,6 +128,15 @@ def test_several_ranks_without_torch_say_what_is_missing(pod: Pod) -> None:
 
 
 # What it waits for
+
+
+def test_a_thousand_variables_reach_the_rank(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(1000):
+        monkeypatch.setenv(f"V{number}", "x" * 100)
+    script = pod.script("import os; print(sum(name[0] == 'V' for name in os.environ))")
+    pod.run(script).begin().agree()
+    assert pod.message()["outcome"] == "Succeeded"
+    assert int(pod.stdout) >= 1000
 
 
 def test_no_rank_starts_before_the_sidecar_and_the_attempt(pod: Pod) -> None:

@@ -30,7 +30,7 @@ def train():
 train()
 """
 STUCK = {
-    "stopped": "os.kill(os.getpid(), signal.SIGSTOP)",
+    "stopped": "os.kill(os.getpid(), signal.SIGSTOP); time.sleep(600)",
     "asleep": "time.sleep(600)",
     "in a loop": "while True: pass",
     "holding the interpreter's lock": "re.match('(a?){60}a{60}', 'a' * 60)",

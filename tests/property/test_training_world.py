@@ -46,6 +46,11 @@ def planner(world: World, key: Key) -> Plan:
     return plan(world.training_view(key), world.now)
 
 
+def is_asked(pod: PodView) -> bool:
+    """Whether the pod's annotation asks it to leave."""
+    return '"leave":true' in pod.annotations.get(names.ATTEMPT, "")
+
+
 class TrainingWorld(RuleBasedStateMachine):
     """Steps are what a cluster, a person and fate may do; the operator's passes come between."""
 
@@ -202,6 +207,18 @@ class TrainingWorld(RuleBasedStateMachine):
         for pod in self.one(which):
             self.harms += 1
             getattr(self.world, how)(pod.name)
+
+    @rule(exit_code=st.sampled_from([0, 75]), step=st.sampled_from([0, 60, 120]))
+    def leave(self, *, exit_code: int, step: int) -> None:
+        """Where a pod is asked to leave, its launcher tells all: they save, or end just then."""
+        told = [pod for pod in self.world.pods.values() if pod.deleting or is_asked(pod)]
+        facts = {"message": f"Saved at step {step}.", "step": step, "furthest": step}
+        said = a_record("Failed", reason="Saved", **facts) if exit_code else a_result()
+        numbers = {self.numbers(pod)[0] for pod in told}
+        for pod in list(self.world.pods.values()):
+            if self.numbers(pod)[0] in numbers:
+                self.harms += 1
+                self.world.end(pod.name, exit_code, said)
 
     @rule()
     def finish_deletions(self) -> None:

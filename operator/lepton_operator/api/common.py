@@ -25,6 +25,8 @@ from pydantic.alias_generators import to_camel
 GROUP = "lepton.ai"
 VERSION = "v1alpha1"
 API_VERSION = f"{GROUP}/{VERSION}"
+CONTROLLER = f"{GROUP}/lepton-operator"
+"""Who does the work, where an object's spec.managedBy names somebody."""
 
 MAX_NAME_LENGTH = 40
 MAX_VERSION = 2_147_483_647  # of a model, here and in the store's records

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from lepton_operator.api.common import (
+    CONTROLLER,
     INT_OR_STRING,
     LINE_PATTERN,
     MAX_NAME_LENGTH,
@@ -31,12 +32,17 @@ from lepton_operator.api.model import Metrics
 
 MAX_NODES = 4096
 KEPT_ATTEMPTS = 10
+KEPT_RESTARTS = 5
+MAX_RESTART_MESSAGE = 256
 MAX_RULES = 16
+MAX_ENVIRONMENT = 131_072  # characters; kubectl apply takes objects of 262,144 bytes
+MAX_ENVIRONMENT_OF_GANG = 64 * 1024 * 1024  # and holds 2 GB in all, unless it is told otherwise
 MAX_AVOIDED_NODES = 16
 MAX_ATTEMPTS = 1_000_000_000  # suspensions count too; further ones would not fit a pod's name
 MIN_HANG_SECONDS = 10
 MAX_HANG_SECONDS = 604_800  # a week
 MAX_INTERVAL_SECONDS = 604_800
+MAX_RANKS_PER_POD = 64
 MAX_STEP = 2**53  # as in a record: what JSON's numbers hold exactly
 
 _OUR_PATHS = ("/lepton", "/etc/lepton", "/tmp", "/dev", "/proc", "/sys")  # noqa: S108 - in pods
@@ -51,6 +57,10 @@ def _starts_well(entrypoint: tuple[str, ...]) -> bool:
 def _leaves_our_paths(path: str) -> bool:
     ours = any(path == each or path.startswith(f"{each}/") for each in _OUR_PATHS)
     return path != "/" and not ours and not any(each in path for each in ("..", "//", "/./"))
+
+
+def _environment_size(spec: TrainingJobSpec) -> int:
+    return sum(len(each.name) + len(each.value) for each in spec.env)
 
 
 def _is_unique(volumes: tuple[Volume, ...]) -> bool:
@@ -70,6 +80,21 @@ _RESERVED_ENVIRONMENT = Rule(
     "!self.exists(e, e.name.startsWith('LEPTON_'))",
     "env: names that start with LEPTON_ belong to the operator; use another name",
     lambda env: not any(each.name.startswith("LEPTON_") for each in env),
+)
+_CHARACTERS = "self.env.map(e, size(e.name) + (has(e.value) ? size(e.value) : 0)).sum()"
+_ENVIRONMENT_SIZE = Rule(
+    f"!has(self.env) || {_CHARACTERS} <= {MAX_ENVIRONMENT}",
+    f"env: names and values together are at most {MAX_ENVIRONMENT} characters, for they are in "
+    "every pod's manifest; put more into a Secret (envFromSecret) or on a volume",
+    lambda spec: _environment_size(spec) <= MAX_ENVIRONMENT,
+)
+_ENVIRONMENT_OF_GANG = Rule(
+    f"!has(self.env) || !has(self.numNodes) || {_CHARACTERS} * self.numNodes "
+    f"<= {MAX_ENVIRONMENT_OF_GANG}",
+    "env: it is in each of the numNodes pods, and in all of them together it would take more than "
+    f"{MAX_ENVIRONMENT_OF_GANG} characters of the cluster's own store; put it into a Secret "
+    "(envFromSecret) or on a volume",
+    lambda spec: _environment_size(spec) * spec.num_nodes <= MAX_ENVIRONMENT_OF_GANG,
 )
 _RESERVED_PATHS = Rule(
     "self != '/' && !['..', '//', '/./'].exists(p, self.contains(p)) && "
@@ -164,6 +189,7 @@ class Cause(StrEnum):
     PEER_LOST = "PeerLost"
     PARTITIONED = "Partitioned"
     TERMINATED = "Terminated"
+    SAVED = "Saved"
     NO_MODEL = "NoModel"
     INVALID_MODEL = "InvalidModel"
     INVALID_SPEC = "InvalidSpec"
@@ -295,6 +321,12 @@ class Checkpoint(ApiModel):
     keep: Annotated[int, Field(ge=1, le=1000)] = Field(
         default=3, description="keep is how many complete checkpoints stay."
     )
+    signal: Literal["SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2", "SIGHUP"] = Field(
+        default="SIGTERM",
+        description="signal is what ranks get when they are asked to save and leave (suspend, "
+        "drain, eviction, preemption), with LEPTON_GRACE_SECONDS to do it in. Those that save by "
+        "the SDK's Checkpointer need none.",
+    )
 
 
 class Output(ApiModel):
@@ -351,11 +383,28 @@ class TrainingJobSpec(PodSettings):
     )
     suspend: bool = Field(
         default=False,
-        description="suspend ends the pods and starts none until it is false again.",
+        description="suspend has all ranks save at one step and leave, ends the pods, and starts "
+        "none until it is false again.",
+    )
+    managed_by: (
+        Annotated[
+            str,
+            StringConstraints(
+                min_length=3,
+                max_length=63,
+                pattern="^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[-A-Za-z0-9._~/]+$",
+            ),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="managedBy names the controller of this job. One that names another than "
+        f"{CONTROLLER} is left alone: no pods, no status. Unset: this operator.",
     )
     active_deadline_seconds: Annotated[int, Field(ge=1, le=31_536_000)] | None = Field(
         default=None,
-        description="activeDeadlineSeconds: the job fails when it has been active for so long.",
+        description="activeDeadlineSeconds: the job fails when it has been active for so long, "
+        "the times between its suspensions taken together.",
     )
     ttl_seconds_after_finished: Annotated[int, Field(ge=0, le=31_536_000)] | None = Field(
         default=None,
@@ -376,13 +425,41 @@ class TrainingJobSpec(PodSettings):
     )
 
     model_config = ApiModel.model_config | ConfigDict(
-        json_schema_extra=cel_rules(_CHECKPOINT_VOLUME)
+        json_schema_extra=cel_rules(_CHECKPOINT_VOLUME, _ENVIRONMENT_SIZE, _ENVIRONMENT_OF_GANG)
     )
 
     @model_validator(mode="after")
     def _keep_the_rules(self) -> Self:
-        _CHECKPOINT_VOLUME.check(self)
+        for rule in (_CHECKPOINT_VOLUME, _ENVIRONMENT_SIZE, _ENVIRONMENT_OF_GANG):
+            rule.check(self)
         return self
+
+
+class RankRestart(StatusModel):
+    """ranks that were started again in their pods, and for whose failure"""
+
+    generation: Counter = Field(
+        description="generation of the ranks that ended; the first is 0 in each attempt."
+    )
+    reason: Annotated[str, StringConstraints(max_length=64)] = Field(
+        description="reason: UserError (a rank exited non-zero or by a signal) or Hang."
+    )
+    rank: Annotated[int, Field(ge=0, le=MAX_NODES * MAX_RANKS_PER_POD)] | None = Field(
+        default=None, description="rank is the global rank that failed first."
+    )
+    node: Annotated[str, StringConstraints(max_length=253)] | None = Field(
+        default=None, description="node is the Kubernetes node of its pod."
+    )
+    exit_code: Annotated[int, Field(ge=0, le=255)] | None = Field(
+        default=None, description="exitCode of that rank."
+    )
+    signal: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        default=None, description="signal that ended it, as a number."
+    )
+    step: Step | None = Field(default=None, description="step is the last one they had reached.")
+    message: Annotated[str, StringConstraints(max_length=MAX_RESTART_MESSAGE)] | None = Field(
+        default=None, description="message is its last error line, or how it hung."
+    )
 
 
 def _spent(what: str) -> Any:
@@ -447,7 +524,9 @@ class Attempt(StatusModel):
         default=None, description="rule is the index of the failurePolicy rule that decided."
     )
     reason: Annotated[str, StringConstraints(max_length=64)] | None = Field(
-        default=None, description="reason is the class of the failure, e.g. UserError or PodLost."
+        default=None,
+        description="reason is the class of the failure, e.g. UserError or PodLost; Saved if its "
+        "ranks were asked to leave and saved before.",
     )
     message: Annotated[str, StringConstraints(max_length=1024)] | None = Field(
         default=None, description="message says which pod failed, where and how."
@@ -467,10 +546,25 @@ class Attempt(StatusModel):
     resumed_from: Step | None = Field(
         default=None, description="resumedFrom is the step of the checkpoint it began with."
     )
+    furthest_step: Step | None = Field(
+        default=None,
+        description="furthestStep is the last one that its ranks reported or saved.",
+    )
+    saved: bool | None = Field(
+        default=None,
+        description="saved: a script that tells no steps completed a file in checkpoint.volume.",
+    )
     restarts: Counter | None = Field(
         default=None,
         description="restarts: how often its ranks were started again in their pods without "
         "getting further; they count against failurePolicy.maxRestarts.",
+    )
+    last_restarts: Annotated[tuple[RankRestart, ...], Field(max_length=KEPT_RESTARTS)] | None = (
+        Field(
+            default=None,
+            description="lastRestarts: the last times that its ranks were started again in their "
+            "pods, oldest first, whether they count or not.",
+        )
     )
     last_error_line: Annotated[str, StringConstraints(max_length=1024)] | None = Field(
         default=None, description="lastErrorLine is the error in what that rank wrote to stderr."
@@ -484,6 +578,10 @@ class Attempt(StatusModel):
     ledger: Ledger | None = Field(
         default=None,
         description="ledger is what its time went into; while it runs, as far as that is settled.",
+    )
+    leave_time: Timestamp | None = Field(
+        default=None,
+        description="leaveTime is when its ranks were asked to save and leave, to suspend the job.",
     )
     generation: Annotated[int, Field(ge=0, le=MAX_STEP)] | None = Field(
         default=None,
@@ -520,6 +618,9 @@ class AvoidedNode(StatusModel):
     pod: Annotated[int, Field(ge=0, le=MAX_NODES - 1)] | None = Field(
         default=None, description="pod: only the pod of this index avoids it. Unset: all do."
     )
+    attempt: Annotated[int, Field(ge=1, le=MAX_ATTEMPTS)] | None = Field(
+        default=None, description="attempt is the one whose failure is the evidence."
+    )
     until: Timestamp = Field(description="until is when it may be used again.")
     because: Annotated[str, StringConstraints(max_length=512)] = Field(
         description="because is the evidence."
@@ -554,14 +655,25 @@ class Progress(StatusModel):
     total_steps: Step | None = Field(
         default=None, description="totalSteps is how many there will be, where the script says it."
     )
+    steps: Annotated[str, StringConstraints(max_length=40)] | None = Field(
+        default=None, description="steps is both as kubectl shows them, e.g. 1200/5000."
+    )
+    steps_per_second: Decimal | None = Field(
+        default=None, description="stepsPerSecond is the mean of the last half minute or so."
+    )
     eta_seconds: Step | None = Field(
-        default=None, description="etaSeconds is the time that the remaining steps take."
+        default=None, description="etaSeconds is the time from `time` to the last step."
     )
     metrics: Metrics = Field(
         default_factory=dict, description="metrics: what the script reports, e.g. the loss."
     )
+    learning_rate: Decimal | None = Field(
+        default=None, description="learningRate is that of the optimizer's first group."
+    )
     checkpoint_step: Step | None = Field(
-        default=None, description="checkpointStep is that of the last complete checkpoint."
+        default=None,
+        description="checkpointStep is that of the last complete checkpoint. Unset beside a "
+        "checkpointTime: a script that tells no steps completed a file in checkpoint.volume.",
     )
     checkpoint_time: Timestamp | None = Field(
         default=None, description="checkpointTime is when it was complete."
@@ -571,6 +683,11 @@ class Progress(StatusModel):
     )
     ledger: Spent | None = Field(
         default=None, description="ledger is what the time of rank 0 went into, in this attempt."
+    )
+    leave_seconds: Counter | None = Field(
+        default=None,
+        description="leaveSeconds is the longest that its ranks would have needed so far to save "
+        "and leave. The pods' grace period follows from it.",
     )
 
 
@@ -607,6 +724,10 @@ class TrainingJobStatus(Status):
     )
     start_time: Timestamp | None = Field(
         default=None, description="startTime is when the job became active; renewed by a resume."
+    )
+    active_seconds: Step | None = Field(
+        default=None,
+        description="activeSeconds is how long it was active before its last suspension.",
     )
     completion_time: Timestamp | None = Field(
         default=None, description="completionTime is when the job became Complete."

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lepton_operator.api.training import Attempt
+from lepton_operator.api.training import Attempt, Cause
 
 PRIOR_FAILURES = 0.5
 """The prior is held as firmly as half a failure seen: the first own one outweighs it."""
@@ -30,5 +30,7 @@ def _seen(attempt: Attempt) -> tuple[int, float]:
     """Return the failures of an attempt whose ranks ran, and for how long they did."""
     if attempt.running_time is None or attempt.end_time is None:
         return 0, 0.0
-    failures = int(attempt.outcome == "Failed") + (attempt.restarts or 0)
+    # One that saved before it left has lost nothing: saving more often would be of no use.
+    lost = attempt.outcome == "Failed" and attempt.reason != Cause.SAVED
+    failures = int(lost) + (attempt.restarts or 0)
     return failures, max(0.0, (attempt.end_time - attempt.running_time).total_seconds())

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -11,7 +12,15 @@ from pydantic import Field, ValidationError
 
 from lepton_operator import names
 from lepton_operator.api.common import Metadata, Resources, StatusModel
-from lepton_operator.api.training import FailurePolicy, TrainingJob, TrainingJobSpec, Volume
+from lepton_operator.api.training import (
+    FailureMatch,
+    FailurePolicy,
+    FailureRule,
+    TrainingJob,
+    TrainingJobSpec,
+    TrainingJobStatus,
+    Volume,
+)
 from lepton_operator.build import failure_rate, pods
 from lepton_operator.diagnosis import gpus_asked
 from lepton_operator.settings import Defaults
@@ -40,6 +49,8 @@ TELEMETRY_PORT = 9464
 PORTS = 3_000  # the port stays below 32768, where the kernel takes ports for outgoing connections
 MAX_LINEAGE_TEXT = 1_024
 MAX_GRACE_SECONDS = 86_400  # as in the spec; a record in an annotation may be anybody's
+MAX_LEAVE_SECONDS = 3_600  # what ranks report makes a grace period no longer than this
+LEAVE_RESERVE_SECONDS = 10  # of it, for the request to arrive, and for the records
 
 _ANNOTATIONS = {
     "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
@@ -77,8 +88,17 @@ class Resolved(StatusModel):
         return names.canonical(self.wire())
 
 
-def resolve(spec: TrainingJobSpec, defaults: Defaults) -> Resolved:
-    """Return the defaults as they are now, for everything that the spec leaves open."""
+def resolve(
+    spec: TrainingJobSpec, defaults: Defaults, *, leave_seconds: int | None = None
+) -> Resolved:
+    """Return the defaults as they are now, for everything that the spec leaves open.
+
+    Args:
+        spec: of the job.
+        defaults: the chart's.
+        leave_seconds: what its ranks need to save and leave, as measured; None before a save.
+
+    """
     triton = defaults.triton
     return Resolved(
         image=None if spec.image else defaults.images.trainer,
@@ -90,13 +110,18 @@ def resolve(spec: TrainingJobSpec, defaults: Defaults) -> Resolved:
         shared_memory=None if spec.shared_memory else defaults.training_shared_memory,
         grace_seconds=None
         if spec.termination_grace_period_seconds
-        else defaults.training_grace_period_seconds,
+        else _grace_seconds(defaults, leave_seconds),
         priority_class=None if spec.priority_class_name else defaults.training_priority_class,
         run_as_user=None if spec.run_as_user else defaults.run_as_user,
         fs_group=None if spec.fs_group else defaults.fs_group,
         max_opset=triton.max_opset if spec.output else None,
         max_ir=triton.max_ir if spec.output else None,
     )
+
+
+def _grace_seconds(defaults: Defaults, leave_seconds: int | None) -> int:
+    needed = min((leave_seconds or 0) + LEAVE_RESERVE_SECONDS, MAX_LEAVE_SECONDS)
+    return max(defaults.training_grace_period_seconds, needed if leave_seconds else 0)
 
 
 def parse_resolved(text: str | None) -> Resolved | None:
@@ -144,6 +169,15 @@ def placement(job: Metadata, nodes: int, attempt: int, rank: int, address: str) 
         token = hashlib.sha256(f"gang {job.uid} {attempt}".encode()).hexdigest()
         told |= {"gangPort": BASE_GANG_PORT + attempt % PORTS, "token": token}
     return names.canonical(told)
+
+
+def leave_word(annotation: str) -> str | None:
+    """Return the annotation of a pod with the word that asks its launcher to leave."""
+    try:
+        told = json.loads(annotation)
+    except (ValueError, RecursionError):
+        return None
+    return names.canonical({**told, "leave": True}) if isinstance(told, dict) else None
 
 
 def pod(
@@ -194,13 +228,44 @@ def _placement_at_creation(job: TrainingJob, attempt: int) -> Mapping[str, str]:
 def restarts_left(job: TrainingJob) -> int:
     """Return how often the launchers may start ranks again in their pods, in one attempt.
 
-    Where a rule of the user's says anything but Restart, every failure comes to the operator: the
-    launchers do not know the rules.
+    None where a rule of the user's that says anything but Restart may be about any failure, and in
+    the attempt after a pod was moved for an error that came twice: there again it is the user's.
     """
     policy, restarts = job.spec.failure_policy, job.status.restarts
-    if any(rule.action != "Restart" for rule in policy.rules):
+    if any(not _names_an_end(rule.match) for rule in _decisive(policy)) or _was_moved(job.status):
         return 0
     return max(0, policy.max_restarts - (restarts.user if restarts else 0))
+
+
+def _decisive(policy: FailurePolicy) -> list[FailureRule]:
+    """Return the rules after which the launchers must not restart ranks by themselves."""
+    return [each for each in policy.rules if each.action != "Restart"]
+
+
+def _names_an_end(match: FailureMatch) -> bool:
+    return bool(match.exit_codes or match.signals)
+
+
+def _left_to_the_operator(policy: FailurePolicy) -> dict[str, str | None]:
+    """Return the options that tell which ends of ranks some rule may be about.
+
+    Of a rule that names both, codes alone: more comes to the operator then, and it decides.
+    """
+    matches = [each.match for each in _decisive(policy)]
+    codes = {code for match in matches for code in match.exit_codes}
+    signals = {number for match in matches if not match.exit_codes for number in match.signals}
+    return {"--final-exit-codes": _listed(codes), "--final-signals": _listed(signals)}
+
+
+def _listed(numbers: Collection[int]) -> str | None:
+    return ",".join(str(each) for each in sorted(numbers)) or None
+
+
+def _was_moved(status: TrainingJobStatus) -> bool:
+    """Tell whether the attempt before sent one of its pods to another node."""
+    failed = [each.number for each in status.attempts if each.outcome == "Failed"]
+    moved = [each.attempt for each in status.avoided_nodes if each.pod is not None]
+    return bool(failed) and failed[-1] in moved
 
 
 def _train(job: TrainingJob, resolved: Resolved, attempt: int, rank: int) -> dict[str, Any]:
@@ -211,9 +276,11 @@ def _train(job: TrainingJob, resolved: Resolved, attempt: int, rank: int) -> dic
         "--node-rank": rank,
         "--attempt": attempt,
         "--grace-seconds": grace_seconds(spec, resolved),
+        "--leave-signal": spec.checkpoint.signal if spec.checkpoint else None,
         "--hang-timeout-seconds": spec.failure_policy.hang_timeout_seconds,
         "--hang-startup-seconds": spec.failure_policy.hang_startup_seconds,
         "--max-restarts": restarts_left(job),
+        **_left_to_the_operator(spec.failure_policy),
         "--furthest-step": job.status.furthest_step,
     }
     secret = spec.env_from_secret

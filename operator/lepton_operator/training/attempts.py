@@ -20,7 +20,8 @@ def closed(
     situation: Situation, gang: Gang, outcome: Literal["Succeeded", "Failed", "Suspended"]
 ) -> Attempt:
     """Return the open attempt as it is recorded when it ends."""
-    steps, running = evidence.steps(gang), evidence.running_since(gang)
+    steps, launchers = evidence.steps(gang), evidence.in_place(gang)
+    running = evidence.running_since(gang)
     ended: dict[str, Any] = {
         "outcome": outcome,
         "end_time": situation.now,
@@ -29,7 +30,9 @@ def closed(
         "ledger": ledger.closed(situation, gang, outcome, running),
         "step": steps.reached,
         "resumed_from": steps.resumed_from,
-        "restarts": evidence.in_place(gang).restarts or None,
+        "furthest_step": steps.furthest,
+        "saved": launchers.saved or None,
+        "restarts": launchers.restarts or None,
         "resolved": gang.resolved.text(),
     }
     return gang.attempt.model_copy(update=ended)
@@ -40,6 +43,7 @@ def closed_failed(
 ) -> Attempt:
     """Return it with the failure that it is closed for."""
     line = failure.last_error_line
+    step = failure.step if failure.trait.may_repeat else _reached(situation, gang, failure)
     failed: dict[str, Any] = {
         "budget": budget,
         "rule": rule,
@@ -49,7 +53,7 @@ def closed_failed(
         "signal": failure.signal,
         "node": failure.node,
         "rank": failure.rank,
-        "step": failure.step,
+        "step": step,
         "resumed_from": failure.resumed_from,
         "last_error_line": cut(line, MAX_MESSAGE) if line else None,
         "stacks": failure.stacks,
@@ -57,7 +61,20 @@ def closed_failed(
     return closed(situation, gang, "Failed").model_copy(update=failed)
 
 
-def counters(situation: Situation, gang: Gang, *, knows_steps: bool = False) -> Restarts:
+def _reached(situation: Situation, gang: Gang, failure: Failure) -> int | None:
+    """Return the step that a lost pod's gang had come to, as it was told last.
+
+    Of a failure that may come again it would not be exact enough to tell it from another one.
+    """
+    if failure.step is not None:
+        return failure.step
+    told = situation.view.told
+    newest = (told.progress if told else None, situation.status.progress)
+    of_this = (each for each in newest if each is not None and each.attempt == gang.number)
+    return next((each.step for each in of_this), None)
+
+
+def counters(situation: Situation, gang: Gang, *, knows_progress: bool = False) -> Restarts:
     """Return the counters, with what the launchers have spent of the user's budgets.
 
     Never more than there was: what a pod says is a user's text.
@@ -65,7 +82,7 @@ def counters(situation: Situation, gang: Gang, *, knows_steps: bool = False) -> 
     old, limits = situation.status.restarts or Restarts(), situation.spec.failure_policy
     spent = evidence.in_place(gang).restarts
     more = {"user": old.user + min(spent, max(0, limits.max_restarts - old.user))}
-    if knows_steps:
+    if knows_progress:
         left = max(0, limits.max_restarts_without_progress - old.without_progress)
         more["without_progress"] = old.without_progress + min(spent, left)
     return old.model_copy(update=more)
@@ -98,7 +115,12 @@ def open_next(situation: Situation) -> Plan | None:
         return None
     previous = situation.previous
     number = previous.number + 1 if previous else 1
-    resolved = build.resolve(situation.spec, situation.view.defaults)
+    told = situation.status.progress
+    resolved = build.resolve(
+        situation.spec,
+        situation.view.defaults,
+        leave_seconds=told.leave_seconds if told else None,
+    )
     attempt = Attempt(number=number, start_time=situation.now)
     gang = Gang(attempt, recorded=False, pods={}, resolved=resolved)
     # Pods of the attempt before must be gone in truth, not only in what was seen.
@@ -147,6 +169,8 @@ def _opening(situation: Situation, gang: Gang, *, relist: bool) -> Plan:
 def _after(previous: Attempt | None) -> str:
     if previous is None:
         return ""
+    if previous.reason == Cause.SAVED and previous.outcome == "Failed":
+        return f" after attempt {previous.number}. {previous.message}"
     if previous.outcome == "Failed":
         return f": attempt {previous.number} failed. {previous.message}"
     return ": the job was resumed"

@@ -54,6 +54,7 @@ def avoid(
     more = AvoidedNode(
         node=node,
         pod=pod,
+        attempt=gang.number,
         until=situation.now.replace(microsecond=0) + timedelta(seconds=AVOIDED_SECONDS),
         because=cut(because, MAX_EVIDENCE),
     )

@@ -40,6 +40,8 @@ TRAITS: Mapping[Cause, Trait] = {
     Cause.INVALID_SPEC: Trait(None, Weight.RESULT, "Fail"),
     Cause.NO_MODEL: Trait(None, Weight.RESULT, "Fail"),
     Cause.INVALID_MODEL: Trait(None, Weight.RESULT, "Fail"),
+    # By a pod's own words, but only where somebody took a pod's place away: docs/adr/0015.
+    Cause.SAVED: Trait("Preemption", Weight.LOSS),
     Cause.PREEMPTED: Trait("Preemption", Weight.LOSS),
     Cause.EVICTED: Trait("Infrastructure", Weight.LOSS),
     Cause.POD_LOST: Trait("Infrastructure", Weight.LOSS),

@@ -20,11 +20,11 @@ from lepton_operator.training.status import (
 
 
 def active_until(situation: Situation) -> datetime | None:
-    """Return when the job will have been active for too long."""
+    """Return when the job will have been active for too long; suspensions do not count."""
     seconds, since = situation.spec.active_deadline_seconds, active_since(situation)
     if seconds is None or since is None or situation.spec.suspend or end(situation):
         return None
-    return since + timedelta(seconds=seconds)
+    return since + timedelta(seconds=seconds - (situation.status.active_seconds or 0))
 
 
 def exceed(situation: Situation) -> Plan | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -11,7 +11,7 @@ from lepton_operator import records
 from lepton_operator.api.training import Budget, Cause
 from lepton_operator.build import training as build
 from lepton_operator.training.causes import TRAITS, Trait
-from lepton_operator.training.situation import Gang, Situation, training_container
+from lepton_operator.training.situation import Gang, Situation, highest, training_container
 from lepton_operator.views import ContainerView, NodeView, PodView
 
 SIGNAL_EXIT_CODE = 128  # what a shell adds to a signal's number
@@ -92,6 +92,16 @@ class Suspect:
         """Return what the launcher left; None where that is nothing readable."""
         return record_of(self.pod)
 
+    @property
+    def is_of_a_gang_that_was_disturbed(self) -> bool:
+        """Tell whether somebody else took the place of one of its pods away."""
+        pods = self.gang.pods
+        is_missing = any(index not in pods for index in self.situation.ranks)
+        return is_missing or any(
+            pod.gone or pod.deleting or pod.deleted_by_eviction or bool(pod.reason)
+            for pod in pods.values()
+        )
+
     def said(self, sign: records.Sign) -> bool:
         """Tell whether the pod found this sign in its own log."""
         return self.record is not None and sign in self.record.matched
@@ -162,32 +172,38 @@ class Steps:
 class InPlace:
     """What the launchers did about failures themselves: every pod tells of the whole gang.
 
-    `repeated`: they left the last one to the operator because the same had come before.
+    `repeated`: they left the last one to the operator because the same had come before. `saved`: a
+    script that tells no steps completed a file in its checkpoint place.
     """
 
     restarts: int
     repeated: bool
+    saved: bool
 
 
 def in_place(gang: Gang) -> InPlace:
+    """Return it by the records, and by what was told while the ranks ran."""
     found = list(_records(gang))
     return InPlace(
-        restarts=_highest(each.restarts for each in found) or 0,
+        restarts=highest((gang.attempt.restarts, *(each.restarts for each in found))) or 0,
         repeated=any(each.repeated for each in found),
+        saved=bool(gang.attempt.saved) or any(each.saved for each in found),
     )
 
 
 def steps(gang: Gang) -> Steps:
-    found = list(_records(gang))
+    found, told = list(_records(gang)), gang.attempt
+    resumed_from = highest(each.resumed_from for each in found)
     return Steps(
-        reached=_highest(each.step for each in found),
-        resumed_from=_highest(each.resumed_from for each in found),
-        furthest=_highest(each.furthest for each in found),
+        reached=highest(each.step for each in found),
+        resumed_from=told.resumed_from if resumed_from is None else resumed_from,
+        furthest=highest((told.furthest_step, *(each.furthest for each in found))),
     )
 
 
-def _highest(steps_: Iterable[int | None]) -> int | None:
-    return max((each for each in steps_ if each is not None), default=None)
+def left(gang: Gang) -> records.Record | None:
+    """Return what a pod says whose ranks saved and left, as they were asked to."""
+    return next((each for each in _records(gang) if each.reason is records.Reason.SAVED), None)
 
 
 def running_since(gang: Gang) -> datetime | None:
@@ -226,7 +242,12 @@ def _signal_of(container: ContainerView, record: records.Record) -> int | None:
 def _how(container: ContainerView, number: int | None) -> str:
     if number is None:
         return f"exited {container.exit_code}"
+    return f"was ended by {signal_name(number)}"
+
+
+def signal_name(number: int) -> str:
+    """Return e.g. SIGKILL, or the bare number where it has no name."""
     try:
-        return f"was ended by {signal.Signals(number).name}"
+        return signal.Signals(number).name
     except ValueError:
-        return f"was ended by signal {number}"
+        return f"signal {number}"

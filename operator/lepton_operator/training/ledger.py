@@ -39,7 +39,7 @@ _DIGITS = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class LastWord:
     """What a launcher told of its attempt; `since` is when its container started."""
 
     seconds: Seconds
@@ -60,7 +60,7 @@ class Span:
         return _between(self.start, self.end)
 
 
-def of_attempt(span: Span, pods: Collection[PodView], told: Told | None, rest: Rest) -> Seconds:
+def of_attempt(span: Span, pods: Collection[PodView], told: LastWord | None, rest: Rest) -> Seconds:
     """Return the classes of a whole attempt. They add up to `span.whole`, whatever is told."""
     if not pods:
         return {"unobserved": span.whole}
@@ -71,14 +71,14 @@ def of_attempt(span: Span, pods: Collection[PodView], told: Told | None, rest: R
     return classes
 
 
-def so_far(span: Span, pods: Collection[PodView], told: Told) -> Seconds:
+def so_far(span: Span, pods: Collection[PodView], told: LastWord) -> Seconds:
     """Return the classes of an attempt that goes on, as far as they are settled."""
     settled = dict(of_attempt(span, pods, told, "unobserved"))
     settled.pop("unobserved", None)
     return settled
 
 
-def with_late_word(span: Span, before: Seconds, told: Told) -> Seconds:
+def with_late_word(span: Span, before: Seconds, told: LastWord) -> Seconds:
     """Return the classes of a closed attempt, part of which was unobserved until now."""
     started = {name: before.get(name, 0.0) for name in ("waiting", "image")}
     running = span.running or span.end
@@ -129,7 +129,7 @@ def _how_late(pod: PodView) -> tuple[float, ...]:
     return tuple(math.inf if mark is None else mark.timestamp() for mark in marks)
 
 
-def _while_it_runs(left: float, span: Span, told: Told | None, rest: Rest) -> dict[str, float]:
+def _while_it_runs(left: float, span: Span, told: LastWord | None, rest: Rest) -> dict[str, float]:
     """Part what is left by what was told: never more than there is, and all of it."""
     if told is None:
         return {"unobserved": left}
@@ -203,7 +203,7 @@ def total(status: TrainingJobStatus, attempts: Sequence[Attempt]) -> Ledger | No
     return _model(sums) if any(sums.values()) else status.ledger
 
 
-def _told(situation: Situation, gang: Gang) -> Told | None:
+def _told(situation: Situation, gang: Gang) -> LastWord | None:
     """Return the last word of a launcher: a record's, else what rank 0 told while it ran."""
     final = next(_final([gang.pods[rank] for rank in sorted(gang.pods)]), None)
     if final is not None:
@@ -212,17 +212,18 @@ def _told(situation: Situation, gang: Gang) -> Told | None:
     container = training_container(first) if first else None
     if container is None or container.started is None:
         return None
-    every = (situation.view.progress, situation.status.progress)
+    told = situation.view.told
+    every = (told.progress if told else None, situation.status.progress)
     found = next((each for each in every if each and each.attempt == gang.number), None)
     spent = _read(found.ledger) if found else {}
-    return Told(spent, container.started, is_final=False) if spent else None
+    return LastWord(spent, container.started, is_final=False) if spent else None
 
 
-def _final(pods: Sequence[PodView]) -> Iterator[Told]:
+def _final(pods: Sequence[PodView]) -> Iterator[LastWord]:
     for pod in pods:
         record, container = record_of(pod), training_container(pod)
         if record and record.ledger and container and container.started:
-            yield Told(record.ledger, container.started, is_final=True)
+            yield LastWord(record.ledger, container.started, is_final=True)
 
 
 def _pods_of(situation: Situation, attempt: int) -> list[PodView]:

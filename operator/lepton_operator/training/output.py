@@ -32,7 +32,7 @@ def finish(situation: Situation) -> Plan | None:
     if situation.view.refusals:
         status = written(situation, refused(situation))
         return Plan(because="hand the result over", create=create, status=status)
-    ended = complete(result)
+    ended, gang = complete(result), situation.gang
     return Plan(
         because=f"complete the job: {ended.message}",
         create=create,
@@ -40,7 +40,7 @@ def finish(situation: Situation) -> Plan | None:
             situation,
             ended.verdict,
             attempts=_attempts(situation),
-            restarts=attempts.counters(situation, situation.gang) if situation.gang else None,
+            restarts=attempts.counters(situation, gang) if gang else None,
             output=result,
             completion_time=situation.now,
             ended=ended,

@@ -11,6 +11,7 @@ from lepton_operator.training import (
     attempts,
     deadline,
     ending,
+    leaving,
     output,
     progress,
     restarts,
@@ -35,6 +36,7 @@ RULES: tuple[Rule, ...] = (
     output.finish,  # a result is never thrown away, whatever else happened
     suspension.suspend,
     deadline.exceed,
+    leaving.wait,
     restarts.close_failed,  # records; what it closed goes in a later pass
     waiting.clear,
     output.refuse,

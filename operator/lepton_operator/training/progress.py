@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from lepton_operator.api.training import Attempt, Progress
+from lepton_operator.api.training import Attempt, Cause, Progress, RankRestart
 from lepton_operator.build import training as build
-from lepton_operator.conditions import Verdict, is_true, sentence
+from lepton_operator.conditions import Verdict, cut, is_true, sentence
 from lepton_operator.diagnosis import TRANSIENT, Diagnosis, diagnose
 from lepton_operator.plan import Event, Plan
 from lepton_operator.training import attempts, avoidance, evidence, failure, ledger, waiting
 from lepton_operator.training.situation import Gang, Situation, ended_well, runs
 from lepton_operator.training.status import (
+    MAX_CAUSE,
     SLOW_RANK,
     Reason,
     reconciling,
@@ -29,8 +30,8 @@ def follow(situation: Situation) -> Plan | None:
     if gang is None:
         return None
     patches = tuple(attempts.placements(situation, gang))
-    verdict = _verdict(situation, gang)
     news = _news(situation, gang)
+    verdict = _verdict(situation, gang, news or situation.status.progress)
     spent = _with_ledger(situation, gang) if news else None
     status = written(situation, verdict, attempts=spent, progress=news)
     told = [f"tell {waiting.pods_of(len(patches))} where rank 0 is"] if patches else []
@@ -46,10 +47,15 @@ def follow(situation: Situation) -> Plan | None:
 
 def _news(situation: Situation, gang: Gang) -> Progress | None:
     """Return what rank 0 told, if it is of this attempt and the status has none so fresh."""
-    told, last = situation.view.progress, situation.status.progress
-    if told is None or told.attempt != gang.number:
+    if situation.view.told is None:
+        return None
+    told, last = situation.view.told.progress, situation.status.progress
+    if told.attempt != gang.number:
         return None
     told = _located(told, gang)
+    if last is not None:
+        longest = max(told.leave_seconds or 0, last.leave_seconds or 0) or None
+        told = told.model_copy(update={"leave_seconds": longest})
     if last is not None and last.attempt == told.attempt:
         is_fresh = (told.time - last.time).total_seconds() < WRITE_SECONDS
         return None if is_fresh else told
@@ -79,11 +85,13 @@ def _with_ledger(situation: Situation, gang: Gang) -> list[Attempt]:
     return attempts.recorded(situation, gang.attempt.model_copy(update={"ledger": spent}))
 
 
-def _verdict(situation: Situation, gang: Gang) -> Verdict:
+def _verdict(situation: Situation, gang: Gang, known: Progress | None) -> Verdict:
+    """Return where the attempt stands, by its pods, and by the progress that the status tells."""
     pods = [gang.pods[rank] for rank in situation.ranks if rank in gang.pods]
     idle = [pod for pod in pods if not runs(pod) and not ended_well(pod)]
     if not idle:
-        return settled(Reason.RUNNING, _running(situation, gang))
+        ours = known if known is not None and known.attempt == gang.number else None
+        return _of_ranks(situation, gang, ours)
     asked = situation.asked(gang.resolved)
     found = ((pod, diagnose(pod, asked)) for pod in idle)
     held_up = next(((pod, each) for pod, each in found if each.reason not in TRANSIENT), None)
@@ -99,8 +107,51 @@ def _held_up(situation: Situation, pod: PodView, found: Diagnosis) -> Verdict:
     return reconciling(Reason(found.reason), message)
 
 
-def _running(situation: Situation, gang: Gang) -> str:
+_BEFORE_TRAINING = ("starting", "rendezvous", "restoring")
+
+
+def _of_ranks(situation: Situation, gang: Gang, known: Progress | None) -> Verdict:
+    """Return the verdict while all pods run. Without a word from rank 0 they do what they should.
+
+    Of figures that change it says nothing: they are in status.progress.
+    """
+    again = _again(gang)
+    if known is not None and known.generation and known.phase in _BEFORE_TRAINING:
+        return reconciling(Reason.RESTARTING, f"The ranks are started again in their pods. {again}")
+    training = _training(situation, gang)
+    if known is not None and known.phase == "checkpointing":
+        return settled(
+            Reason.CHECKPOINTING, f"{training} It saves a checkpoint now. {again}".strip()
+        )
+    return settled(Reason.RUNNING, f"{training} {again}".strip())
+
+
+def _training(situation: Situation, gang: Gang) -> str:
     ranks = build.ranks_per_pod(situation.spec, gang.resolved)
     each = "1 rank" if ranks == 1 else f"{ranks} ranks"
     pods = waiting.pods_of(situation.spec.num_nodes)
     return f"Attempt {gang.number} trains on {pods} with {each} in each."
+
+
+def _again(gang: Gang) -> str:
+    """Return what the launchers did about failures themselves, as far as that is known."""
+    last = gang.attempt.last_restarts
+    if not last:
+        return ""
+    newest = last[-1]
+    return f"Last restart in its pods: {sentence(cut(_failure(newest), MAX_CAUSE))}"
+
+
+def _failure(restart: RankRestart) -> str:
+    who = "its ranks" if restart.rank is None else f"rank {restart.rank}"
+    where = f" on node {restart.node}" if restart.node else ""
+    when = f" after step {restart.step}" if restart.step is not None else ""
+    return f"{who}{where} {_how(restart)}{when}: {restart.message or 'it left no message'}"
+
+
+def _how(restart: RankRestart) -> str:
+    if restart.reason == Cause.HANG:
+        return "hung"
+    if restart.signal is not None:
+        return f"was ended by {evidence.signal_name(restart.signal)}"
+    return "failed" if restart.exit_code is None else f"exited {restart.exit_code}"

@@ -59,13 +59,20 @@ class _Case:
     @property
     def before(self) -> Restarts:
         """Return the counters, with what the launchers have spent."""
-        knows_steps = self.furthest_step is not None
-        return attempts.counters(self.situation, self.gang, knows_steps=knows_steps)
+        return attempts.counters(self.situation, self.gang, knows_progress=self.knows_progress)
 
     @property
     def moved_forward(self) -> bool:
         """Tell whether the attempt got further than any before it."""
-        return (self.furthest_step or 0) > (self.situation.status.furthest_step or 0)
+        if self.furthest_step is None:
+            return evidence.in_place(self.gang).saved
+        return self.furthest_step > (self.situation.status.furthest_step or 0)
+
+    @property
+    def knows_progress(self) -> bool:
+        """Tell whether the job ever told how far it is, or completed a file where it saves."""
+        saved = any(each.saved for each in self.situation.status.attempts)
+        return self.furthest_step is not None or saved or evidence.in_place(self.gang).saved
 
     @property
     def furthest_step(self) -> int | None:
@@ -146,7 +153,7 @@ def _counted(case: _Case, budget: Budget | None) -> Judgement:
         return Judgement(before, budget, ended)
     field = budget.lower()
     more = {field: getattr(before, field) + 1}
-    if case.furthest_step is not None:
+    if case.knows_progress:
         more["without_progress"] = before.without_progress + 1
     return Judgement(before.model_copy(update=more), budget)
 
@@ -172,10 +179,15 @@ def _used_up(case: _Case, budget: Budget) -> End | None:
 
 def _without_progress(case: _Case) -> End | None:
     count = case.before.without_progress
-    if case.furthest_step is None or count < case.policy.max_restarts_without_progress:
+    if not case.knows_progress or count < case.policy.max_restarts_without_progress:
         return None
+    without = (
+        f"getting beyond step {case.furthest_step}"
+        if case.furthest_step is not None
+        else "completing a file in checkpoint.volume"
+    )
     advice = (
-        f"It was {_restarted(count)} in a row without getting beyond step {case.furthest_step} "
+        f"It was {_restarted(count)} in a row without {without} "
         "(failurePolicy.maxRestartsWithoutProgress). Save checkpoints more often, or raise that "
         "number"
     )
@@ -228,7 +240,6 @@ def close_failed(situation: Situation) -> Plan | None:
             ended.verdict if ended else waiting.verdict_after(situation, attempt),
             attempts=every,
             restarts=judgement.restarts,
-            furthest_step=case.furthest_step,
             avoided=judgement.avoided,
             ended=ended,
         ),
@@ -250,7 +261,7 @@ def _with_steps(gang: Gang, found: Failure) -> Failure:
 
 
 def _events(gang: Gang, found: Failure, judgement: Judgement) -> tuple[Event, ...]:
-    told = [Event("Warning", "AttemptFailed", f"Attempt {gang.number} failed. {found.message}")]
+    told = [_ended(gang, found)]
     if judgement.avoided:
         newest = judgement.avoided[-1]
         who = "The job" if newest.pod is None else f"Pod {newest.pod} of the job"
@@ -259,3 +270,9 @@ def _events(gang: Gang, found: Failure, judgement: Judgement) -> tuple[Event, ..
     if judgement.ended:
         told.append(Event("Warning", FAILED, judgement.ended.message))
     return tuple(told)
+
+
+def _ended(gang: Gang, found: Failure) -> Event:
+    if found.cause is Cause.SAVED:
+        return Event("Normal", "AttemptLeft", f"Attempt {gang.number} left. {found.message}")
+    return Event("Warning", "AttemptFailed", f"Attempt {gang.number} failed. {found.message}")

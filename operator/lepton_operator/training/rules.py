@@ -61,6 +61,17 @@ def _left_no_record(suspect: Suspect) -> Failure | None:
     return suspect.end(Cause.NO_RECORD, container, message)
 
 
+def _saved_and_left(suspect: Suspect) -> Failure | None:
+    container, record = suspect.failed_container, suspect.record
+    if container is None or record is None or record.reason is not records.Reason.SAVED:
+        return None
+    if not suspect.is_of_a_gang_that_was_disturbed:
+        return None
+    failure = suspect.end(Cause.SAVED, container, record.message)
+    why = f"A pod of the gang was asked to leave. {record.message}"
+    return replace(failure, message=why, last_error_line=None)
+
+
 def _was_preempted(suspect: Suspect) -> Failure | None:
     if ended_well(suspect.pod) or suspect.pod.disruption != _PREEMPTION:
         return None
@@ -265,7 +276,8 @@ def _lost_its_gang(suspect: Suspect) -> Failure | None:
 
 def _was_asked_to_leave(suspect: Suspect) -> Failure | None:
     container, record = suspect.failed_container, suspect.record
-    if container is None or record is None or record.reason is not records.Reason.TERMINATED:
+    left = (records.Reason.TERMINATED, records.Reason.SAVED)
+    if container is None or record is None or record.reason not in left:
         return None
     return suspect.end(Cause.TERMINATED, container, record.message or "it was asked to leave.")
 
@@ -314,6 +326,12 @@ RULES: tuple[Rule, ...] = (
         Cause.NO_RECORD,
         "exit code 0 of rank 0, `output` is set, and no readable record of a version",
         _left_no_record,
+    ),
+    Rule(
+        Cause.SAVED,
+        "the pod's message: its ranks saved at one step and left, since a pod of the gang was "
+        "asked to leave (it is deleted, evicted or preempted, or its node shuts down)",
+        _saved_and_left,
     ),
     Rule(
         Cause.PREEMPTED,

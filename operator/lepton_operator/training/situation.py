@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from lepton_operator import names
 from lepton_operator.api.training import (
     Attempt,
+    RankRestart,
     TrainingJob,
     TrainingJobSpec,
     TrainingJobStatus,
@@ -128,12 +129,49 @@ def _open_attempt(status: TrainingJobStatus, members: Sequence[Member]) -> Attem
 
 def _gang(view: TrainingView, attempt: Attempt, members: Collection[Member]) -> Gang:
     pods = {each.rank: each.pod for each in members}  # of two with one name, the one that exists
-    return Gang(
+    gang = Gang(
         attempt=attempt,
         recorded=any(each.number == attempt.number for each in view.job.status.attempts),
         pods=pods,
         resolved=_resolved(view, attempt, pods.values()),
     )
+    return replace(gang, attempt=_with_told(view, gang))
+
+
+def _with_told(view: TrainingView, gang: Gang) -> Attempt:
+    """Return the open attempt with what its launchers did: a pod that is lost tells nothing more.
+
+    Never less than the status has: the pod of rank 0 may be asked for the first time again.
+    """
+    attempt, told = gang.attempt, view.told
+    if told is None or told.progress.attempt != attempt.number:
+        return attempt
+    found = told.in_place
+    return attempt.model_copy(
+        update={
+            "restarts": max(attempt.restarts or 0, found.restarts) or None,
+            "resumed_from": attempt.resumed_from
+            if found.resumed_from is None
+            else found.resumed_from,
+            "furthest_step": highest((attempt.furthest_step, found.furthest)),
+            "saved": attempt.saved or found.saved or None,
+            "last_restarts": tuple(_placed(view, gang, each) for each in found.last)
+            or attempt.last_restarts,
+        }
+    )
+
+
+def _placed(view: TrainingView, gang: Gang, restart: RankRestart) -> RankRestart:
+    """Return a restart with the node of the pod whose rank failed."""
+    if restart.rank is None:
+        return restart
+    pod = gang.pods.get(restart.rank // build.ranks_per_pod(view.job.spec, gang.resolved))
+    return restart.model_copy(update={"node": pod.node if pod else None})
+
+
+def highest(numbers: Iterable[int | None]) -> int | None:
+    """Return the largest of those that are known."""
+    return max((each for each in numbers if each is not None), default=None)
 
 
 def _resolved(view: TrainingView, attempt: Attempt, pods: Collection[PodView]) -> build.Resolved:

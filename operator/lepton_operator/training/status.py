@@ -30,7 +30,7 @@ from lepton_operator.conditions import (
 )
 from lepton_operator.plan import Manifest
 from lepton_operator.training import ledger
-from lepton_operator.training.situation import Situation
+from lepton_operator.training.situation import Situation, highest
 
 COMPLETE = "Complete"
 FAILED = "Failed"
@@ -45,9 +45,12 @@ MAX_CAUSE = 600  # characters of a cause in a message, so that the advice after 
 class Reason(StrEnum):
     """Every reason of the condition Ready."""
 
+    SCHEDULING = "Scheduling"
     STARTING = "Starting"
     RESTARTING = "Restarting"
     RUNNING = "Running"
+    CHECKPOINTING = "Checkpointing"
+    SUSPENDING = "Suspending"
     SUSPENDED = "Suspended"
     COMPLETE = "Complete"
     NO_CAPACITY = "NoCapacity"
@@ -140,13 +143,21 @@ def active_since(situation: Situation) -> datetime | None:
     return status.start_time
 
 
+def active_seconds(situation: Situation, *, suspended: bool) -> int | None:
+    """Return how long the job was active before it was suspended last; None if it never was."""
+    status = situation.status
+    if not suspended or status.start_time is None or is_true(status.conditions, SUSPENDED):
+        return status.active_seconds
+    lasted = (situation.now - status.start_time).total_seconds()
+    return (status.active_seconds or 0) + max(0, round(lasted))
+
+
 def written(
     situation: Situation,
     verdict: Verdict,
     *,
     attempts: Sequence[Attempt] | None = None,
     restarts: Restarts | None = None,
-    furthest_step: int | None = None,
     progress: Progress | None = None,
     avoided: Sequence[AvoidedNode] | None = None,
     output: OutputStatus | None = None,
@@ -156,7 +167,8 @@ def written(
     """Return the whole wanted status, or None if it is the one that stands."""
     old, generation = situation.status, situation.job.metadata.generation
     kept = tuple(old.attempts if attempts is None else attempts)[-KEPT_ATTEMPTS:]
-    furthest = old.furthest_step if furthest_step is None else furthest_step
+    closed = (each.furthest_step for each in kept if each.outcome != "Running")
+    furthest = highest((old.furthest_step, *closed))
     wanted = TrainingJobStatus(
         observed_generation=generation,
         conditions=summarise(
@@ -181,6 +193,9 @@ def written(
             if each.until > situation.now
         ),
         start_time=active_since(situation),
+        active_seconds=active_seconds(
+            situation, suspended=_is_suspended(situation, kept) and not (ended or end(situation))
+        ),
         completion_time=completion_time or old.completion_time,
         output=output or old.output,
     ).wire()
@@ -191,15 +206,18 @@ def _extras(
     situation: Situation, ended: End | None, attempts: Sequence[Attempt], furthest: int | None
 ) -> list[Extra]:
     extras = [Extra(ended.type, "True", ended.reason, ended.message)] if ended else []
-    if not ended and furthest is None and any(map(_failed_while_it_ran, attempts)):
+    if not ended and furthest is None and _knows_no_progress(attempts):
         extras.append(_NO_STEPS)
     if not ended and _begins_anew(situation.spec):
         extras.append(_NO_CHECKPOINT)
     before = find(situation.status.conditions, SUSPENDED)
     if ended and before:
         return [*extras, Extra(SUSPENDED, before.status, before.reason, before.message)]
-    if situation.spec.suspend and not ended:
+    if _is_suspended(situation, attempts) and not ended:
         return [*extras, Extra(SUSPENDED, "True", Reason.SUSPENDED, "The job is suspended.")]
+    if situation.spec.suspend and not ended:
+        leaving = "The job is being suspended: its ranks save and leave."
+        return [*extras, Extra(SUSPENDED, "False", Reason.SUSPENDING, leaving)]
     if before:
         return [*extras, Extra(SUSPENDED, "False", "Resumed", "The job was resumed.")]
     return extras
@@ -225,13 +243,19 @@ def slow_rank(slow: SlowRank) -> str:
     )
 
 
+def _is_suspended(situation: Situation, attempts: Sequence[Attempt]) -> bool:
+    """Tell whether no attempt is open any more; before, its ranks save and leave."""
+    is_open = bool(attempts) and attempts[-1].outcome == "Running"
+    return situation.spec.suspend and not is_open
+
+
 _NO_STEPS = Extra(
     PROGRESS_KNOWN,
     "False",
     "NoSteps",
     "No rank has reported a step or saved a checkpoint, so every restart counts against its "
-    "budget, however far the run had come: write the step to the file LEPTON_STEP_FILE, or use "
-    "the SDK.",
+    "budget, however far the run had come: write the step to the file LEPTON_STEP_FILE, save to "
+    "the volume that checkpoint.volume names, or use the SDK.",
 )
 
 
@@ -249,6 +273,11 @@ def _begins_anew(spec: TrainingJobSpec) -> bool:
     policy = spec.failure_policy
     may_restart = policy.max_restarts > 0 or policy.max_infrastructure_restarts > 0
     return may_restart and spec.checkpoint is None
+
+
+def _knows_no_progress(attempts: Sequence[Attempt]) -> bool:
+    """Tell whether ranks ran and failed, and none ever told a step or saved a file."""
+    return any(map(_failed_while_it_ran, attempts)) and not any(each.saved for each in attempts)
 
 
 def _failed_while_it_ran(attempt: Attempt) -> bool:

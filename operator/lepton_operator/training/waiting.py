@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from lepton_operator.api.training import Attempt
+from lepton_operator.api.training import Attempt, Cause
 from lepton_operator.build import training as build
 from lepton_operator.conditions import Verdict, cut, sentence
 from lepton_operator.plan import Delete, Plan
@@ -24,13 +24,14 @@ def verdict(situation: Situation) -> Verdict:
 def verdict_after(situation: Situation, previous: Attempt | None) -> Verdict:
     """Return that verdict after this attempt. It holds until all pods of the next one run."""
     if previous is None or previous.outcome != "Failed":
-        number = previous.number + 1 if previous else 1
-        nodes = situation.spec.num_nodes
-        all_run = "its pod runs" if nodes == 1 else f"all {pods_of(nodes)} run"
-        return reconciling(
-            Reason.STARTING, f"Attempt {number} starts: the job is Ready as soon as {all_run}."
-        )
+        return _opening(situation, previous.number + 1 if previous else 1)
     said = cut(previous.message or "It left no message.", MAX_CAUSE)
+    if previous.reason == Cause.SAVED:
+        return reconciling(
+            Reason.RESTARTING,
+            f"Attempt {previous.number + 1} goes on after attempt {previous.number}. "
+            f"{sentence(said)}",
+        )
     if previous.reason in STORE:
         said = said.removesuffix(".").removesuffix("; it is tried again")
         return reconciling(Reason(previous.reason), f"{sentence(said)} It is tried again.")
@@ -38,6 +39,33 @@ def verdict_after(situation: Situation, previous: Attempt | None) -> Verdict:
         Reason.RESTARTING,
         f"Attempt {previous.number + 1} takes the place of attempt {previous.number}, which "
         f"failed. {sentence(said)}",
+    )
+
+
+def _opening(situation: Situation, number: int) -> Verdict:
+    """Return the verdict about an attempt that nothing holds up: placed first, then started."""
+    nodes = situation.spec.num_nodes
+    if situation.gang is None and still_leaving(situation):
+        return reconciling(
+            Reason.SCHEDULING,
+            f"Attempt {number} waits until the pods of the one before are gone.",
+        )
+    if not _are_placed(situation):
+        pods = "its pod has" if nodes == 1 else f"all {pods_of(nodes)} have"
+        return reconciling(
+            Reason.SCHEDULING,
+            f"Attempt {number} waits for the scheduler: its containers start once {pods} a node.",
+        )
+    all_run = "its pod runs" if nodes == 1 else f"all {pods_of(nodes)} run"
+    return reconciling(
+        Reason.STARTING, f"Attempt {number} starts: the job is Ready as soon as {all_run}."
+    )
+
+
+def _are_placed(situation: Situation) -> bool:
+    gang = situation.gang
+    return gang is not None and all(
+        rank in gang.pods and gang.pods[rank].node is not None for rank in situation.ranks
     )
 
 

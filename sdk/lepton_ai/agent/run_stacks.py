@@ -1,4 +1,4 @@
-"""Where the ranks stood when they hung: from the shared folder into the store."""
+"""Where the ranks stood when they hung: their stacks and torch's flight record, into the store."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 from lepton_ai.store import NoStoreError, Store, StoreUnavailableError
 
 FOLDER = "stacks"
-MAX_FILES = 64
-MAX_BYTES = 262_144
+MAX_FILES = 128
+MAX_BYTES = 4 * 1024 * 1024  # a flight record's; stacks are shorter
 LOOK_SECONDS = 1.0
 
-_NAME = re.compile(r"\d{1,6}-\d{1,7}\.txt")
+_NAME = re.compile(r"\d{1,6}-\d{1,7}\.(txt|flight\.json)")
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +47,9 @@ class RunStacks:
     def _keep_each(self) -> None:
         never = threading.Event()
         while not never.wait(LOOK_SECONDS):
-            for path in sorted((self.exchange / FOLDER).glob("*.txt")):
-                if path.name not in self._kept and self.keep(path.name) is None:
+            names = sorted(each.name for each in (self.exchange / FOLDER).glob("*"))
+            for name in filter(_NAME.fullmatch, names):
+                if name not in self._kept and self.keep(name) is None:
                     break
 
     def _store(self, name: str) -> bool:

@@ -41,12 +41,16 @@ class ProgressCollector(Collector):
         yield self._labelled("metric", "what the script reports", "metric", progress.metrics)
 
     def _of_pod(self, progress: Progress) -> Iterator[Metric]:
+        counted = progress.counted_restarts
         facts = {
             "attempt": ("number of the attempt", progress.attempt),
             "generation": ("starts of the ranks in this pod, from 0", progress.generation),
             "step": ("last step that the slowest rank has done", progress.step),
             "steps": ("steps there will be", progress.total_steps),
             "step_seconds": ("recent mean time of a step", progress.step_seconds),
+            "eta_seconds": ("time that the remaining steps take", progress.eta_seconds),
+            "learning_rate": ("of the optimizer's first group", progress.learning_rate),
+            "counted_restarts": ("restarts in this pod that got no further", counted),
             "samples": ("samples seen", progress.samples),
         }
         yield from self._gauges(facts)

@@ -65,6 +65,10 @@ class Board(Protocol):
 
     def finish_checkpoint(self, step: int, seconds: float) -> None: ...
 
+    def offer_to_save(self) -> None: ...
+
+    def leave(self) -> None: ...
+
 
 @dataclass
 class _Save:
@@ -218,6 +222,8 @@ class Checkpointer:
         if self._attempt is None:
             self._gang.from_leader(lambda: self._archive.begin(attempt, base))
             self._attempt = attempt
+            if self._board is not None:
+                self._board.offer_to_save()
         self._next_save = time.monotonic() + self._interval().seconds
         self._meter.step_began(time.monotonic())
 
@@ -431,7 +437,8 @@ class Checkpointer:
                 f"Asked to save and leave, but step {self._last_step} could not be saved: {error} "
                 f"The last good checkpoint is {self._last_good()}."
             )
-        self._enter("done")
+        if self._board is not None:
+            self._board.leave()
         self._say(logging.INFO, f"Step {self._last_step} is saved; leaving, as asked.")
         raise SystemExit(0)
 

@@ -174,6 +174,12 @@ class Board:
         assert seconds >= 0
         self.lines.append(f"checkpoint {step}")
 
+    def offer_to_save(self) -> None:
+        self.lines.append("offers to save")
+
+    def leave(self) -> None:
+        self.lines.append("leaves")
+
 
 Break = Callable[[Path], None]
 
@@ -338,11 +344,15 @@ class TestRestoring(FolderTest):
         told = "step {0} of 20, {0}0 samples, {{'loss': 0.5}}"
         self.assertEqual(
             first.lines,
-            [line.format(1) for line in ("restoring", "training", told, *ending)],
+            [line.format(1) for line in ("restoring", "offers to save", "training", told, *ending)],
         )
         self.assertEqual(
             second.lines,
-            [line.format(2) for line in ("restoring", "resumed from 1", "training", told, *ending)],
+            [
+                line.format(2)
+                for line in ("restoring", "offers to save", "resumed from 1", "training", told)
+            ]
+            + [line.format(2) for line in ending],
         )
 
     def test_a_rank_of_the_launcher_reports_to_it(self) -> None:

@@ -92,6 +92,17 @@ def test_a_pod_that_was_evicted_and_one_that_is_disrupted() -> None:
     assert not bodies.pod_view(objects.pod()).deleted_by_eviction
 
 
+def test_a_pod_that_leaves_says_when_it_will_be_killed() -> None:
+    deleted, disrupted = objects.pod(), objects.pod()
+    deleted["metadata"]["deletionTimestamp"] = "2026-11-22T04:01:00Z"
+    target = {"type": "DisruptionTarget", "status": "True"}
+    disrupted["status"]["conditions"] = [target | {"lastTransitionTime": "2026-11-22T04:00:10Z"}]
+    disrupted["spec"]["terminationGracePeriodSeconds"] = 50
+    for body in (deleted, disrupted):
+        assert bodies.pod_view(body).leaves_by == datetime(2026, 11, 22, 4, 1, tzinfo=UTC)
+    assert bodies.pod_view(objects.pod()).leaves_by is None
+
+
 def test_a_pod_without_status_fields_is_pending() -> None:
     body = objects.pod()
     body["status"] = {}

@@ -7,6 +7,7 @@ import gzip
 import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 import aiohttp
@@ -14,9 +15,10 @@ import pytest
 from aiohttp import web
 
 from lepton_operator import names, progress
-from lepton_operator.api.training import Progress, SlowRank, Spent
+from lepton_operator.api.training import SlowRank, Spent
 from lepton_operator.cache import Cache, Key
 from lepton_operator.telemetry import Telemetry
+from lepton_operator.views import Told
 from tests.builders import NOW
 from tests.unit.runtime import objects
 
@@ -29,6 +31,7 @@ TOLD: dict[str, Any] = {
     "totalSteps": 1000,
     "stepSeconds": 0.25,
     "metrics": {"loss": 0.5, "lr": 1e-3},
+    "learningRate": 1e-3,
     "checkpoint": {"step": 100, "ageSeconds": 5.0, "seconds": 1.5},
     "ranks": [{"rank": 0, "step": 121}],
     "slow": {"rank": 5, "node": 1, "factor": 1.973},
@@ -79,7 +82,7 @@ def a_cache(rank: str = "0", **status: Any) -> Cache:
     return cache
 
 
-async def heard(sidecar: Sidecar, cache: Cache, rounds: int = 1) -> tuple[Progress | None, int]:
+async def heard(sidecar: Sidecar, cache: Cache, rounds: int = 1) -> tuple[Told | None, int]:
     """What is known of the job after so many rounds, and how often it was woken."""
     woken: list[Key] = []
     async with serving(sidecar) as port, aiohttp.ClientSession(auto_decompress=False) as session:
@@ -94,11 +97,39 @@ async def test_what_rank_0_tells_is_known_and_wakes_its_job_once() -> None:
     sidecar = Sidecar(json.dumps(TOLD).encode())
     found, woken = await heard(sidecar, a_cache(), rounds=3)
     assert found is not None
-    assert (found.attempt, found.phase, found.step, found.eta_seconds) == (2, "training", 120, 220)
-    assert found.metrics == {"loss": "0.5", "lr": "0.001"}
-    assert found.slow == SlowRank(rank=5, pod=1, factor="1.97")
-    assert found.ledger == Spent(start="3.5")
+    told = found.progress
+    assert (told.attempt, told.phase, told.step, told.eta_seconds) == (2, "training", 120, 220)
+    assert (told.steps, told.steps_per_second, told.learning_rate) == ("120/1000", "4", "0.001")
+    assert told.metrics == {"loss": "0.5", "lr": "0.001"}
+    assert told.checkpoint_step == 100
+    assert told.checkpoint_time == told.time - timedelta(seconds=5)
+    assert told.leave_seconds == 4  # twice 1.5 s, and three steps of 0.25 s
+    assert told.slow == SlowRank(rank=5, pod=1, factor="1.97")
+    assert told.ledger == Spent(start="3.5")
     assert (sidecar.asked, woken) == (1, 1)
+
+
+SPENT: dict[str, Any] = {
+    "resumedFrom": 100,
+    "furthest": 110,
+    "saved": True,
+    "countedRestarts": 2,
+    "restarts": [
+        {"generation": each, "reason": "UserError", "rank": 3, "signal": 9, "message": "x\n" * 300}
+        for each in range(8)
+    ],
+}
+
+
+def test_what_the_launchers_did_themselves_is_told_too() -> None:
+    found = progress.parse(json.dumps(TOLD | SPENT).encode(), NOW)
+    assert found is not None
+    told = found.in_place
+    assert (told.restarts, told.resumed_from, told.furthest, told.saved) == (2, 100, 110, True)
+    assert [each.generation for each in told.last] == [3, 4, 5, 6, 7]
+    assert len(told.last[0].message or "") == 256
+    assert "\n" not in (told.last[0].message or "")
+    assert found.progress.wire().keys().isdisjoint(SPENT)
 
 
 @pytest.mark.parametrize(
@@ -167,6 +198,9 @@ async def test_a_pod_that_does_not_answer_is_asked_more_and_more_seldom() -> Non
         pytest.param({"metrics": [1]}, id="a list for metrics"),
         pytest.param({"ledger": {"hang": -1}}, id="a time below 0"),
         pytest.param({"slow": {"rank": 0, "node": 0, "factor": 0.5}}, id="a fast slow rank"),
+        pytest.param({"countedRestarts": 1001}, id="more restarts than a job may have"),
+        pytest.param({"restarts": [{"generation": 0, "reason": "PodLost"}]}, id="not its word"),
+        pytest.param({"restarts": SPENT["restarts"] * 9}, id="too many restarts"),
     ],
 )
 def test_a_document_that_is_out_of_bounds_is_none(changed: dict[str, Any]) -> None:
@@ -177,10 +211,10 @@ def test_a_metric_that_is_none_is_left_out() -> None:
     told = TOLD | {"metrics": {"loss": float("nan"), "a b": 1, "ok": 1}}
     found = progress.parse(json.dumps(told).encode(), NOW)
     assert found is not None
-    assert found.metrics == {"ok": "1"}
+    assert found.progress.metrics == {"ok": "1"}
 
 
 def test_an_end_that_no_calendar_holds_is_not_told() -> None:
     found = progress.parse(json.dumps(TOLD | {"totalSteps": 2**50}).encode(), NOW)
     assert found is not None
-    assert found.eta_seconds is None
+    assert found.progress.eta_seconds is None

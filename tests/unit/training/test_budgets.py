@@ -8,11 +8,12 @@ import pytest
 
 from lepton_launcher.options import Options, parse_options
 from lepton_operator import names
-from lepton_operator.api.training import TrainingJob
+from lepton_operator.api.training import Progress, TrainingJob
 from lepton_operator.build import training as build
 from lepton_operator.plan import Plan
-from lepton_operator.views import PodView
+from lepton_operator.views import InPlace, PodView, Told
 from tests.builders import (
+    NOW,
     a_container,
     a_node,
     a_pod,
@@ -30,6 +31,7 @@ from tests.unit.training.builders import (
     conditions,
     decide,
     status_of,
+    with_status,
 )
 
 NODES = tuple(a_node(f"node-{number}") for number in range(1, 9))
@@ -244,11 +246,89 @@ def test_the_launchers_know_how_far_earlier_attempts_came() -> None:
 
 
 @pytest.mark.parametrize(("action", "left"), [("Restart", 3), ("Fail", 0), ("Ignore", 0)])
-def test_where_rules_say_more_than_restart_every_failure_comes_to_the_operator(
-    action: str, left: int
+@pytest.mark.parametrize("match", [{"messagePattern": "nan"}, {"reasons": ["UserError"]}])
+def test_where_a_rule_may_be_about_any_failure_all_come_to_the_operator(
+    match: dict[str, Any], action: str, left: int
 ) -> None:
-    rules = [{"match": {"exitCodes": [42]}, "action": action}]
+    rules = [{"match": match, "action": action}]
     assert launcher_of(a_job(rules=rules)).max_restarts == left
+
+
+def test_the_launchers_know_the_ends_that_a_rule_is_about() -> None:
+    rules = [
+        {"match": {"exitCodes": [42, 3], "messagePattern": "nan"}, "action": "Fail"},
+        {"match": {"signals": [9]}, "action": "Ignore"},
+        {"match": {"exitCodes": [4], "signals": [7]}, "action": "RestartElsewhere"},
+        {"match": {"exitCodes": [5]}, "action": "Restart"},
+    ]
+    launcher = launcher_of(a_job(rules=rules))
+    assert launcher.max_restarts == 3
+    assert sorted(launcher.final_exit_codes) == [3, 4, 42]
+    assert sorted(launcher.final_signals) == [9]
+
+
+def told(**in_place: Any) -> Told:
+    """What rank 0 of attempt 2 told last."""
+    at = NOW.replace(microsecond=0)
+    progress = Progress(time=at, attempt=2, phase="training", step=140)
+    return Told(progress, InPlace(**in_place))
+
+
+def test_a_lost_pod_s_gang_is_known_by_what_it_told() -> None:
+    job = a_job(furthest=100)
+    decided = decide(a_view(job, LOST, nodes=NODES, told=told(restarts=2, furthest=90)))
+    counted = {"user": 2, "infrastructure": 1, "withoutProgress": 3}
+    assert (restarts(decided), budget(decided)) == (counted, "Infrastructure")
+    attempt = status_of(decided)["attempts"][-1]
+    assert (attempt["step"], attempt["furthestStep"], attempt["restarts"]) == (140, 90, 2)
+
+
+def test_a_lost_pod_s_gang_that_got_further_is_free() -> None:
+    decided = decide(a_view(a_job(furthest=100), LOST, nodes=NODES, told=told(furthest=130)))
+    assert (restarts(decided), budget(decided)) == ({}, None)
+    assert status_of(decided)["furthestStep"] == 130
+
+
+def test_what_the_status_knows_of_a_gang_outlives_the_operator() -> None:
+    job = a_job(furthest=100)
+    running = a_pod(0, attempt=2, running=True)
+    in_status = decide(a_view(job, running, told=told(restarts=2, furthest=130)))
+    decided = close(after(job, in_status), LOST)
+    assert restarts(decided) == {"user": 2}
+    assert status_of(decided)["furthestStep"] == 130
+
+
+def test_a_step_that_was_told_is_too_old_to_tell_errors_apart() -> None:
+    no_message = a_pod(0, attempt=2, failed=True)
+    decided = decide(a_view(a_job(furthest=100), no_message, nodes=NODES, told=told()))
+    assert "step" not in status_of(decided)["attempts"][-1]
+
+
+# --- a script that tells no steps, and saves by itself
+
+SAVED = a_pod(0, attempt=2, failed=True, said=said(saved=True))
+
+
+def test_a_file_that_was_completed_is_progress_where_no_steps_are_known() -> None:
+    decided = close(a_job(maxRestarts=0), SAVED)
+    assert (restarts(decided), budget(decided)) == ({}, None)
+    assert conditions(decided) == {"Ready": "False", "Reconciling": "True"}
+    lost = decide(a_view(a_job(), LOST, nodes=NODES, told=told(saved=True)))
+    assert (restarts(lost), budget(lost)) == ({}, None)
+
+
+def test_files_count_nothing_where_steps_are_known() -> None:
+    assert budget(close(a_job(furthest=100), SAVED)) == "User"
+
+
+def test_a_job_that_has_saved_before_is_ended_by_restarts_without_progress() -> None:
+    job = a_job(maxRestarts=9, maxRestartsWithoutProgress=0)
+    attempts = [{**job.wire()["status"]["attempts"][0], "saved": True}]
+    attempts.append(job.wire()["status"]["attempts"][1])
+    job = with_status(job, {**job.wire()["status"], "attempts": attempts})
+    decided = close(job, failed())
+    assert reason(decided) == "NoProgress"
+    assert "without completing a file in checkpoint.volume" in condition(decided).message
 
 
 def test_a_success_tells_what_it_cost() -> None:

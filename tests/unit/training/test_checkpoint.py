@@ -9,7 +9,7 @@ import pytest
 
 from lepton_ai.checkpoints.interval import PRIOR
 from lepton_ai.checkpoints.settings import Settings
-from lepton_operator.api.training import Attempt, TrainingJob
+from lepton_operator.api.training import Attempt, Progress, TrainingJob
 from lepton_operator.build import training as build
 from lepton_operator.build.failure_rate import mtbf_seconds
 from tests.builders import NOW, a_pod, a_training_job, defaults
@@ -48,6 +48,45 @@ def test_the_sdk_saves_where_the_job_says_below_a_folder_of_the_run() -> None:
     assert found.mtbf_seconds == PRIOR.mtbf_seconds(2)
     found = settings(intervalSeconds=90, keep=7)
     assert (found.interval_seconds, found.keep) == (90, 7)
+
+
+def options(job: TrainingJob, **resolving: Any) -> dict[str, str]:
+    """What the launcher of its pod is told."""
+    pod = build.pod(job, build.resolve(job.spec, defaults(), **resolving), 1, 0)
+    train = pod["spec"]["containers"][0]["command"]
+    told = dict(each.split("=", 1) for each in train[3 : train.index("--")])
+    return {**told, "pod": str(pod["spec"]["terminationGracePeriodSeconds"])}
+
+
+@pytest.mark.parametrize(
+    ("spec", "leave_seconds", "expected"),
+    [
+        pytest.param({}, None, "30", id="nothing was saved yet"),
+        pytest.param({}, 12, "30", id="never less than the chart says"),
+        pytest.param({}, 95, "105", id="what saving takes, and a reserve"),
+        pytest.param({}, 86_400, "3600", id="within bounds"),
+        pytest.param({"terminationGracePeriodSeconds": 60}, 95, "60", id="the user's own wins"),
+    ],
+)
+def test_the_grace_period_follows_from_what_saving_takes(
+    spec: dict[str, Any], leave_seconds: int | None, expected: str
+) -> None:
+    told = options(a_training_job(**spec), leave_seconds=leave_seconds)
+    assert (told["pod"], told["--grace-seconds"]) == (expected, expected)
+
+
+def test_the_next_attempt_gets_the_grace_that_the_one_before_needed() -> None:
+    progress = Progress(time=NOW, attempt=1, phase="training", leave_seconds=95)
+    job = a_training_job()
+    job = job.model_copy(update={"status": job.status.model_copy(update={"progress": progress})})
+    (made,) = decide(a_view(job)).create
+    assert made.manifest["spec"]["terminationGracePeriodSeconds"] == 105
+
+
+def test_a_script_gets_the_signal_of_its_choice() -> None:
+    job = a_training_job(volumes=VOLUMES, checkpoint={"volume": "state", "signal": "SIGUSR1"})
+    assert options(job)["--leave-signal"] == "SIGUSR1"
+    assert "--leave-signal" not in options(a_training_job())
 
 
 def test_without_a_place_nothing_is_said_of_one() -> None:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from lepton_operator.api.training import Attempt, Ledger, Progress, Spent, TrainingJob
 from lepton_operator.build import training as build
-from lepton_operator.training.ledger import CLASSES, Span, Told, of_attempt, with_late_word
-from lepton_operator.views import ContainerView, PodView
+from lepton_operator.training.ledger import CLASSES, LastWord, Span, of_attempt, with_late_word
+from lepton_operator.views import ContainerView, PodView, Told
 from tests.builders import NOW, a_container, a_pod, a_record, ago, stamp
 from tests.unit.training.builders import a_view, after, an_open_job, decide, status_of
 
@@ -64,8 +64,8 @@ def a_span(end: float, running: float | None = 40) -> Span:
     return Span(BEGIN, BEGIN + timedelta(seconds=end), at(running))
 
 
-def told(seconds: Mapping[str, float], since: float = 40, *, is_final: bool = True) -> Told:
-    return Told(seconds, BEGIN + timedelta(seconds=since), is_final)
+def told(seconds: Mapping[str, float], since: float = 40, *, is_final: bool = True) -> LastWord:
+    return LastWord(seconds, BEGIN + timedelta(seconds=since), is_final)
 
 
 def told_classes(classes: Mapping[str, float]) -> dict[str, float]:
@@ -137,7 +137,7 @@ def test_the_last_pod_of_a_gang_decides_when_it_runs() -> None:
         pytest.param(told(RANKS, is_final=False), "unobserved", id="a pod lost without a word"),
     ],
 )
-def test_what_is_left_after_the_last_word(word: Told, rest: str) -> None:
+def test_what_is_left_after_the_last_word(word: LastWord, rest: str) -> None:
     ended = "waiting" if rest == "unobserved" else rest
     known = of_attempt(a_span(130), [a_started_pod()], told(RANKS), "waiting")
     classes = of_attempt(a_span(150), [a_started_pod()], word, ended)  # type: ignore[arg-type]
@@ -187,7 +187,7 @@ TOLD = st.none() | st.builds(
 
 @given(PODS, TOLD, st.integers(0, 300), st.sampled_from(["waiting", "checkpointing"]))
 def test_every_second_is_in_one_class_whatever_pods_and_launchers_say(
-    pods: list[PodView], word: Told | None, end: int, rest: Any
+    pods: list[PodView], word: LastWord | None, end: int, rest: Any
 ) -> None:
     started = [each.started for pod in pods for each in pod.containers]
     known = [moment for moment in started if moment is not None]
@@ -224,8 +224,8 @@ def running_pod(rank: int = 0, **more: Any) -> PodView:
     )
 
 
-def progress(**spent: str) -> Progress:
-    return Progress(time=seconds_ago(0), attempt=1, phase="training", ledger=Spent(**spent))
+def progress(**spent: str) -> Told:
+    return Told(Progress(time=seconds_ago(0), attempt=1, phase="training", ledger=Spent(**spent)))
 
 
 def failed(job: TrainingJob, *pods: PodView, **more: Any) -> TrainingJob:
@@ -239,7 +239,7 @@ def last(job: TrainingJob) -> Attempt:
 def test_a_running_attempt_tells_what_is_settled() -> None:
     job = an_open_job(resourcesPerNode=GPUS)
     news = progress(start="4", productive="11.5")
-    job = after(job, decide(a_view(job, running_pod(), progress=news)))
+    job = after(job, decide(a_view(job, running_pod(), told=news)))
     expected = {
         "waiting": 10,
         "image": 30,
@@ -278,7 +278,7 @@ def test_the_time_until_the_next_attempt_is_the_job_s() -> None:
 
 def test_a_pod_lost_without_a_word_leaves_what_rank_0_told_last() -> None:
     job, pod = an_open_job(), running_pod()
-    job = after(job, decide(a_view(job, pod, progress=progress(productive="10"))))
+    job = after(job, decide(a_view(job, pod, told=progress(productive="10"))))
     job = failed(job, replace(pod, gone=True))
     found = ledger_of(last(job).ledger)
     assert (found["productive"], found["unobserved"]) == (10, 10)
@@ -286,7 +286,7 @@ def test_a_pod_lost_without_a_word_leaves_what_rank_0_told_last() -> None:
 
 def test_the_last_words_of_a_closed_attempt_complete_its_ledger_once() -> None:
     job, first, lost = an_open_job(2), running_pod(), running_pod(1)
-    job = after(job, decide(a_view(job, first, lost, progress=progress(productive="5"))))
+    job = after(job, decide(a_view(job, first, lost, told=progress(productive="5"))))
     job = failed(job, first, replace(lost, deleting=True))
     assert ledger_of(last(job).ledger)["unobserved"] == 15
     said = a_record("Failed", reason="Terminated", ledger={"productive": 14, "repeated": 40})

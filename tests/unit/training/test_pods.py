@@ -109,6 +109,14 @@ def test_the_record_of_the_defaults_stays_below_2_kib_whatever_a_user_asks() -> 
     assert len(pod["metadata"]["annotations"][names.RESOLVED].encode()) < 2048
 
 
+def test_a_thousand_variables_reach_every_rank() -> None:
+    env = {f"V{number}": "x" * 100 for number in range(1000)}
+    for pod in pods(a_training_job(2, env=[{"name": n, "value": v} for n, v in env.items()])):
+        told = {each["name"]: each["value"] for each in pod["spec"]["containers"][0]["env"]}
+        assert told.items() >= env.items()
+        assert len(json.dumps(pod)) < 262_144
+
+
 def test_a_very_long_entrypoint_is_kept_whole_for_the_launcher_and_cut_for_the_lineage() -> None:
     entrypoint = ["train.py", *(f"--option-{number}={'v' * 100}" for number in range(200))]
     (pod,) = pods(a_training_job(entrypoint=entrypoint, output="digits"))

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from lepton_operator.api.training import Progress, SlowRank, TrainingJob
+from lepton_operator.api.training import Progress, RankRestart, SlowRank, TrainingJob
 from lepton_operator.training.status import Reason
-from lepton_operator.views import PodView
+from lepton_operator.views import InPlace, PodView, Told
 from tests.builders import NOW, a_node, a_pod, a_waiting_container, ago, stamp
 from tests.unit.training.builders import (
     a_restarting_job,
@@ -42,26 +42,115 @@ def test_a_fake_node_s_pod_runs_by_its_phase() -> None:
 # --- what rank 0 tells
 
 
-def told(step: int, *, attempt: int = 1, seconds_ago: float = 0) -> Progress:
+def told(
+    step: int,
+    *,
+    attempt: int = 1,
+    seconds_ago: float = 0,
+    in_place: InPlace = InPlace(),  # noqa: B008 - frozen
+    **more: Any,
+) -> Told:
     at = NOW.replace(microsecond=0) - timedelta(seconds=seconds_ago)
-    return Progress(time=at, attempt=attempt, phase="training", step=step)
+    facts = {"phase": "training", **more}
+    return Told(Progress(time=at, attempt=attempt, step=step, **facts), in_place)
 
 
-def written_step(job: TrainingJob, progress: Progress | None) -> int | None:
+def written_step(job: TrainingJob, progress: Told | None) -> int | None:
     """The step in the status that is written; None if none is."""
-    decided = decide(a_view(job, a_pod(0, running=True), progress=progress))
+    decided = decide(a_view(job, a_pod(0, running=True), told=progress))
     found: dict[str, Any] = (decided.status or {}).get("progress", {})
     return found.get("step")
 
 
+def test_the_longest_time_to_leave_is_kept_over_attempts() -> None:
+    job = an_open_job()
+    for attempt, seconds, longest in ((1, 20, 20), (1, 8, 20), (1, 31, 31)):
+        before = job.status.progress
+        ago = (NOW - before.time).total_seconds() - 31 if before else 100
+        news = told(5, attempt=attempt, seconds_ago=round(ago), leave_seconds=seconds)
+        job = after(job, decide(a_view(job, a_pod(0, running=True), told=news)))
+        assert job.status.progress is not None
+        assert job.status.progress.leave_seconds == longest
+
+
 def test_progress_is_written_at_once_and_then_each_30_seconds() -> None:
     job = an_open_job()
-    decided = decide(a_view(job, a_pod(0, running=True), progress=told(5, seconds_ago=29)))
+    decided = decide(a_view(job, a_pod(0, running=True), told=told(5, seconds_ago=29)))
     job = after(job, decided)
-    assert job.status.progress == told(5, seconds_ago=29)
+    assert job.status.progress == told(5, seconds_ago=29).progress
     assert written_step(job, told(5, seconds_ago=29)) is None
     assert written_step(job, told(7)) is None
     assert written_step(job, told(8, seconds_ago=-1)) == 8
+
+
+SAID = "RuntimeError: cosmic rays"
+KILLED = RankRestart(generation=0, reason="UserError", rank=1, signal=9, step=40, message=SAID)
+HUNG = RankRestart(generation=1, reason="Hang", rank=0, step=60, message="Rank 0 hangs.")
+
+
+@pytest.mark.parametrize(
+    ("progress", "reason", "words"),
+    [
+        pytest.param(told(5), "Running", ["trains on 2 pods"], id="it trains"),
+        pytest.param(
+            told(5, phase="checkpointing"), "Checkpointing", ["saves a checkpoint"], id="it saves"
+        ),
+        pytest.param(
+            told(5, attempt=7, phase="checkpointing"), "Running", [], id="another attempt's save"
+        ),
+        pytest.param(
+            told(5, generation=1, phase="rendezvous", in_place=InPlace(last=(KILLED,))),
+            "Restarting",
+            ["rank 1 on node node-1 was ended by SIGKILL after step 40", SAID],
+            id="its ranks are started again in their pods",
+        ),
+        pytest.param(
+            told(5, generation=2, in_place=InPlace(last=(KILLED, HUNG))),
+            "Running",
+            ["Last restart in its pods: rank 0 on node node-1 hung after step 60"],
+            id="they were, and train",
+        ),
+    ],
+)
+def test_where_a_job_stands_is_told_by_rank_0(
+    progress: Told, reason: str, words: list[str]
+) -> None:
+    pods = (a_pod(0, running=True), a_pod(1, running=True))
+    decided = decide(a_view(an_open_job(2), *pods, told=progress))
+    assert condition(decided).reason == reason
+    assert condition(decided).status == ("False" if reason == "Restarting" else "True")
+    assert all(word in condition(decided).message for word in words)
+
+
+def test_restarts_in_the_pods_are_told_while_the_attempt_goes_on() -> None:
+    in_place = InPlace(restarts=2, resumed_from=50, furthest=55, last=(KILLED, HUNG))
+    pods = (a_pod(0, running=True), a_pod(1, running=True, node="node-2"))
+    decided = decide(a_view(an_open_job(2), *pods, told=told(60, in_place=in_place)))
+    attempt = status_of(decided)["attempts"][0]
+    assert (attempt["outcome"], attempt["restarts"]) == ("Running", 2)
+    assert (attempt["resumedFrom"], attempt["furthestStep"]) == (50, 55)
+    assert attempt["lastRestarts"][0] == {
+        "generation": 0,
+        "reason": "UserError",
+        "rank": 1,
+        "node": "node-2",
+        "signal": 9,
+        "step": 40,
+        "message": SAID,
+    }
+    assert attempt["lastRestarts"][1]["node"] == "node-1"
+    assert "furthestStep" not in status_of(decided)
+
+
+def test_a_sidecar_that_forgot_takes_nothing_back() -> None:
+    in_place = InPlace(restarts=2, furthest=55, last=(KILLED,))
+    pod = a_pod(0, running=True)
+    decided = decide(a_view(an_open_job(), pod, told=told(60, in_place=in_place)))
+    job = after(an_open_job(), decided)
+    again = decide(a_view(job, pod, told=told(61, seconds_ago=-30)))
+    attempt = status_of(again)["attempts"][0]
+    assert (attempt["restarts"], attempt["furthestStep"]) == (2, 55)
+    assert len(attempt["lastRestarts"]) == 1
 
 
 def test_an_earlier_attempt_s_words_are_not_this_one_s() -> None:
@@ -69,21 +158,19 @@ def test_an_earlier_attempt_s_words_are_not_this_one_s() -> None:
 
 
 def test_a_new_attempt_s_progress_does_not_wait() -> None:
-    status = an_open_job().status.wire() | {"progress": told(900, attempt=1).wire()}
+    status = an_open_job().status.wire() | {"progress": told(900, attempt=1).progress.wire()}
     status["attempts"] = [
         {**status["attempts"][0], "outcome": "Failed", "endTime": stamp(ago(9))},
         {**status["attempts"][0], "number": 2},
     ]
     job = with_status(an_open_job(), status)
     pod = a_pod(0, attempt=2, running=True)
-    decided = decide(a_view(job, pod, progress=told(901, attempt=2)))
+    decided = decide(a_view(job, pod, told=told(901, attempt=2)))
     assert status_of(decided)["progress"]["attempt"] == 2
 
 
 def test_what_was_told_last_stays_when_nothing_new_is_told() -> None:
-    job = after(
-        an_open_job(), decide(a_view(an_open_job(), a_pod(0, running=True), progress=told(5)))
-    )
+    job = after(an_open_job(), decide(a_view(an_open_job(), a_pod(0, running=True), told=told(5))))
     decided = decide(a_view(job, a_pod(0, failed=True)))
     assert status_of(decided)["progress"]["step"] == 5
 
@@ -121,14 +208,14 @@ def test_what_holds_up_a_gang_is_said_in_a_sentence(
     assert all(word in condition(decided).message for word in words)
 
 
-def test_stages_of_an_ordinary_start_are_no_writes() -> None:
+def test_a_start_is_two_stages_and_no_write_for_each_pod() -> None:
     job = an_open_job(2)
-    for pods in (
-        (a_pod(0, node=None), a_pod(1, node=None)),
-        (a_pod(0), a_pod(1)),
-        (a_pod(0, running=True), a_pod(1)),
-    ):
+    assert job.status.conditions[0].reason == "Scheduling"
+    for pods in ((a_pod(0, node=None), a_pod(1, node=None)), (a_pod(0), a_pod(1, node=None))):
         assert decide(a_view(job, *pods)).status is None
+    placed = decide(a_view(job, a_pod(0), a_pod(1)))
+    assert condition(placed).reason == "Starting"
+    assert decide(a_view(after(job, placed), a_pod(0, running=True), a_pod(1))).status is None
 
 
 def test_a_restarted_job_says_so_until_it_runs() -> None:
@@ -159,34 +246,34 @@ def test_every_reason_that_can_be_said_is_in_the_closed_list_and_fits_a_conditio
 # --- slow ranks
 
 
-def slow(factor: str = "2", *, attempt: int = 1, seconds_ago: float = 0) -> Progress:
+def slow(factor: str = "2", *, attempt: int = 1, seconds_ago: float = 0) -> Told:
     found = SlowRank(rank=1, pod=1, factor=factor)
-    return told(5, attempt=attempt, seconds_ago=seconds_ago).model_copy(update={"slow": found})
+    return told(5, attempt=attempt, seconds_ago=seconds_ago, slow=found)
 
 
 PODS = (a_pod(0, running=True), a_pod(1, running=True, node="node-2"))
 
 
 def test_a_slow_rank_is_named_with_its_node_in_a_condition_and_one_event() -> None:
-    decided = decide(a_view(an_open_job(2), *PODS, progress=slow(seconds_ago=60)))
+    decided = decide(a_view(an_open_job(2), *PODS, told=slow(seconds_ago=60)))
     named = condition(decided, "SlowRank")
     assert (named.status, named.reason) == ("True", "SlowRank")
     assert named.message.startswith("Rank 1 (pod 1 on node node-2) takes 2 times as long")
     assert [each.reason for each in decided.events] == ["SlowRank"]
     assert status_of(decided)["progress"]["slow"]["node"] == "node-2"
-    again = decide(a_view(after(an_open_job(2), decided), *PODS, progress=slow("2.1")))
+    again = decide(a_view(after(an_open_job(2), decided), *PODS, told=slow("2.1")))
     assert "2.1 times" in condition(again, "SlowRank").message
     assert again.events == ()
 
 
 def test_a_rank_that_keeps_up_again_is_no_longer_named() -> None:
-    decided = decide(a_view(an_open_job(2), *PODS, progress=slow(seconds_ago=60)))
+    decided = decide(a_view(an_open_job(2), *PODS, told=slow(seconds_ago=60)))
     job = after(an_open_job(2), decided)
-    assert conditions(decide(a_view(job, *PODS, progress=told(9)))) == {"Ready": "True"}
+    assert conditions(decide(a_view(job, *PODS, told=told(9)))) == {"Ready": "True"}
 
 
 def test_a_slow_rank_is_that_of_an_attempt_that_runs() -> None:
-    decided = decide(a_view(an_open_job(2), *PODS, progress=slow(seconds_ago=60)))
+    decided = decide(a_view(an_open_job(2), *PODS, told=slow(seconds_ago=60)))
     job = after(an_open_job(2), decided)
     closed = decide(a_view(job, PODS[0], a_pod(1, failed=True)))
     assert "SlowRank" not in conditions(closed)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lepton_operator.api.training import TrainingJob
+from lepton_operator.build import training as build
 from lepton_operator.plan import Plan
 from lepton_operator.training.avoidance import AVOIDED_SECONDS
 from lepton_operator.views import PodView
@@ -129,6 +130,13 @@ def test_the_second_at_one_step_on_one_node_moves_that_pod() -> None:
     )
     assert entry["until"] == stamp(WHOLE_NOW + timedelta(seconds=AVOIDED_SECONDS))
     assert [each.reason for each in decided.events] == ["AttemptFailed", "NodeAvoided"]
+
+
+def test_after_a_pod_was_moved_the_first_failure_comes_to_the_operator() -> None:
+    job = a_job(failed(1, 100))
+    moved = after(job, close(job, a_failed_pod(job, bug(100))))
+    assert build.restarts_left(job) > 0
+    assert build.restarts_left(moved) == 0
 
 
 def test_on_another_node_it_is_the_user_s_and_fails_fast_with_its_message() -> None:

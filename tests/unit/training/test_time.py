@@ -88,7 +88,8 @@ def test_a_resume_waits_until_the_suspended_pods_are_gone() -> None:
     job = with_spec(suspended_job(), suspend=False)
     decided = decide(a_view(job, a_pod(0, running=True, deleting=True)))
     assert created(decided) == []
-    assert condition(decided).reason == "Starting"
+    assert condition(decided).reason == "Scheduling"
+    assert "until the pods of the one before are gone" in condition(decided).message
 
 
 def test_where_nodes_are_not_watched_a_suspension_comes_to_rest_by_the_clock() -> None:
