@@ -104,12 +104,15 @@ images-push: venv  ## push them, and write images.json for the chart: REGISTRY=r
 
 ##@ Benchmarks (a table, and a JSON object as the last line)
 
-.PHONY: bench-apply bench-burst bench-rollout
+.PHONY: bench-apply bench-burst bench-rollout bench-recovery
 bench-apply: venv  ## apply to first pod, writes at rest, memory
 	$(RUN) -m bench.apply
 
-bench-burst: venv  ## KIND=trainingjob|inferenceservice COUNT=1000 on fake nodes
-	$(RUN) -m bench.burst --kind $(or $(KIND),trainingjob) --count $(or $(COUNT),1000)
+bench-burst: venv  ## KIND=trainingjob|inferenceservice COUNT=1000 on fake nodes; or PODS=1000 of one job
+	$(RUN) -m bench.burst --kind $(or $(KIND),trainingjob) --count $(or $(COUNT),1000) $(if $(PODS),--pods $(PODS))
 
 bench-rollout: venv  ## requests that fail while versions and pods change
 	$(RUN) -m bench.rollout
+
+bench-recovery: venv  ## what each fault costs a training: COUNT=3 FAULTS=pod,node
+	$(RUN) -m bench.recovery --count $(or $(COUNT),3) $(if $(FAULTS),--faults $(FAULTS))

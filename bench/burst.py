@@ -1,7 +1,8 @@
 """A thousand objects at once, on fake nodes: when the last pod is there, when the last is Ready.
 
 The floor, in the same run: a client that creates a thousand bare pods itself.
-`make bench-burst KIND=trainingjob|inferenceservice COUNT=1000`
+`make bench-burst KIND=trainingjob|inferenceservice COUNT=1000`; one job of many pods instead:
+`make bench-burst PODS=1000`
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bench.clients import Client, client
+from bench.gang import gang
 from bench.installed import Bench, installed, last_line
 from bench.objects import bare_pod, inference_service, settle, training_job
 from e2e.kubectl import Kubectl
@@ -101,14 +103,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kind", choices=KINDS, default="trainingjob")
     parser.add_argument("--count", type=int, default=1000)
+    parser.add_argument("--pods", type=int, help="one TrainingJob of so many pods, instead")
     options = parser.parse_args()
     with installed(FAKE_NODES) as bench:
-        bench.kubectl.apply(bench.accepted_model())
-        settle(bench)
-        figures = burst(bench, options.kind, options.count)
-    print(
-        f"\n{options.count} objects of kind {options.kind}, one pod each, {FAKE_NODES} fake nodes"
-    )
+        if options.pods:
+            what, figures = f"One TrainingJob of {options.pods} pods", gang(bench, options.pods)
+        else:
+            bench.kubectl.apply(bench.accepted_model())
+            settle(bench)
+            what = f"{options.count} objects of kind {options.kind}, one pod each"
+            figures = burst(bench, options.kind, options.count)
+    print(f"\n{what}, {FAKE_NODES} fake nodes")
     for name, value in figures.items():
         print(f"  {name:<22}{value:>8}")
     last_line(figures)

@@ -45,6 +45,10 @@ class Client:
         url = f"{self._url(kind)}/{name}/status"
         await self._send("PATCH", url, {"status": status}, "application/merge-patch+json")
 
+    async def delete(self, kind: str, name: str) -> None:
+        """Delete an object at once, as if it had been lost."""
+        await self._send("DELETE", f"{self._url(kind)}/{name}", {"gracePeriodSeconds": 0})
+
     async def delete_pods(self) -> None:
         """Delete all pods of the namespace at once, and wait until the watch has seen them go."""
         options = {"gracePeriodSeconds": 0, "propagationPolicy": "Background"}

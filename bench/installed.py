@@ -78,12 +78,12 @@ class Bench:
 
 
 @contextmanager
-def installed(fake_nodes: int = 0) -> Iterator[Bench]:
+def installed(fake_nodes: int = 0, nodes: int = 1) -> Iterator[Bench]:
     """A cluster with the chart and a namespace with a store; all of it ends with the block."""
     name = f"bench-{os.getpid()}"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("The benchmark was ended."))
     try:
-        target = installation.target(name, nodes=1, fake_nodes=fake_nodes)
+        target = installation.target(name, nodes=nodes, fake_nodes=fake_nodes)
         installation.install(target)
         namespace = f"bench-{secrets.token_hex(3)}"
         kubectl = installation.kubectl(target, namespace)

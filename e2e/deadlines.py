@@ -13,12 +13,17 @@ DEADLINES_SECONDS = {
     "a pod is gone": 90,
     "a node is not ready": 60,
     "a node is ready": 90,
+    "a training runs": 120,
+    "a step is done": 15,
+    "a training goes on": 240,
     "a job completes": 240,
+    "a long job completes": 480,
     "a job fails": 180,
     "an attempt is closed": 120,  # up to 20 s until a node is NotReady, and 30 s of patience
     "a script ends": 300,  # four trainings of one epoch
     "checkpoints are tried": 400,  # twenty trainings of two ranks, two minutes on busy cores
     "ranks are tried": 240,  # six gangs of two ranks
+    "recipes are tried": 600,  # sixteen trainings in gangs, one to two minutes alone
     "ten seeds are trained": 1800,
     "a version is listed": 90,
     "a model is ready": 150,

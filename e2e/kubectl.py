@@ -47,6 +47,15 @@ class Kubectl:
             raise KubectlError(done.stderr.strip() or done.stdout.strip())
         return done.stdout
 
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start kubectl and return it running: what it prints comes by its stdout."""
+        return subprocess.Popen(
+            [*self._prefix(), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
     def apply(self, *manifests: Manifest) -> None:
         listed = {"apiVersion": "v1", "kind": "List", "items": [dict(each) for each in manifests]}
         self.run("apply", "-f", "-", given=json.dumps(listed))

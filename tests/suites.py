@@ -49,6 +49,7 @@ QUICK = (
 ON_CLUSTERS = {
     "e2e-machine": ("cluster", "images", "checkpoints", "ranks"),
     "e2e-jobs": ("training", "kills", "recovery"),
+    "e2e-faults": ("faults",),
     "e2e-models": ("examples", "models", "serving", "recipes", "attacks"),
 }
 
@@ -65,6 +66,8 @@ def _on_clusters(resilience_seconds: int, seconds: int, *arguments: str) -> Grou
             _on_cluster("e2e-machine", seconds, *arguments),
         ),
         tuple(_on_cluster(name, seconds, *arguments) for name in ("e2e-jobs", "e2e-models")),
+        # Alone: it measures how soon a failure is noticed.
+        (_on_cluster("e2e-faults", seconds, *arguments),),
     )
 
 

@@ -115,6 +115,17 @@ class Cluster:
         """As a machine that loses power: kubelet, containerd and all containers end at once."""
         self._node(name).kill()
 
+    def offer_gpus(self, name: str, count: int) -> None:
+        """Advertise so many GPUs on a node from now on; pods that have theirs keep them."""
+        self._node(name).advertise_gpus(count)
+
+    def partition_node(self, name: str) -> None:
+        """Its pods live on, and reach no pod of another node, nor are they reached by one."""
+        self.network.cut(self._node(name).number)
+
+    def rejoin_node(self, name: str) -> None:
+        self.network.mend(self._node(name).number)
+
     def start_node(self, name: str) -> None:
         node = self._node(name)
         since = datetime.now(UTC)

@@ -117,6 +117,24 @@ class Network:
         _ip("route", "replace", str(self.whole), "via", str(self.server_address))
         _run(*self.enter, "sh", "-c", f"echo 1 > {_FORWARD}")
 
+    def cut(self, node: int) -> None:
+        """Drop whatever pods of this node and pods of others send to each other."""
+        for rule in self._rules_between(node):
+            _run(*self.enter, "iptables", "--wait", "--insert", *rule)
+
+    def mend(self, node: int) -> None:
+        """Undo `cut`."""
+        for rule in self._rules_between(node):
+            _run(*self.enter, "iptables", "--wait", "--delete", *rule)
+
+    def _rules_between(self, node: int) -> list[tuple[str, ...]]:
+        pods = str(self.node_pods(node))
+        forward, drop = ("FORWARD",), ("--jump", "DROP")
+        return [
+            (*forward, "--source", pods, "!", "--destination", pods, *drop),
+            (*forward, "--destination", pods, "!", "--source", pods, *drop),
+        ]
+
     def remove(self) -> None:
         """Removing one end of the pair removes the other, and with it the routes."""
         if Path("/sys/class/net", self.device).exists():

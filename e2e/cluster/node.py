@@ -170,13 +170,17 @@ class Node:
 
     def _advertise_gpus(self) -> bool:
         """A kubelet that starts sets unknown resources to zero; it does so once."""
-        amount = {GPU: str(self.gpus)}
-        status = {"status": {"capacity": amount, "allocatable": amount}}
         node = self.plane.api.get(self.path) or {}
         if node["status"]["allocatable"].get(GPU) == str(self.gpus):
             return True
-        self.plane.api.patch(f"{self.path}/status", status)
+        self.advertise_gpus(self.gpus)
         return False
+
+    def advertise_gpus(self, count: int) -> None:
+        """Say in the node's status that it has so many."""
+        amount = {GPU: str(count)}
+        status = {"status": {"capacity": amount, "allocatable": amount}}
+        self.plane.api.patch(f"{self.path}/status", status)
 
     def _runtime_answers(self) -> bool:
         self.containerd.check()

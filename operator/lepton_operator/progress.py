@@ -82,12 +82,12 @@ class _Told(StatusModel):
     metrics: ReportedMetrics = Field(default_factory=dict)
     learning_rate: Annotated[float, Field(allow_inf_nan=False)] | None = None
     checkpoint: _Checkpoint | None = None
-    slow: _Slow | None = None
     resumed_from: _Count | None = None
     furthest: _Count | None = None
     counted_restarts: Annotated[StrictInt, Field(ge=0, le=MAX_RESTARTS)] = 0
     saved: StrictBool = False
     restarts: Annotated[tuple[_Restart, ...], Field(max_length=MAX_TOLD_RESTARTS)] = ()
+    slow: _Slow | None = None
     ledger: ReportedSeconds = Field(default_factory=dict)
 
 
@@ -132,16 +132,16 @@ def _progress(told: _Told, now: datetime) -> Progress:
     )
 
 
-def _slow(told: _Slow) -> SlowRank:
-    factor = decimal(round(told.factor, 2)) or "1"
-    return SlowRank(rank=told.rank, pod=told.node, factor=factor)
-
-
 def _steps(told: _Told) -> str | None:
     """Return e.g. `1200/5000`: a column of kubectl's shows one field."""
     if told.step is None:
         return None
     return f"{told.step}/{told.total_steps}" if told.total_steps else str(told.step)
+
+
+def _slow(told: _Slow) -> SlowRank:
+    factor = decimal(round(told.factor, 2)) or "1"
+    return SlowRank(rank=told.rank, pod=told.node, factor=factor)
 
 
 def _spent(ledger: Mapping[str, float]) -> Spent | None:

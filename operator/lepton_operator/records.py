@@ -50,6 +50,7 @@ class Reason(StrEnum):
     EVALUATION_FAILED = "EvaluationFailed"
     INVALID_SPEC = "InvalidSpec"
     HANG = "Hang"
+    OUT_OF_MEMORY = "OutOfMemory"
     PARTITIONED = "Partitioned"
     SAVED = "Saved"
 

@@ -79,10 +79,10 @@ class Progress(Document):
     samples: Count | None = None
     checkpoint: CheckpointProgress | None = None
     ranks: Annotated[tuple[RankProgress, ...], Field(max_length=MAX_RANKS)] = ()
-    slow: SlowRank | None = None
     resumed_from: Count | None = None
     furthest: Count | None = None
     saved: bool = False
+    slow: SlowRank | None = None
     restarts: Annotated[tuple[Restart, ...], Field(max_length=MAX_RESTARTS)] = ()
     counted_restarts: Count = 0
     ledger: Annotated[dict[Name, Seconds], Field(max_length=16)] = Field(default_factory=dict)

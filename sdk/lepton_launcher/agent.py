@@ -11,6 +11,7 @@ import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from lepton_launcher.ending import leave_out_garbage
 from lepton_launcher.exchange import write_atomically
 from lepton_launcher.rank import launcher_command, rank_command
 
@@ -70,6 +71,7 @@ def main(arguments: list[str]) -> int:
     job = Job(*json.loads(arguments[0]))
     result = _result_of(job)
     write_atomically(Path(job.folder) / _RESULT, json.dumps(result._asdict()).encode())
+    leave_out_garbage()
     return 1 if result.failures or result.error else 0
 
 

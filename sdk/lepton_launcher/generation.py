@@ -17,6 +17,7 @@ from lepton_launcher.coordinator import END, LEAVE, PART, RUNNING, STOP, STUCK, 
 from lepton_launcher.departure import Departure, fastest_to_save
 from lepton_launcher.hangs import HangWatch
 from lepton_launcher.ledger import Ending
+from lepton_launcher.memory import oom_kills
 from lepton_launcher.observer import LOOK_SECONDS, Observer
 from lepton_launcher.progress import Progress
 from lepton_launcher.rank import pipe_of, rank_command, stacks_of
@@ -78,6 +79,7 @@ class Generation:
         exchange = None if pod.options.alone else pod.exchange
         self._departure = Departure(count, pod.options.leave_signal, exchange, pod.children)
         self._left_by: float | None = None
+        self._oom_kills_before = oom_kills()
         self.is_stopped = False
         """Whether the gang stopped these ranks, to start them again."""
 
@@ -93,6 +95,7 @@ class Generation:
         self._start_child()
         hang, order = self._wait_for_child()
         found_at = time.monotonic()
+        say(f"the ranks of generation {self.number} end: {self._why(hang, order)}")
         self.is_stopped = order is not None and order.act == STOP
         names = self._leave_stacks() if hang or (order and order.stacks) else {}
         self._pod.children.kill_all()
@@ -103,6 +106,16 @@ class Generation:
         record = self._record_of(hang, order, names)
         self._observer.end(_ending(record, hang, order, found_at))
         return self._with_steps(record)
+
+    def _why(self, hang: Hang | None, order: Order | None) -> str:
+        """For the log, whose time tells how soon a failure was noticed."""
+        if hang:
+            return hang.message
+        if order:
+            return order.why or "the gang ends"
+        if self._pod.signals.asked_to_leave_at is not None:
+            return "asked to leave"
+        return "one of them failed" if self._has_failed() else "by themselves"
 
     def _leave_tail(self) -> None:
         if self._options.alone:
@@ -309,7 +322,9 @@ class Generation:
             return self._agent_lost()
         if result.error:
             return records.user_error(result.error, exitCode=1)
-        return _failed_rank(_first(result.failures, self._pipes), self._pipes)
+        failed = _failed_rank(_first(result.failures, self._pipes), self._pipes)
+        is_oom = failed.get("signal") == signal.SIGKILL and oom_kills() > self._oom_kills_before
+        return records.out_of_memory(failed) if is_oom else failed
 
     def _how_it_left(self, result: Result | None) -> str:
         if self._pod.children.status == -signal.SIGKILL:

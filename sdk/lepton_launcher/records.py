@@ -39,6 +39,12 @@ def user_error(message: str, **facts: Any) -> Record:
     return {"outcome": "Failed", "reason": "UserError", "message": message, **facts}
 
 
+def out_of_memory(failed: Record) -> Record:
+    """The same failure, of a rank that the kernel ended for its memory."""
+    message = f"{failed['message']} The container's memory was used up."
+    return {**failed, "reason": "OutOfMemory", "message": message}
+
+
 def hang(message: str, **facts: Any) -> Record:
     """The ranks made no progress any more, and were ended for it."""
     return {"outcome": "Failed", "reason": "Hang", "message": message, **facts}

@@ -15,7 +15,7 @@ _TOLD = 20
 _MESSAGE_CHARACTERS = 256
 _SAME_STEP = 1  # ranks that end are not all counted at the same moment
 _SIGNAL_EXIT_CODE = 128
-_OF_RANKS = ("UserError", "Hang")
+_OF_RANKS = ("UserError", "OutOfMemory", "Hang")
 _FACTS = ("rank", "reason", "exitCode", "signal", "step")
 
 

@@ -244,6 +244,24 @@ for _ in range(3): torch.optim.Optimizer().step()
     assert err.count("lepton:") == 1
 
 
+def test_a_script_that_fails_ends_at_once_and_loses_nothing_written(rank: RankProcess) -> None:
+    path = rank.folder / "metrics.csv"
+    out, err = rank.run(f"""
+class Writer:
+    def __init__(self):
+        self.itself = self
+        self.file = open({str(path)!r}, "w")
+        self.file.write("loss,0.5")
+    def __del__(self):
+        print("collected")
+writer = Writer()
+raise ValueError("the batch is empty")
+""")
+    assert err.splitlines()[-1] == "ValueError: the batch is empty"
+    assert out == ""
+    assert path.read_text() == "loss,0.5"
+
+
 def test_the_module_keeps_its_loader(rank: RankProcess) -> None:
     out, _ = rank.run("""
 import inspect, torch.optim.optimizer as module

@@ -29,16 +29,18 @@ def follow(situation: Situation) -> Plan | None:
     gang = situation.gang
     if gang is None:
         return None
-    patches = tuple(attempts.placements(situation, gang))
+    placements = tuple(attempts.placements(situation, gang))
+    images = tuple(attempts.image(situation, gang))
     news = _news(situation, gang)
     verdict = _verdict(situation, gang, news or situation.status.progress)
     spent = _with_ledger(situation, gang) if news else None
     status = written(situation, verdict, attempts=spent, progress=news)
-    told = [f"tell {waiting.pods_of(len(patches))} where rank 0 is"] if patches else []
+    told = [f"tell {waiting.pods_of(len(placements))} where rank 0 is"] if placements else []
+    told += ["tell rank 0's sidecar its image"] if images else []
     said = [f"say {verdict.reason}"] if status else []
     return Plan(
         because=", ".join([*told, *said]),
-        patch=patches,
+        patch=(*placements, *images),
         status=status,
         events=_slow_now(situation, news),
         due=failure.silence_due(situation),

@@ -7,6 +7,7 @@ lists these rules; a test holds it to them.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -15,7 +16,7 @@ from lepton_operator.api.training import Cause
 from lepton_operator.build import training as build
 from lepton_operator.training.evidence import Failure, Suspect
 from lepton_operator.training.situation import ended_well, has_ended
-from lepton_operator.views import NodeView, PodView, Taint
+from lepton_operator.views import ContainerView, NodeView, PodView, Taint
 
 OUT_OF_MEMORY = "OOMKilled"
 STORE_EXIT_CODE = 3  # of agent commands: NoStore or StoreUnavailable
@@ -169,10 +170,18 @@ def _is_unavailable(record: records.Record | None) -> bool:
 
 def _ran_out_of_memory(suspect: Suspect) -> Failure | None:
     container = suspect.failed_container
-    if container is None or container.reason != OUT_OF_MEMORY:
+    if container is None or not _tells_of_memory(container, suspect.record):
         return None
     advice = "it used more memory than its limit; raise the memory in resourcesPerNode."
     return suspect.end(Cause.OUT_OF_MEMORY, container, advice)
+
+
+def _tells_of_memory(container: ContainerView, record: records.Record | None) -> bool:
+    """Believe the launcher first: a runtime goes on saying it of ranks that were started again."""
+    if record is None:
+        return container.reason == OUT_OF_MEMORY
+    was_killed = container.reason == OUT_OF_MEMORY and record.signal == signal.SIGKILL
+    return was_killed or record.reason is records.Reason.OUT_OF_MEMORY
 
 
 def _left_no_model(suspect: Suspect) -> Failure | None:
@@ -369,8 +378,9 @@ RULES: tuple[Rule, ...] = (
     Rule(Cause.PREPARATION_FAILED, "our init container, any other exit code", _was_not_prepared),
     Rule(
         Cause.OUT_OF_MEMORY,
-        "the container's reason OOMKilled (on cgroup v2 the launcher goes with its ranks, and "
-        "there is no message)",
+        "the pod's message: the kernel ended the rank for its memory; or the container's reason "
+        "OOMKilled, if the message tells of no other end (on cgroup v2 the launcher goes with its "
+        "ranks, and there is none)",
         _ran_out_of_memory,
     ),
     Rule(

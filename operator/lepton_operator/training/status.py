@@ -223,6 +223,12 @@ def _extras(
     return extras
 
 
+def _is_suspended(situation: Situation, attempts: Sequence[Attempt]) -> bool:
+    """Tell whether no attempt is open any more; before, its ranks save and leave."""
+    is_open = bool(attempts) and attempts[-1].outcome == "Running"
+    return situation.spec.suspend and not is_open
+
+
 def _slow(attempts: Sequence[Attempt], progress: Progress | None) -> list[Extra]:
     """Return the condition about a slow rank of the attempt that runs."""
     last = attempts[-1] if attempts else None
@@ -241,12 +247,6 @@ def slow_rank(slow: SlowRank) -> str:
         "for its own part of a step, and all of them wait for it: look at that node's GPUs, CPUs, "
         "disks and neighbours, and at how the script divides its work."
     )
-
-
-def _is_suspended(situation: Situation, attempts: Sequence[Attempt]) -> bool:
-    """Tell whether no attempt is open any more; before, its ranks save and leave."""
-    is_open = bool(attempts) and attempts[-1].outcome == "Running"
-    return situation.spec.suspend and not is_open
 
 
 _NO_STEPS = Extra(

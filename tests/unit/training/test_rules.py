@@ -109,6 +109,30 @@ def test_the_kernel_s_kill_of_one_process_on_cgroup_v1_is_told_by_the_launcher()
     assert (found.reason, found.last_error_line) == ("UserError", "ValueError: bad")
 
 
+def test_a_rank_that_the_kernel_ended_for_its_memory_is_told_by_the_launcher() -> None:
+    said = a_record("Failed", reason="OutOfMemory", message="Killed by SIGKILL.", rank=1, signal=9)
+    found = fate(a_pod(0, running=True), kubelet({**OOM_V1, "message": said}))
+    assert (found.reason, found.budget, found.signal) == ("OutOfMemory", "User", 9)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        pytest.param(BUG, "UserError", id="its ranks failed later, in another way"),
+        pytest.param(
+            a_record("Failed", reason="UserError", message="Killed by SIGKILL.", signal=9),
+            "OutOfMemory",
+            id="its launcher cannot see the kernel's count",
+        ),
+    ],
+)
+def test_a_container_whose_memory_was_used_up_once_may_end_for_another_reason(
+    said: str, reason: str
+) -> None:
+    found = fate(a_pod(0, running=True), kubelet({**OOM_V2, "message": said}))
+    assert found.reason == reason
+
+
 # --- a missing message: reason, node and the peers' messages decide
 
 

@@ -1,0 +1,117 @@
+"""Hurt one run, wait until it goes on (or ends, where it should), and say what that took."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from e2e.jobs import attempts
+from e2e.recovery import timeline
+from e2e.recovery.faults import Fault
+from e2e.recovery.run import Run, started
+from e2e.recovery.timeline import Recovery
+from e2e.recovery.volume import Shared
+from e2e.recovery.watched import Sightings, watched
+from e2e.waiting import condition, is_true, wait_until
+
+FIRST_STEPS = 40
+"""Steps before the fault: more than the launchers need to know how long one takes."""
+_PROGRESS_PORT = 9464
+_PROGRESS_SECONDS = 5
+_SETTLED_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A recovery beside its bounds, and what must never be: `wrong` is empty, or says it."""
+
+    recovery: Recovery
+    detect_bound_s: float
+    lost_steps_bound: int
+    wrong: tuple[str, ...]
+    job: Mapping[str, Any]
+    progress: Mapping[str, Any]
+
+    @property
+    def beyond_bounds(self) -> list[str]:
+        """Return a sentence for each bound that was missed."""
+        found, missed = self.recovery, []
+        if found.detect_s > self.detect_bound_s:
+            missed.append(f"detected after {found.detect_s:.1f} s, not {self.detect_bound_s:.1f}")
+        if found.lost_steps is not None and found.lost_steps > self.lost_steps_bound:
+            missed.append(f"{found.lost_steps} steps lost, not {self.lost_steps_bound}")
+        return missed
+
+
+def measured(shared: Shared, name: str, fault: Fault) -> Measured:
+    """Run a job of this name into a fault."""
+    with started(shared, name, **fault.spec) as run:
+        run.runs_to(FIRST_STEPS)
+        pods = [each["metadata"]["name"] for each in run.pods()]
+        with watched(run.kubectl, name, pods) as seen, fault.inject(run) as at:
+            return (
+                _ended(run, seen, at, fault)
+                if fault.ends_the_job
+                else _gone_on(run, seen, at, fault)
+            )
+
+
+def _gone_on(run: Run, seen: Sightings, at: float, fault: Fault) -> Measured:
+    last = wait_until(
+        lambda: timeline.beyond(run.events(), at), bool, "a training goes on", f"in {run.name}"
+    )
+    assert last is not None
+    time.sleep(_SETTLED_SECONDS)  # what an old rank would still do wrong, and logs that lag
+    events, checkpoints, job = run.events(), run.checkpoints(), run.job() or {}
+    progress = _progress(run)
+    recovery = timeline.recovery(_reason(job, progress), events, seen, at, last)
+    hurt = timeline.start_before(events, at)
+    interval = timeline.interval_steps(checkpoints, hurt)
+    return Measured(
+        recovery=recovery,
+        detect_bound_s=fault.detect_bound(_p99(timeline.step_seconds(events, at))),
+        lost_steps_bound=fault.saves_lost * interval + 1 if fault.saves_lost else 0,
+        wrong=tuple(timeline.contradictions(events, checkpoints)),
+        job=job,
+        progress=progress,
+    )
+
+
+def _ended(run: Run, seen: Sightings, at: float, fault: Fault) -> Measured:
+    job = wait_until(run.job, lambda found: is_true(found, "Failed"), "a job fails") or {}
+    events = run.events()
+    recovery = Recovery(
+        reason=str(condition(job, "Failed")["reason"]),
+        detect_s=timeline.detected_at(seen, events, at) - at,
+        wall_s=timeline.failed_at(seen) - at,
+    )
+    wrong = timeline.contradictions(events, run.checkpoints())
+    return Measured(recovery, fault.detect_bound(0), 0, tuple(wrong), job, {})
+
+
+def _reason(job: Mapping[str, Any], progress: Mapping[str, Any]) -> str:
+    """Return the class of the failure: the operator's, or the launchers' own if they mended it."""
+    closed = [each["reason"] for each in attempts(job) if each.get("reason")]
+    in_place = [each["reason"] for each in progress.get("restarts", ())]
+    return str((closed or in_place or ["none"])[-1])
+
+
+def _progress(run: Run) -> Mapping[str, Any]:
+    """Return what rank 0's sidecar tells."""
+    address = run.pod(0)["status"]["podIP"]
+    connection = http.client.HTTPConnection(address, _PROGRESS_PORT, timeout=_PROGRESS_SECONDS)
+    try:
+        connection.request("GET", "/progress")
+        told: Mapping[str, Any] = json.loads(connection.getresponse().read())
+        return told
+    finally:
+        connection.close()
+
+
+def _p99(seconds: list[float]) -> float:
+    return statistics.quantiles(seconds, n=100, method="inclusive")[-1]
