@@ -39,7 +39,7 @@ class LedgerCollector(Collector):
             labels=[*labels, "use"],
         )
         for job, status in self._statuses():
-            for name, seconds in _settled(status).items():
+            for name, seconds in settled(status).items():
                 time.add_metric([*job, name], seconds)
             for use in ("useful", "wasted"):
                 spent = _number(status["ledger"].get(f"{use}GpuSeconds"))
@@ -53,7 +53,7 @@ class LedgerCollector(Collector):
                 yield [key.namespace, key.name], own.body["status"]
 
 
-def _settled(status: Mapping[str, Any]) -> dict[str, float]:
+def settled(status: Mapping[str, Any]) -> dict[str, float]:
     """Return the classes but for what may still be known better, since a counter never falls."""
     found = {name: _number(status["ledger"].get(name)) for name in Spent.model_fields}
     last: Mapping[str, Any] = (status.get("attempts") or [{}])[-1]

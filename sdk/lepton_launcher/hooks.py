@@ -217,7 +217,7 @@ class TorchHooks:
 
     def _sample(self, model: Any) -> None:
         # A sample of a GPU's step waits for its events; on a CPU it costs nothing.
-        steps = 1 if model.device_type == "cpu" else _DDP_SAMPLE_STEPS
+        steps = 1 if getattr(model, "device_type", "") == "cpu" else _DDP_SAMPLE_STEPS
         model._set_ddp_runtime_logging_sample_rate(steps)  # noqa: SLF001 - no other way
         self._samples[model] = 0
 

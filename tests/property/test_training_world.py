@@ -16,6 +16,7 @@ from lepton_operator import names
 from lepton_operator.api.training import Phase, Progress, RankRestart, Spent, TrainingJob
 from lepton_operator.build import training as build
 from lepton_operator.conditions import READY, is_true
+from lepton_operator.ledgers import settled
 from lepton_operator.plan import Plan
 from lepton_operator.settings import Images
 from lepton_operator.training import failure
@@ -338,6 +339,8 @@ class TrainingWorld(RuleBasedStateMachine):
             assert (attempt.restarts or 0) >= (earlier.restarts or 0)
             assert (attempt.furthest_step or 0) >= (earlier.furthest_step or 0)
         assert (status.attempt or 0) >= (before.attempt or 0)
+        counted, now = (settled({"ledger": {}, **each.wire()}) for each in (before, status))
+        assert all(now[name] >= counted[name] - 0.5 for name in counted), "a counter fell"
 
     @invariant()
     def every_second_of_an_attempt_is_in_one_class(self) -> None:

@@ -133,8 +133,10 @@ def _while_it_runs(left: float, span: Span, told: LastWord | None, rest: Rest) -
     """Part what is left by what was told: never more than there is, and all of it."""
     if told is None:
         return {"unobserved": left}
-    # A launcher that started before the others waited while they were still on their way.
-    early = _between(told.since, span.running) if span.running else 0.0
+    # A launcher that started before the others waited while they were still on their way. One from
+    # before the attempt, in a pod that was kept, began anew when all of them were there.
+    is_new = span.running is not None and told.since >= span.start
+    early = _between(told.since, span.running) if is_new and span.running else 0.0
     classes: dict[str, float] = {}
     for name in _IN_ORDER:
         spent = told.seconds.get(name, 0.0) - (early if name == "start" else 0.0)

@@ -129,6 +129,12 @@ def test_the_last_pod_of_a_gang_decides_when_it_runs() -> None:
     assert sum(classes.values()) == 130
 
 
+def test_a_launcher_from_before_the_attempt_tells_of_it_only() -> None:
+    kept, new = a_started_pod(train=-500), a_started_pod(1)
+    classes = of_attempt(a_span(130), [kept, new], told(RANKS, since=-500), "waiting")
+    assert classes["start"] == 3 + RANKS["start"]
+
+
 @pytest.mark.parametrize(
     ("word", "rest"),
     [
