@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import os
+from array import array
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ class Curve:
     """One metric: evenly chosen ones of the values that were told, and the last."""
 
     def __init__(self) -> None:
-        self._kept: list[Point] = []
+        self._steps = array("q")
+        self._values = array("d")
         self._last: Point | None = None
         self._told = 0
         self._stride = 1
@@ -41,29 +43,32 @@ class Curve:
     def add(self, step: int, value: float) -> None:
         self._last = (step, value)
         if self._told % self._stride == 0:
-            self._kept.append(self._last)
+            self._steps.append(step)
+            self._values.append(value)
         self._told += 1
-        if len(self._kept) > MOST_POINTS:
-            self._kept = self._kept[::2]
+        if len(self._steps) > MOST_POINTS:
+            self._steps, self._values = self._steps[::2], self._values[::2]
             self._stride *= 2
 
     @property
     def points(self) -> list[Point]:
         """Steps and values, in the order in which they were told."""
-        if self._last is None or self._kept[-1] == self._last:
-            return list(self._kept)
-        return [*self._kept, self._last]
+        kept = list(zip(self._steps, self._values, strict=True))
+        return kept if self._last is None or kept[-1] == self._last else [*kept, self._last]
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the state with numbers as bytes: a save stands still for as long as this takes."""
         return {
-            "kept": list(self._kept),
+            "steps": self._steps.tobytes(),
+            "values": self._values.tobytes(),
             "last": self._last,
             "told": self._told,
             "stride": self._stride,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._kept, self._last = list(state["kept"]), state["last"]
+        self._steps, self._values = array("q", state["steps"]), array("d", state["values"])
+        self._last = state["last"]
         self._told, self._stride = state["told"], state["stride"]
 
 
@@ -85,9 +90,10 @@ class Curves:
     def add(self, step: int, metrics: Mapping[str, float]) -> None:
         """Keep what is a finite number, of the first 16 metrics."""
         for name, value in metrics.items():
-            number = float(value)
-            if math.isfinite(number) and (name in self._curves or len(self._curves) < MOST_METRICS):
-                self._curves.setdefault(name, Curve()).add(int(step), number)
+            number = _number(value)
+            if number is None or (name not in self._curves and len(self._curves) >= MOST_METRICS):
+                continue
+            self._curves.setdefault(name, Curve()).add(step, number)
 
     def report(
         self, step: int, metrics: Mapping[str, float], *, total_steps: int | None = None
@@ -146,6 +152,15 @@ class Curves:
         for name, saved in state.items():
             self._curves[name] = Curve()
             self._curves[name].load_state_dict(saved)
+
+
+def _number(value: float) -> float | None:
+    """Return what a script gave as a number; None for anything that has no place in a curve."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _plot(axes: Any, name: str, points: Iterable[Point]) -> None:

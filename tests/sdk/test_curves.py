@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -54,19 +55,18 @@ def test_one_that_goes_on_from_a_saved_state_is_as_if_it_had_never_stopped() -> 
         whole.add(step, {"loss": step})
         (first if step < 3_000 else second).add(step, {"loss": step})
         if step == 2_999:
-            second.load_state_dict(json.loads(json.dumps(first.state_dict())))
+            second.load_state_dict(copy.deepcopy(first.state_dict()))
 
     assert second.state_dict()["loss"]["told"] == 5_000
-    assert [list(each) for each in second.points("loss")] == [
-        list(each) for each in whole.points("loss")
-    ]
+    assert second.points("loss") == whole.points("loss")
 
 
 def test_what_is_no_finite_number_and_a_flood_of_metrics_are_left_out() -> None:
     curves = Curves()
-    curves.add(1, {"loss": math.nan, "rate": math.inf, **{f"m{n}": n for n in range(50)}})
+    odd: dict[str, Any] = {"loss": math.nan, "rate": math.inf, "text": "best", "none": None}
+    curves.add(1, {**odd, **{f"m{n}": n for n in range(50)}})
 
-    assert curves.points("loss") == curves.points("rate") == []
+    assert [curves.points(name) for name in odd] == [[]] * 4
     assert len(curves.state_dict()) == MOST_METRICS
 
 
