@@ -47,7 +47,7 @@ QUICK = (
 )
 # The groups of tests on real nodes; each has clusters of its own, and mostly waits for pods.
 ON_CLUSTERS = {
-    "e2e-machine": ("cluster", "images", "checkpoints"),
+    "e2e-machine": ("cluster", "images", "checkpoints", "ranks"),
     "e2e-jobs": ("training", "kills", "recovery"),
     "e2e-faults": ("faults",),
     "e2e-models": ("examples", "models", "serving", "recipes", "attacks"),

@@ -196,7 +196,10 @@ class World:
         pod, there = self.pods[name], self.nodes[node]
         allowed = there.ready and there.schedulable and node not in self.kept_away[name]
         if pod.node is None and allowed:
-            self._change(pod, node=node, scheduled=True, ip=f"10.0.0.{self.made}")
+            now = self.now.replace(microsecond=0)
+            self._change(
+                pod, node=node, scheduled=True, scheduled_since=now, ip=f"10.0.0.{self.made}"
+            )
 
     def start(self, name: str, container: str = "train") -> None:
         pod = self.pods[name]

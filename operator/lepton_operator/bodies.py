@@ -87,7 +87,6 @@ def pod_view(body: Body) -> PodView:
     metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
     conditions: dict[str, Body] = {each["type"]: each for each in status.get("conditions") or ()}
     ready = conditions.get("Ready", {})
-    is_ready = ready.get("status") == "True"
     return PodView(
         name=metadata["name"],
         namespace=metadata["namespace"],
@@ -103,9 +102,11 @@ def pod_view(body: Body) -> PodView:
         leaves_by=_leaves_by(metadata, spec, conditions),
         node=spec.get("nodeName"),
         ip=status.get("podIP"),
-        ready=is_ready,
-        ready_since=_optional_time(ready.get("lastTransitionTime")) if is_ready else None,
+        ready=ready.get("status") == "True",
+        ready_since=_true_since(ready),
         scheduled=conditions.get("PodScheduled", {}).get("status") == "True",
+        scheduled_since=_true_since(conditions.get("PodScheduled", {})),
+        sandbox_since=_true_since(conditions.get("PodReadyToStartContainers", {})),
         unschedulable_message=_unschedulable(conditions.get("PodScheduled", {})),
         reason=status.get("reason", ""),
         message=status.get("message", ""),
@@ -232,6 +233,11 @@ def _disrupted(status: Body, conditions: Mapping[str, Body]) -> bool:
 def _disruption(conditions: Mapping[str, Body]) -> str:
     target = conditions.get("DisruptionTarget", {})
     return sys.intern(target.get("reason", "")) if target.get("status") == "True" else ""
+
+
+def _true_since(condition: Body) -> datetime | None:
+    is_true = condition.get("status") == "True"
+    return _optional_time(condition.get("lastTransitionTime")) if is_true else None
 
 
 def _leaves_by(metadata: Body, spec: Body, conditions: Mapping[str, Body]) -> datetime | None:

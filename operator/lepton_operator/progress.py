@@ -6,6 +6,7 @@ Ranks write what the sidecar reads, so all of it is a user's: what is out of bou
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
@@ -22,15 +23,21 @@ from lepton_operator.api.training import (
     Phase,
     Progress,
     RankRestart,
+    Spent,
 )
 from lepton_operator.conditions import cut
-from lepton_operator.records import MAX_RESTARTS, ReportedMetrics, Text, decimal
+from lepton_operator.records import (
+    MAX_RESTARTS,
+    MAX_SECONDS,
+    ReportedMetrics,
+    ReportedSeconds,
+    Text,
+    decimal,
+)
 from lepton_operator.views import InPlace, Told
 
 MAX_BYTES = 262_144
 MAX_TOLD_RESTARTS = 64
-MAX_SECONDS = 10 * 366 * 86_400.0
-"""What a time may be off by; longer ones are nonsense, and no calendar holds some of them."""
 
 _Count = Annotated[StrictInt, Field(ge=0, le=MAX_STEP)]
 _Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
@@ -73,6 +80,7 @@ class _Told(StatusModel):
     counted_restarts: Annotated[StrictInt, Field(ge=0, le=MAX_RESTARTS)] = 0
     saved: StrictBool = False
     restarts: Annotated[tuple[_Restart, ...], Field(max_length=MAX_TOLD_RESTARTS)] = ()
+    ledger: ReportedSeconds = Field(default_factory=dict)
 
 
 def parse(content: bytes, now: datetime) -> Told | None:
@@ -110,6 +118,7 @@ def _progress(told: _Told, now: datetime) -> Progress:
         learning_rate=None if told.learning_rate is None else decimal(told.learning_rate),
         checkpoint_step=saved.step if saved else None,
         checkpoint_time=_seconds_ago(now, saved.age_seconds) if saved else None,
+        ledger=_spent(told.ledger),
         leave_seconds=_leave_seconds(told),
     )
 
@@ -119,6 +128,11 @@ def _steps(told: _Told) -> str | None:
     if told.step is None:
         return None
     return f"{told.step}/{told.total_steps}" if told.total_steps else str(told.step)
+
+
+def _spent(ledger: Mapping[str, float]) -> Spent | None:
+    texts = {name: decimal(ledger[name]) for name in Spent.model_fields if name in ledger}
+    return Spent.model_validate(texts) if texts else None
 
 
 def _leave_seconds(told: _Told) -> int | None:

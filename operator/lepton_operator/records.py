@@ -24,6 +24,7 @@ MAX_RECORD_BYTES = 4096  # the kubelet cuts a termination message there
 MAX_METRICS = 32
 MAX_VERSIONS = 5
 MAX_MARKS = 24
+MAX_SECONDS = 10 * 366 * 86_400.0  # longer ones are nonsense, and no calendar holds some of them
 MAX_RESTARTS = 1000  # of ranks in one attempt: as many as failurePolicy.maxRestarts allows
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -99,6 +100,11 @@ def _metrics(value: object) -> object:
 Text = Annotated[str, BeforeValidator(_clean), StringConstraints(max_length=MAX_RECORD_BYTES)]
 ReportedMetrics = Annotated[Metrics, BeforeValidator(_metrics)]
 Count = Annotated[StrictInt, Field(ge=0, le=2**53)]
+# What a launcher books its time under; a class that nobody knows is no reason to drop the others.
+ReportedSeconds = Annotated[
+    dict[str, Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]],
+    Field(max_length=16),
+]
 # What the pod found in its own log: a Sign, or the hash of a pattern of the user's.
 Mark = Annotated[str, StringConstraints(min_length=1, max_length=32, pattern="^[A-Za-z0-9]+$")]
 VersionNumber = Annotated[StrictInt, Field(ge=1, le=MAX_VERSION)]
@@ -148,6 +154,7 @@ class Record(StatusModel):
     restarts: Annotated[StrictInt, Field(ge=0, le=MAX_RESTARTS)] | None = None
     repeated: StrictBool = False
     saved: StrictBool = False
+    ledger: ReportedSeconds = Field(default_factory=dict)
     silent_node: Annotated[StrictInt, Field(ge=0, le=2**31 - 1)] | None = None
     stacks: Annotated[Text, StringConstraints(max_length=256)] | None = None
     matched: Annotated[tuple[Mark, ...], Field(max_length=MAX_MARKS)] = ()

@@ -21,6 +21,7 @@ from lepton_operator.execute import Executor
 from lepton_operator.health import Health, LoopLag
 from lepton_operator.inbox import Inbox
 from lepton_operator.leader import Candidate, Leader
+from lepton_operator.ledgers import LedgerCollector
 from lepton_operator.metrics import Metrics
 from lepton_operator.observe import Observer
 from lepton_operator.queue import Outcome, WorkQueue
@@ -87,6 +88,7 @@ def _assemble(
     metrics: Metrics,
 ) -> Parts:
     cache = Cache(settings.defaults.gpu_resource)
+    metrics.registry.register(LedgerCollector(cache))
     observer = Observer(cluster, cache, settings, Telemetry(cache))
     randomness = random.Random()  # noqa: S311 - spreads retries, keeps no secret
     for kind in OWN_KINDS:

@@ -89,6 +89,8 @@ class PodView:
     ready: bool = False
     ready_since: datetime | None = None
     scheduled: bool = False
+    scheduled_since: datetime | None = None
+    sandbox_since: datetime | None = None  # its volumes and its network are there
     unschedulable_message: str = ""  # the scheduler's own sentence
     reason: str = ""  # status.reason, e.g. Evicted
     message: str = ""

@@ -134,6 +134,7 @@ class Record(Document):
     repeated: bool | None = None
     saved: bool | None = None
     silent_node: int | None = None
+    ledger: dict[str, float] | None = None
     metrics: Metrics | None = None
     model: ModelReference | None = None
     versions: tuple[VersionSummary, ...] | None = None

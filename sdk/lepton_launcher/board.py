@@ -24,6 +24,8 @@ import time
 import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lepton_launcher.slow import Stopwatch
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
@@ -41,17 +43,19 @@ PHASES = (
 )
 MOST_METRICS = 16
 
-_MAGIC = b"LEPTON\x00\x01"
+_MAGIC = b"LEPTON\x00\x02"
 _FILE_BYTES = 4096
 _HEADER = struct.Struct("<8sQ")  # the magic with the layout's version, the rank's process id
 _SLOT_OFFSETS = (64, 2080)
 _CHECKSUM = struct.Struct("<I")
-_FACTS = struct.Struct("<QIBBBBqqqqqdqqqqqqdqd")
+_FACTS = struct.Struct(f"<QIBBBBqqqqqdqqqqqqdqddd{len(PHASES)}d")
 _SAVES_ON_REQUEST = 1
 _HAS_LEFT = 2
 _METRICS_BYTES = 1536
 _METRIC_NAME_CHARACTERS = 48
 _LARGEST = 2**63 - 1
+_SECOND = 1_000_000_000
+_NO_SECONDS = (0.0,) * len(PHASES)
 _PULSE_SECONDS = 1.0
 # Where torch's own Python waits for other ranks. DistributedDataParallel waits inside backward; the
 # rest of torch.distributed, such as what writes checkpoints, works.
@@ -97,6 +101,11 @@ class Standing(NamedTuple):
     has_left: bool = False
     """It did so: what it ends with now is no end of the training."""
     learning_rate: float | None = None
+    own_seconds: float = 0.0
+    """The recent time of a step outside collectives; 0 before it is known."""
+    own_error_seconds: float = 0.0
+    phase_seconds: tuple[float, ...] = _NO_SECONDS
+    """The time in each of PHASES, up to `phase_at`; of the first one, only when it came again."""
     metrics: Mapping[str, float] = {}
 
 
@@ -126,6 +135,7 @@ class Board:
         self._pulses = pulses
         self._at_pulse: list[Callable[[], None]] = []
         self._is_waiting = False
+        self._stopwatch = Stopwatch()
         found = _newest(self._memory)
         self._sequence = found.sequence if found else 0
         self._standing = found.standing if found else Standing()
@@ -162,6 +172,7 @@ class Board:
         now = time.monotonic_ns()
         changed: dict[str, Any] = {"step": _whole(step), "step_at": now, "is_reported": reported}
         changed.update(self._change_of("training", now))
+        changed.update(self._own_time(step, now))
         if total_steps is not None:
             changed["total_steps"] = _whole(total_steps)
         if samples is not None:
@@ -197,6 +208,7 @@ class Board:
     def finish_collective(self, seconds: float, *, collectives: int = 1) -> None:
         """Add time spent waiting in collectives."""
         before = self._standing
+        self._stopwatch.wait(seconds, collectives)
         self._write(
             collective_seconds=before.collective_seconds + max(0.0, seconds),
             collectives=before.collectives + collectives,
@@ -227,11 +239,24 @@ class Board:
         """Say that the interpreter runs, and whether its main thread waits in a collective."""
         self._write(alive_at=time.monotonic_ns(), is_waiting=is_waiting)
 
+    def _own_time(self, step: int, now: int) -> dict[str, float]:
+        before = self._standing
+        if step <= before.step:
+            return {}
+        changes = before.phase_changes + (before.phase != "training")
+        found = self._stopwatch.lap(now / _SECOND, step - before.step, changes)
+        return {"own_seconds": found[0], "own_error_seconds": found[1]} if found else {}
+
     def _change_of(self, phase: str, now: int) -> dict[str, Any]:
         before = self._standing
         if phase == before.phase:
             return {}
-        return {"phase": phase, "phase_at": now, "phase_changes": before.phase_changes + 1}
+        return {
+            "phase": phase,
+            "phase_at": now,
+            "phase_changes": before.phase_changes + 1,
+            "phase_seconds": _with_last(before, now),
+        }
 
     def _start_pulse(self) -> None:
         """From the first step on: a thread in a script that may still fork is no gift."""
@@ -318,6 +343,9 @@ def _encode(sequence: int, standing: Standing) -> bytes:
         standing.checkpoint_seconds,
         standing.alive_at,
         math.nan if standing.learning_rate is None else standing.learning_rate,
+        standing.own_seconds,
+        standing.own_error_seconds,
+        *standing.phase_seconds,
     )
     body = facts + metrics
     return _CHECKSUM.pack(zlib.crc32(body)) + body
@@ -341,12 +369,13 @@ def _slot(content: Any, offset: int) -> tuple[int, Standing] | None:
     if zlib.crc32(content[body:end]) != checksum:
         return None
     metrics = _parsed(content[body + _FACTS.size : end])
-    before, after, rate = numbers[:5], numbers[5:-1], numbers[-1]
+    before, after, rate = numbers[:5], numbers[5:14], numbers[14]
     flags = [bool(each) for each in (waiting, saving & _SAVES_ON_REQUEST, saving & _HAS_LEFT)]
     learning_rate = rate if math.isfinite(rate) else None
-    return sequence, Standing._make(
-        [PHASES[phase], *before, bool(reported), *after, *flags, learning_rate, metrics]
-    )
+    durations = [*map(_duration, numbers[15:])]
+    own, phases = durations[:2], tuple(durations[2:])
+    seen = [*after, *flags, learning_rate, *own, phases, metrics]
+    return sequence, Standing._make([PHASES[phase], *before, bool(reported), *seen])
 
 
 def _parsed(text: bytes) -> dict[str, float]:
@@ -394,6 +423,20 @@ def _compiles(innermost: FrameType) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def _with_last(before: Standing, now: int) -> tuple[float, ...]:
+    """The seconds by phase, with those of the phase that ends now."""
+    if not before.phase_at:
+        return before.phase_seconds
+    spent = list(before.phase_seconds)
+    spent[PHASES.index(before.phase)] += (now - before.phase_at) / _SECOND
+    return tuple(spent)
+
+
+def _duration(seconds: float) -> float:
+    """Seconds, whoever wrote them."""
+    return seconds if 0 <= seconds < math.inf else 0.0
 
 
 def _whole(number: int) -> int:

@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from lepton_launcher.records import Record
+from lepton_launcher.slow import OwnTime
 from lepton_launcher.stderr import blames_a_peer
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Report(NamedTuple):
     """How they failed, or in what they are stuck."""
     furthest: int = -1
     collectives: int = 0
+    own: OwnTime | None = None
+    """The own time of its slowest rank."""
     is_asked: bool = False
     """Whether its pod was asked to leave."""
     fastest: int = -1
@@ -111,6 +114,11 @@ class Coordinator:
     def heard_since(self, moment: float) -> set[int]:
         """The nodes that said something then or later."""
         return {node for node, at in self._heard.items() if at >= moment}
+
+    def own_times(self, generation: int) -> list[OwnTime]:
+        """The own time of each node's slowest rank in this generation, where it is known."""
+        reports = (each for each in self._reports.values() if each.generation == generation)
+        return [each.own for each in reports if each.own is not None]
 
     def order(self, now: float) -> Order:
         """The order that holds now."""

@@ -29,6 +29,7 @@ from lepton_launcher.coordinator import (
     Report,
 )
 from lepton_launcher.observer import LOOK_SECONDS
+from lepton_launcher.slow import OwnTime
 from lepton_launcher.speech import say
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _ASK_SECONDS_OF_MANY = 1.0
 _MANY_NODES = 32
 _ANSWER_SECONDS = 2.0
 _BACKLOG = 1024
+_LONGEST_SECONDS = 1e9
 _FACTS = ("reason", "rank", "exitCode", "signal", "step")
 _LAST = (END, PART, LEAVE)
 
@@ -91,6 +93,12 @@ class Leader:
         with self._lock:
             self.coordinator.hear(self._report, now)
             return self.coordinator.order(now)
+
+    def own_times(self, generation: int) -> list[OwnTime]:
+        """The own time of the slowest rank on each other node."""
+        with self._lock:
+            told = self.coordinator.own_times(generation)
+        return [each for each in told if each.node]
 
     def is_understood(self) -> bool:
         """Whether every other node that still asks was told that this generation is the last."""
@@ -177,6 +185,10 @@ class Member:
         why = f"Node 0's launcher did not answer for {SILENCE_SECONDS:.0f} s."
         return Order(PART, order.generation, why)
 
+    def own_times(self, generation: int) -> list[OwnTime]:  # noqa: ARG002 - as a Leader's
+        """Node 0 alone compares."""
+        return []
+
     def is_understood(self) -> bool:
         """Nobody asks this node."""
         return True
@@ -205,7 +217,8 @@ def _ask_seconds(attempt: Attempt) -> float:
 
 def _news(report: Report) -> Report:
     """A report without what changes all the time."""
-    return report._replace(furthest=0, fastest=min(report.fastest, 0), step_seconds=0.0)
+    fastest = min(report.fastest, 0)
+    return report._replace(furthest=0, fastest=fastest, step_seconds=0.0, own=None)
 
 
 class _NotOurs(Exception):
@@ -256,7 +269,8 @@ def _report_facts(report: Report) -> dict[str, Any]:
     record = {name: report.record[name] for name in _FACTS if name in report.record}
     if "message" in report.record:
         record["message"] = str(report.record["message"])[:_MESSAGE_CHARACTERS]
-    return {**report._asdict(), "record": record}
+    own = report.own and report.own._asdict()
+    return {**report._asdict(), "record": record, "own": own}
 
 
 def _report_in(told: dict[str, Any], num_nodes: int) -> Report:
@@ -268,6 +282,7 @@ def _report_in(told: dict[str, Any], num_nodes: int) -> Report:
         record=record if isinstance(record, dict) else {},
         furthest=_integer(told, "furthest"),
         collectives=_integer(told, "collectives"),
+        own=_own_in(told.get("own"), _integer(told, "node")),
         is_asked=told.get("is_asked") is True,
         fastest=_integer({"fastest": -1, **told}, "fastest"),
         step_seconds=_seconds(told.get("step_seconds")),
@@ -276,6 +291,19 @@ def _report_in(told: dict[str, Any], num_nodes: int) -> Report:
         raise _NotOurs
     # A restart needs a reason that is known; without one there is none.
     return report._replace(record={"reason": "", **report.record})
+
+
+def _own_in(told: object, node: int) -> OwnTime | None:
+    if not isinstance(told, dict):
+        return None
+    seconds, error = _duration(told.get("seconds")), _duration(told.get("error_seconds"))
+    return OwnTime(_integer(told, "rank"), node, seconds, error)
+
+
+def _duration(value: object) -> float:
+    if not isinstance(value, (int, float)) or not 0 <= value < _LONGEST_SECONDS:
+        raise _NotOurs
+    return value
 
 
 def _order_facts(order: Order) -> dict[str, Any]:

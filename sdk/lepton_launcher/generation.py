@@ -16,6 +16,7 @@ from lepton_launcher.agent import Failure, Job, Result, agent_command, read_resu
 from lepton_launcher.coordinator import END, LEAVE, PART, RUNNING, STOP, STUCK, Report
 from lepton_launcher.departure import Departure, fastest_to_save
 from lepton_launcher.hangs import HangWatch
+from lepton_launcher.ledger import Ending
 from lepton_launcher.memory import oom_kills
 from lepton_launcher.observer import LOOK_SECONDS, Observer
 from lepton_launcher.progress import Progress
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from lepton_launcher.exchange import Exchange
     from lepton_launcher.gang import Leader, Member
     from lepton_launcher.hangs import Hang
+    from lepton_launcher.ledger import Ledger
     from lepton_launcher.options import Options
     from lepton_launcher.processes import Children, Signals
     from lepton_launcher.progress import Before
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
 # What is left of the grace period, once the ranks are gone, for the record and its answer.
 _RESERVE_SECONDS = 3.0
+# Ranks that have saved and left may hang in what their script does last; nothing is lost with it.
+_LEFT_SECONDS = 5.0
 # The end of what all ranks of the pod wrote to stderr, in which the sidecar looks for patterns.
 _TAIL_BYTES = 64 * 1024
 
@@ -53,6 +57,7 @@ class Pod(NamedTuple):
     exchange: Exchange
     gang: Leader | Member | None
     saves: Saves
+    ledger: Ledger
 
 
 class Generation:
@@ -74,6 +79,7 @@ class Generation:
         exchange = None if pod.options.alone else pod.exchange
         self._departure = Departure(count, pod.options.leave_signal, exchange, pod.children)
         self._oom_kills_before = oom_kills()
+        self._left_by: float | None = None
         self.is_stopped = False
         """Whether the gang stopped these ranks, to start them again."""
 
@@ -89,6 +95,7 @@ class Generation:
         self._start_child()
         hang, order = self._wait_for_child()
         say(f"the ranks of generation {self.number} end: {self._why(hang, order)}")
+        found_at = time.monotonic()
         self.is_stopped = order is not None and order.act == STOP
         names = self._leave_stacks() if hang or (order and order.stacks) else {}
         self._pod.children.kill_all()
@@ -96,7 +103,9 @@ class Generation:
             pipe.close()
         self._leave_tail()
         self._observer.look_back()
-        return self._with_steps(self._record_of(hang, order, names))
+        record = self._record_of(hang, order, names)
+        self._observer.end(_ending(record, hang, order, found_at))
+        return self._with_steps(record)
 
     def _why(self, hang: Hang | None, order: Order | None) -> str:
         """For the log, whose time tells how soon a failure was noticed."""
@@ -124,7 +133,15 @@ class Generation:
         sees_all = options.num_nodes == 1
         return Observer(
             self._watches,
-            Progress(self._pod.attempt.number, self.number, now, before, self._pod.saves),
+            Progress(
+                self._pod.attempt.number,
+                self.number,
+                now,
+                before,
+                saves=self._pod.saves,
+                ledger=self._pod.ledger,
+                node=self._pod.attempt.node_rank,
+            ),
             HangWatch(options.patience, now, sees_all=sees_all) if options.patience else None,
             None if options.alone else self._pod.exchange,
         )
@@ -169,6 +186,7 @@ class Generation:
                 break
             hang = self._observer.look()
             order = self._obeyed()
+            self._compare()
             if signals.asked_to_leave_at is not None:
                 self._leave(signals.asked_to_leave_at)
             elif hang or order:
@@ -204,6 +222,12 @@ class Generation:
         is_hang = order.act == END and order.stacks
         return order if order.act in (STOP, PART) or is_hang else None
 
+    def _compare(self) -> None:
+        """Look for a slow rank, where all ranks are known: on node 0."""
+        gang, attempt = self._pod.gang, self._pod.attempt
+        if attempt.node_rank == 0 and (gang is not None or attempt.num_nodes == 1):
+            self._observer.progress.compare(gang.own_times(self.number) if gang else ())
+
     def report(self, state: str, record: records.Record) -> Report:
         """What the gang is told of these ranks."""
         progress = self._observer.progress
@@ -215,6 +239,7 @@ class Generation:
             record,
             self.furthest,
             progress.collectives,
+            progress.slowest,
             self._pod.signals.asked_to_leave_at is not None,
             fastest_to_save(self._observer.sightings, self._options.nproc_per_node),
             progress.step_seconds,
@@ -322,6 +347,9 @@ class Generation:
     # Deadlines (monotonic seconds)
 
     def _kill_at(self) -> float:
+        if self._observer.progress.left_at is not None:
+            self._left_by = self._left_by or time.monotonic() + _LEFT_SECONDS
+            return self._left_by
         asked = self._pod.signals.asked_to_leave_at
         return math.inf if asked is None else asked + self._patience_seconds()
 
@@ -329,6 +357,17 @@ class Generation:
         """How long the ranks may take to leave, so that there is time left to say so."""
         grace = self._options.grace_seconds
         return grace - min(_RESERVE_SECONDS, grace / 4)
+
+
+def _ending(
+    record: records.Record, hang: Hang | None, order: Order | None, found_at: float
+) -> Ending:
+    """How the ranks ended, for the ledger: all of a gang stand still when one hangs."""
+    if hang:
+        return Ending(hung_since=found_at - hang.silent_seconds)
+    if order and (order.stacks or order.act == PART):
+        return Ending(hung_since=-math.inf)
+    return Ending(is_well=record["reason"] in ("Succeeded", "Saved"))
 
 
 def _only_rank(attempt: Attempt, generation: int) -> dict[str, str]:

@@ -216,7 +216,9 @@ class TorchHooks:
         subject.__init__ = sampled_init
 
     def _sample(self, model: Any) -> None:
-        model._set_ddp_runtime_logging_sample_rate(_DDP_SAMPLE_STEPS)  # noqa: SLF001 - no other way
+        # A sample of a GPU's step waits for its events; on a CPU it costs nothing.
+        steps = 1 if model.device_type == "cpu" else _DDP_SAMPLE_STEPS
+        model._set_ddp_runtime_logging_sample_rate(steps)  # noqa: SLF001 - no other way
         self._samples[model] = 0
 
     def _count_ddp_waits(self) -> None:

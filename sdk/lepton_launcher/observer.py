@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from lepton_launcher.exchange import Exchange
     from lepton_launcher.hangs import Hang, HangWatch
+    from lepton_launcher.ledger import Ending
     from lepton_launcher.progress import Progress
     from lepton_launcher.sightings import RankWatch, Sighting
 
@@ -50,18 +51,20 @@ class Observer:
         self.sightings = sightings = look_at(self._watches)
         self.progress.take_in(sightings, now)
         hang = self._hangs.observe(sightings, now) if self._hangs else None
-        if hang:
-            self.progress.blame_hang(hang.silent_seconds)
         if hang or now - self._told_at >= _TELL_SECONDS:
             self._tell(sightings, now, always=hang is not None)
         return hang
 
     def look_back(self) -> None:
         """Look once more after the ranks have ended: their boards outlive them."""
+        self.sightings = look_at(self._watches)
+        self.progress.take_in(self.sightings, time.monotonic())
+
+    def end(self, ending: Ending) -> None:
+        """Book the time that is left, and tell for the last time how far the ranks were."""
         now = time.monotonic()
-        self.sightings = sightings = look_at(self._watches)
-        self.progress.take_in(sightings, now)
-        self._tell(sightings, now, always=True)
+        self.progress.end(ending, now)
+        self._tell(self.sightings, now, always=True)
 
     def _tell(self, sightings: Sequence[Sighting], now: float, *, always: bool) -> None:
         if self._exchange is None or not sightings:

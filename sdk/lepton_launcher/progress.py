@@ -5,38 +5,29 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from lepton_launcher.ledger import Ledger
+from lepton_launcher.slow import OwnTime, SlowWatch
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from lepton_launcher.ledger import Ending
     from lepton_launcher.saves import Saves
     from lepton_launcher.sightings import Sighting
+    from lepton_launcher.slow import Slow
 
 _POINTS = 60
 _POINT_SECONDS = 0.5
 _DIGITS = 6
-_TENTH = 0.1
-_CLASS_OF_PHASE = {
-    "starting": "start",
-    "rendezvous": "rendezvous",
-    "restoring": "restoring",
-    "training": "productive",
-    "evaluating": "productive",
-    "checkpointing": "checkpointing",
-    "done": "productive",
-}
 
 
 class _Point(NamedTuple):
     step: int
     step_at: float
-    collective_seconds: float
 
 
 class Pace:
-    """The recent time of a rank's step, and how much of it was the rank's own.
-
-    Collectives make the steps of all ranks equally long; what differs is the time outside of them.
-    """
+    """The recent time of a rank's step."""
 
     def __init__(self) -> None:
         self._points: deque[_Point] = deque(maxlen=_POINTS)
@@ -46,7 +37,7 @@ class Pace:
         standing = sighting.standing
         if not standing.step_at:
             return
-        point = _Point(standing.step, sighting.step_at, standing.collective_seconds)
+        point = _Point(standing.step, sighting.step_at)
         if self._points and point.step < self._points[-1].step:
             self._points.clear()
         if not self._points or point.step_at - self._points[-1].step_at >= _POINT_SECONDS:
@@ -58,45 +49,8 @@ class Pace:
         steps = self._steps()
         return (self._points[-1].step_at - self._points[0].step_at) / steps if steps else None
 
-    @property
-    def own_seconds(self) -> float | None:
-        """The mean step less the mean wait in collectives."""
-        whole, steps = self.step_seconds, self._steps()
-        if whole is None:
-            return None
-        waited = self._points[-1].collective_seconds - self._points[0].collective_seconds
-        return max(0.0, whole - waited / steps)
-
     def _steps(self) -> int:
         return self._points[-1].step - self._points[0].step if self._points else 0
-
-
-class Ledger:
-    """What the time of these ranks went into: each second is in one class."""
-
-    def __init__(self, now: float) -> None:
-        self._spent: dict[str, float] = {}
-        self._last_class = _CLASS_OF_PHASE["starting"]
-        self._until = now
-
-    def spend(self, phase: str, now: float) -> None:
-        """Book the time since the last call."""
-        self._last_class = _CLASS_OF_PHASE[phase]
-        self._book(self._last_class, now - self._until)
-        self._until = now
-
-    def move_to_hang(self, seconds: float) -> None:
-        """Book so much of the class that was spent last as a hang."""
-        moved = min(seconds, self._spent.get(self._last_class, 0.0))
-        self._book(self._last_class, -moved)
-        self._book("hang", moved)
-
-    def seconds(self) -> dict[str, float]:
-        """The sums by class."""
-        return {name: round(spent, 1) for name, spent in self._spent.items() if spent >= _TENTH}
-
-    def _book(self, name: str, seconds: float) -> None:
-        self._spent[name] = self._spent.get(name, 0.0) + seconds
 
 
 class Before(NamedTuple):
@@ -115,14 +69,22 @@ class Progress:
         generation: int,
         now: float,
         before: Before = Before(),  # noqa: B008 - frozen
+        *,
         saves: Saves | None = None,
+        ledger: Ledger | None = None,
+        node: int = 0,
     ) -> None:
         self._attempt = attempt
         self._generation = generation
         self._before = before
         self._saves = saves
         self._paces: dict[int, Pace] = {}
-        self._ledger = Ledger(now)
+        self._ledger = ledger or Ledger(now)
+        self._ledger.begin(now)
+        self._node = node
+        self._own: list[OwnTime] = []
+        self._slow: Slow | None = None
+        self._slow_watch = SlowWatch()
         self.step: int | None = None
         """The last step that the slowest rank is known to have done."""
         self.resumed_from: int | None = None
@@ -164,13 +126,30 @@ class Progress:
         if resumed and min(resumed) >= 0:
             self.resumed_from = min(resumed)
         first = min(sightings, key=lambda each: each.rank, default=None)
-        self._ledger.spend(first.standing.phase if first else "starting", now)
         if self._saves is not None and self.furthest >= 0:
             self._saves.stop()
+        if first is not None:
+            self._ledger.see(first.standing, now)
+        self._own = [
+            OwnTime(
+                each.rank, self._node, each.standing.own_seconds, each.standing.own_error_seconds
+            )
+            for each in sightings
+            if each.standing.own_seconds > 0
+        ]
 
-    def blame_hang(self, silent_seconds: float) -> None:
-        """What passed since the last sign of progress was the hang's."""
-        self._ledger.move_to_hang(silent_seconds)
+    @property
+    def slowest(self) -> OwnTime | None:
+        """The rank of this pod with the longest own time."""
+        return max(self._own, key=lambda each: each.seconds, default=None)
+
+    def compare(self, elsewhere: Sequence[OwnTime]) -> None:
+        """Look for a slow rank among those of this pod and the slowest of each other."""
+        self._slow = self._slow_watch.observe([*self._own, *elsewhere], self.step or 0)
+
+    def end(self, ending: Ending, now: float) -> None:
+        """Book the time that is left, now that the ranks have ended."""
+        self._ledger.end(now, ending, self.furthest)
 
     def document(self, sightings: Sequence[Sighting], now: float) -> dict[str, Any]:
         """The content of progress.json; what nobody knows is left out."""
@@ -193,6 +172,7 @@ class Progress:
             "furthest": furthest if furthest >= 0 else None,
             "saved": True if saved_at is not None else None,
             "ranks": [self._rank(each, now) for each in sightings],
+            "slow": _slow_facts(self._slow),
             "restarts": list(self._before.told) or None,
             "countedRestarts": self._before.spent.get("restarts"),
             "ledger": self._ledger.seconds(),
@@ -204,7 +184,7 @@ class Progress:
             "rank": sighting.rank,
             "step": sighting.standing.step or None,
             "silentSeconds": round(now - sighting.step_at, 1) if sighting.step_at else None,
-            "ownSeconds": _rounded(self._paces[sighting.rank].own_seconds),
+            "ownSeconds": _rounded(sighting.standing.own_seconds or None),
         }
         return _known(facts)
 
@@ -214,7 +194,7 @@ def without_ages(document: dict[str, Any]) -> dict[str, Any]:
     ranks = [{**each, "silentSeconds": None} for each in document.get("ranks", [])]
     saved = document.get("checkpoint")
     ageless = {"ranks": ranks, "checkpoint": saved and {**saved, "ageSeconds": None}}
-    return {**document, **ageless, "ledger": None}
+    return {**document, **ageless}
 
 
 def _checkpoint(sighting: Sighting, now: float) -> dict[str, Any] | None:
@@ -231,6 +211,10 @@ def _checkpoint(sighting: Sighting, now: float) -> dict[str, Any] | None:
 def _saved(saved_at: float | None, now: float) -> dict[str, Any] | None:
     """A checkpoint of a script's own, of which only its age is known."""
     return None if saved_at is None else {"ageSeconds": round(now - saved_at, 1)}
+
+
+def _slow_facts(slow: Slow | None) -> dict[str, Any] | None:
+    return slow and {**slow._asdict(), "factor": round(slow.factor, 2)}
 
 
 def _rounded(seconds: float | None) -> float | None:

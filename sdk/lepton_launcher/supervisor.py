@@ -19,6 +19,7 @@ from lepton_launcher.attempts import (
 from lepton_launcher.exchange import Exchange
 from lepton_launcher.gang import join
 from lepton_launcher.generation import Generation, Pod
+from lepton_launcher.ledger import Ledger
 from lepton_launcher.options import Options, parse_options
 from lepton_launcher.processes import Children, Signals
 from lepton_launcher.progress import Before
@@ -51,6 +52,8 @@ class Supervisor:
         self._children = Children(self._signals)
         self._exchange = Exchange(options.exchange)
         self._doubt = ""
+        # Its first second is that of the container, whose start the operator can see.
+        self._ledger = Ledger(time.monotonic(), options.furthest_step)
 
     def run(self) -> int:
         """Run the pod's attempt to its end; the exit code is 0 only for a success."""
@@ -125,7 +128,16 @@ class Supervisor:
         saves = Saves(place_in(os.environ) if attempt.node_rank == 0 else None)
         saves.watch()
         gang = join(attempt, self._restarts(options.max_restarts, saves))
-        pod = Pod(options, attempt, self._signals, self._children, self._exchange, gang, saves)
+        pod = Pod(
+            options,
+            attempt,
+            self._signals,
+            self._children,
+            self._exchange,
+            gang,
+            saves,
+            self._ledger,
+        )
         with tempfile.TemporaryDirectory(prefix="lepton-") as name:
             folder = Path(name)
             write_site_folder(site_of(folder))
@@ -140,7 +152,8 @@ class Supervisor:
             generation = Generation(pod, number, folder / str(number), before)
             ended = succession.end_of(generation, generation.run())
             if ended is not None:
-                return records.with_spent(ended, succession.spent)
+                told = {**ended, "ledger": self._ledger.seconds()}
+                return records.with_spent(told, succession.spent)
             number += 1
             say(f"the ranks are started again: generation {number}")
 

@@ -78,6 +78,18 @@ def test_a_failure_is_recorded_for_the_same_pod_and_for_no_other(
     assert any_store.json(f"runs/{UID}/success.json") is None
 
 
+def test_a_run_that_saved_and_left_has_no_result_to_be_missed(
+    folder_store: StoreUnderTest, tmp_path: Path
+) -> None:
+    message = "Saved at step 120 and left, as it was asked to."
+    saved = {"outcome": "Failed", "reason": "Saved", "message": message, "step": 120}
+    with sidecar(folder_store, tmp_path / "pod", model="reader") as pod:
+        pod.start()
+        pod.end(saved)
+        assert pod.answer() == saved
+    assert folder_store.json(f"runs/{UID}/success.json") is None
+
+
 def test_a_failed_pod_s_log_is_searched_and_what_matched_is_recorded(
     folder_store: StoreUnderTest, tmp_path: Path
 ) -> None:

@@ -37,7 +37,7 @@ def test_a_manifest_becomes_pods_a_status_and_events(
     namespace.apply("LeptonModel", "digits", spec={})
     namespace.apply("InferenceService", "digits", spec={"model": {"name": "digits"}})
     namespace.wait_for_pods("digits-index-1", "digits-train-1-0", "digits-train-1-1")
-    namespace.wait_for_reason("TrainingJob", "digits", "Starting")
+    namespace.wait_for_reason("TrainingJob", "digits", "Scheduling")
     namespace.wait_for_reason("InferenceService", "digits", "NoAcceptedVersion")
     events = wait_until(lambda: namespace.list("Event"), bool, "an object is seen")
     assert {each["source"]["component"] for each in events} == {"lepton-operator"}
@@ -49,7 +49,7 @@ def test_at_rest_nothing_is_written_and_nothing_is_said(
 ) -> None:
     first = operators.start()
     namespace.train(numNodes=2)
-    namespace.wait_for_reason("TrainingJob", "digits", "Starting")
+    namespace.wait_for_reason("TrainingJob", "digits", "Scheduling")
     time.sleep(1)
     written, said = writes(first), first.log.read_text()
     time.sleep(4)
@@ -184,7 +184,7 @@ def test_what_was_deleted_while_a_watch_was_too_old_is_noticed(
     operator = operators.start(leaderElection=PATIENT_LEASE)
     namespace.train()
     namespace.wait_for_pods("digits-train-1-0")
-    namespace.wait_for_reason("TrainingJob", "digits", "Starting")
+    namespace.wait_for_reason("TrainingJob", "digits", "Scheduling")
     operator.signal(signal.SIGSTOP)
     namespace.delete("Pod", "digits-train-1-0")
     # A new API server remembers no events: it answers watches from before with 410.

@@ -213,7 +213,7 @@ def train_and_hand_over(work: Namespace) -> None:
 def train_again(work: Namespace) -> None:
     """A pod vanishes, which is believed only after a second look."""
     work.train("lossy")
-    work.wait_for_reason("TrainingJob", "lossy", "Starting")
+    work.wait_for_reason("TrainingJob", "lossy", "Scheduling")
     work.delete("Pod", "lossy-train-1-0")
     wait_until(work.pods, lambda found: "lossy-train-2-0" in found, "an attempt is closed")
 

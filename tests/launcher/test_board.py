@@ -108,7 +108,7 @@ def test_a_step_out_of_bounds_is_bounded(path: Path, step: float) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"x", b"\0" * 4096, b"\xff" * 4096, b"LEPTON\x00\x02" + b"\0" * 4088, b"x" * 10_000],
+    [b"", b"x", b"\0" * 4096, b"\xff" * 4096, b"LEPTON\x00\x01" + b"\0" * 4088, b"x" * 10_000],
     ids=["empty", "short", "zeros", "ones", "another version", "too long"],
 )
 def test_a_foreign_file_is_no_board(tmp_path: Path, content: bytes) -> None:

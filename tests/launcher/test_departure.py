@@ -31,6 +31,7 @@ for step in range(1, {steps} + 1):
         {saving}
         ours.finish_checkpoint(step, 0.01)
         ours.leave()
+        {then}
         sys.exit(0)
 ours.enter("done")
 (output / "trained").write_text("done")
@@ -39,12 +40,17 @@ time.sleep(1)
 
 
 def saves(
-    pod: Pod, *, steps: int = 10_000, step_seconds: float = 0.05, saving: str = "pass"
+    pod: Pod,
+    *,
+    steps: int = 10_000,
+    step_seconds: float = 0.05,
+    saving: str = "pass",
+    then: str = "pass",
 ) -> str:
-    facts = {"steps": str(steps), "step_seconds": str(step_seconds), "saving": saving}
+    facts = {"steps": steps, "step_seconds": step_seconds, "saving": saving, "then": then}
     source = SAVES
     for name, value in facts.items():
-        source = source.replace(f"{{{name}}}", value)
+        source = source.replace(f"{{{name}}}", str(value))
     return pod.script(source)
 
 
@@ -78,6 +84,15 @@ def test_who_leaves_without_having_been_asked_here_was_asked_elsewhere(pod: Pod)
     pod.agree()
     message = pod.message()
     assert (message["reason"], message["step"]) == ("Saved", 8)
+
+
+@pytest.mark.parametrize("then", ["time.sleep(600)", "os.abort()"])
+def test_what_a_script_does_after_it_has_saved_takes_nothing_away(pod: Pod, then: str) -> None:
+    pod.run(saves(pod, then=then), options=("--grace-seconds", "600")).begin()
+    pod.wait_for_file("five")
+    pod.ask_to_leave()
+    pod.agree()
+    assert pod.message()["reason"] == "Saved"
 
 
 def test_a_training_that_came_to_its_end_meanwhile_is_a_success(pod: Pod) -> None:

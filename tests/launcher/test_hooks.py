@@ -50,6 +50,7 @@ class Module:
     "torch/nn/parallel/distributed.py": """
 from torch.nn import Module
 class DistributedDataParallel(Module):
+    device_type = "cuda"
     def __init__(self):
         self.iteration = 0
     def _set_ddp_runtime_logging_sample_rate(self, rate):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lepton_launcher.board import Standing
-from lepton_launcher.progress import Ledger, Pace, Progress, without_ages
+from lepton_launcher.progress import Pace, Progress, without_ages
 from lepton_launcher.sightings import Sighting
 
 from .conftest import wait_until
@@ -46,10 +46,8 @@ def told(pod: Pod) -> dict[str, Any]:
     return found
 
 
-def seen(
-    step: int, at: float, *, rank: int = 0, waited: float = 0.0, phase: str = "training"
-) -> Sighting:
-    standing = Standing(phase=phase, step=step, step_at=int(at * SECOND), collective_seconds=waited)
+def seen(step: int, at: float, *, rank: int = 0, phase: str = "training") -> Sighting:
+    standing = Standing(phase=phase, step=step, step_at=int(at * SECOND))
     return Sighting(rank, standing)
 
 
@@ -108,12 +106,11 @@ def test_the_rank_knows_its_attempt_and_generation(pod: Pod) -> None:
     assert pod.stdout == b"1 0\n"
 
 
-def test_a_rank_s_own_time_is_its_step_less_its_wait() -> None:
+def test_the_time_of_a_step_is_the_mean_of_the_last_ones() -> None:
     pace = Pace()
     for step in range(1, 101):
-        pace.add(seen(step, step * 0.5, waited=step * 0.2))
+        pace.add(seen(step, step * 0.5))
     assert pace.step_seconds == pytest.approx(0.5)
-    assert pace.own_seconds == pytest.approx(0.3)
 
 
 def test_a_pace_begins_anew_when_steps_do() -> None:
@@ -167,26 +164,3 @@ def test_only_time_passing_is_no_change() -> None:
     late = progress.document(ranks, 9)
     assert early != late
     assert without_ages(early) == without_ages(late)
-
-
-def test_every_second_is_in_one_class_of_the_ledger() -> None:
-    ledger = Ledger(now=100)
-    for phase, until in [
-        ("starting", 102),
-        ("rendezvous", 105),
-        ("restoring", 106),
-        ("training", 120),
-        ("evaluating", 130),
-        ("checkpointing", 131),
-        ("training", 150),
-    ]:
-        ledger.spend(phase, until)
-    ledger.move_to_hang(10)
-    assert ledger.seconds() == {
-        "start": 2,
-        "rendezvous": 3,
-        "restoring": 1,
-        "productive": 33,
-        "checkpointing": 1,
-        "hang": 10,
-    }

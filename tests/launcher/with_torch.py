@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 ATTEMPT = {"attempt": 1, "nodeRank": 0, "numNodes": 1, "address": "127.0.0.1", "port": 29561}
-GRACE_SECONDS = 20
+GRACE_SECONDS = 40
+PEERS_SECONDS = 20  # five until they are killed, and torch is unloaded on a busy machine
 TRAINS = """
 import os, signal, sys, time
 import torch
@@ -92,7 +93,7 @@ time.sleep(600)
         ended = time.time()
         self.assertEqual((record["rank"], record["message"]), (1, "ValueError: rank 1 fails"))
         failed = (self.folder / "output" / "1").stat().st_mtime
-        self.assertLess(ended - failed, GRACE_SECONDS)
+        self.assertLess(ended - failed, PEERS_SECONDS)
 
     def test_ranks_that_close_their_streams_and_fork_end_as_they_end(self) -> None:
         then = """

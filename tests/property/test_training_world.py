@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from lepton_operator import names
-from lepton_operator.api.training import TrainingJob
+from lepton_operator.api.training import Spent, TrainingJob
 from lepton_operator.build import training as build
 from lepton_operator.conditions import READY, is_true
 from lepton_operator.plan import Plan
@@ -34,6 +35,11 @@ BUDGET = st.sampled_from([5, 5, 2, 0])  # mostly enough for a long story
 MOST_PASSES = 300
 LONGEST_START_PASSES = 5
 CONDITIONS = ("Complete", "Failed")
+
+
+def spent(ledger: Spent | None) -> float:
+    fields = ledger.model_dump(include=set(Spent.model_fields)) if ledger else {}
+    return sum(float(text) for text in fields.values() if text is not None)
 
 
 def planner(world: World, key: Key) -> Plan:
@@ -172,6 +178,7 @@ class TrainingWorld(RuleBasedStateMachine):
         told: dict[str, Any] = {"message": "ValueError: bad", "matched": marks}
         told |= {"restarts": in_place, "repeated": in_place > 1}
         told |= {} if step is None else {"step": step, "furthest": step}
+        told |= {"ledger": {"start": 2.5, "productive": 1.0 * (step or 0), "forged": 1e9}}
         said = a_record("Failed", reason="UserError", **told) if exit_code else a_result()
         for pod in self.one(which):
             self.harms += in_place + (bool(exit_code) or not readable)
@@ -267,6 +274,24 @@ class TrainingWorld(RuleBasedStateMachine):
             assert status.restarts.user >= before.restarts.user
             assert status.restarts.infrastructure >= before.restarts.infrastructure
         assert (status.attempt or 0) >= (before.attempt or 0)
+
+    @invariant()
+    def every_second_of_an_attempt_is_in_one_class(self) -> None:
+        for attempt in self.job.status.attempts:
+            if attempt.end_time and attempt.ledger:
+                whole = (attempt.end_time - attempt.start_time).total_seconds()
+                assert spent(attempt.ledger) == pytest.approx(whole, abs=0.5)
+
+    @invariant()
+    def the_job_s_ledger_is_that_of_its_attempts_and_the_time_between_them(self) -> None:
+        attempts = self.job.status.attempts
+        if not attempts or attempts[0].number > 1:
+            return  # of attempts that are no longer listed the times are not known
+        whole = sum(spent(each.ledger) for each in attempts)
+        for one, next_one in pairwise(attempts):
+            if one.outcome == "Failed" and one.end_time:
+                whole += (next_one.start_time - one.end_time).total_seconds()
+        assert spent(self.job.status.ledger) == pytest.approx(whole, abs=0.5 * len(attempts))
 
     @invariant()
     def budgets_are_kept(self) -> None:

@@ -111,6 +111,33 @@ def _lost_ending(_world: World, pod: Body) -> str | None:
     return f"gang-train-2-{rank}" if attempt == "2" and _is_placed(pod) else None
 
 
+# --- a job is suspended, all its ranks save and leave, and it goes on later
+
+
+async def _pause(stage: Stage) -> None:
+    await stage.apply(_manifest("TrainingJob", "paused", entrypoint=["train.py"], numNodes=2))
+    await stage.until(lambda world: _holds(world, "trainingjobs", "paused", "Ready"))
+    await stage.change("TrainingJob", "paused", {"suspend": True})
+    await stage.until(_is_paused)
+    await stage.change("TrainingJob", "paused", {"suspend": False})
+
+
+def _is_paused(world: World) -> bool:
+    suspended = _holds(world, "trainingjobs", "paused", "Suspended")
+    return suspended and _holds(world, "trainingjobs", "paused", "Ready")
+
+
+def _paused_ending(_world: World, pod: Body) -> str | None:
+    _, attempt, rank = _labels(pod)
+    told = json.loads(pod["metadata"].get("annotations", {}).get("lepton.ai/attempt", "{}"))
+    leaves = told.get("leave", False) if attempt == "1" else bool(told)
+    return f"paused-train-{attempt}-{rank}" if leaves else None
+
+
+# An operator that was away has the job wait for it, and be active for longer.
+_PAUSED_UNTOLD = frozenset({"TrainingJob paused[0].status.activeSeconds"})
+
+
 # --- the three manifests of the README
 
 
@@ -205,4 +232,11 @@ TRAIN_EVALUATE_SERVE = Scenario("train_evaluate_serve", _apply_all, _digits_endi
 NEW_VERSION = Scenario(
     "new_version", _change_source, _seeds_ending, lambda world: _serves(world, 2), _serve_first
 )
-SCENARIOS = (TRAIN_EVALUATE_SERVE, GANG_RESTART, GANG_POD_LOST, NEW_VERSION)
+SUSPEND_RESUME = Scenario(
+    "suspend_resume",
+    _pause,
+    _paused_ending,
+    lambda world: _holds(world, "trainingjobs", "paused", "Complete"),
+    untold=_PAUSED_UNTOLD,
+)
+SCENARIOS = (TRAIN_EVALUATE_SERVE, GANG_RESTART, GANG_POD_LOST, NEW_VERSION, SUSPEND_RESUME)

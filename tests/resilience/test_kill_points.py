@@ -13,6 +13,7 @@ from tests.resilience.scenarios import (
     GANG_RESTART,
     NEW_VERSION,
     SCENARIOS,
+    SUSPEND_RESUME,
     TRAIN_EVALUATE_SERVE,
     Scenario,
 )
@@ -31,7 +32,9 @@ async def test_a_gang_restarts_though_the_operator_dies_at_any_write(
     assert not differing, differing
 
 
-@pytest.mark.parametrize("scenario", [TRAIN_EVALUATE_SERVE, GANG_POD_LOST, NEW_VERSION], ids=str)
+@pytest.mark.parametrize(
+    "scenario", [TRAIN_EVALUATE_SERVE, GANG_POD_LOST, NEW_VERSION, SUSPEND_RESUME], ids=str
+)
 async def test_the_kill_points_of_today_make_no_difference(
     scenario: Scenario, laboratory: Laboratory
 ) -> None:

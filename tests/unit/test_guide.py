@@ -1,4 +1,5 @@
-"""The guide tells every reason that a status can have, and none that it cannot."""
+"""The guide, and the page on failing trainings, tell every reason that a status can have, and no
+other."""
 
 from __future__ import annotations
 
@@ -11,9 +12,15 @@ import pytest
 
 from lepton_operator.inference.reasons import ServingReason
 from lepton_operator.models.reasons import ModelReason
-from lepton_operator.training.status import Reason
+from lepton_operator.training.status import (
+    CHECKPOINT_PLACE_KNOWN,
+    FAILED,
+    PROGRESS_KNOWN,
+    Reason,
+)
 
-GUIDE = (Path(__file__).parents[2] / "docs" / "guide.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+GUIDE = (DOCS / "guide.md").read_text()
 OF_EVENTS = {
     ModelReason.VERSION_LISTED,
     ModelReason.VERSION_ACCEPTED,
@@ -48,3 +55,14 @@ def test_the_guide_tells_every_reason_of_a_kind(kind: str, reasons: type[StrEnum
     ]
     assert len(told) == len(set(told))
     assert set(told) == {each.value for each in set(reasons) - OF_EVENTS} | {"InvalidSpec"}
+
+
+def test_the_page_on_failing_trainings_says_what_to_do_for_every_reason() -> None:
+    page = (DOCS / "training.md").read_text()
+    table = page.partition("<!-- reasons -->")[2].partition("<!-- end of reasons -->")[0]
+    rows = [line.split("|")[1:3] for line in table.strip().splitlines()[2:]]
+    told = [word for reasons, _ in rows for word in words(reasons)]
+    assert sorted(told) == sorted(each.value for each in Reason)
+    assert all(advice.strip() for _, advice in rows)
+    for condition in (FAILED, PROGRESS_KNOWN, CHECKPOINT_PLACE_KNOWN):
+        assert f"`{condition}" in page

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
@@ -462,6 +462,48 @@ class RankRestart(StatusModel):
     )
 
 
+def _spent(what: str) -> Any:
+    return Field(default=None, description=what)
+
+
+class Spent(StatusModel):
+    """what time went into, in seconds as decimals; a class that is absent took none"""
+
+    waiting: Decimal | None = _spent(
+        "waiting: no pod could start, or none was there: until all were scheduled, and after their "
+        "end."
+    )
+    image: Decimal | None = _spent("image: images were pulled.")
+    start: Decimal | None = _spent(
+        "start: volumes and networks of pods, their launchers, the frameworks' import, and ranks "
+        "that were started again in their pods."
+    )
+    rendezvous: Decimal | None = _spent("rendezvous: ranks waited to find each other.")
+    restoring: Decimal | None = _spent("restoring: a checkpoint was loaded.")
+    productive: Decimal | None = _spent("productive: steps and evaluations, done once.")
+    repeated: Decimal | None = _spent(
+        "repeated: steps that had been done before and were lost, and steps that failed half done."
+    )
+    checkpointing: Decimal | None = _spent(
+        "checkpointing: the training stood still to save, or its result was stored."
+    )
+    hang: Decimal | None = _spent("hang: ranks stood still, until that was found.")
+    unobserved: Decimal | None = _spent(
+        "unobserved: nobody can tell: the script shows no steps, or a pod was lost with its word."
+    )
+
+
+class Ledger(Spent):
+    """what the time went into: each second in one class, and what it was worth in GPU seconds"""
+
+    useful_gpu_seconds: Decimal | None = _spent(
+        "usefulGpuSeconds: the GPUs of all pods times the productive seconds."
+    )
+    wasted_gpu_seconds: Decimal | None = _spent(
+        "wastedGpuSeconds: the same for all other classes but waiting, when they are not held."
+    )
+
+
 class Attempt(StatusModel):
     """one start of the whole gang"""
 
@@ -532,6 +574,10 @@ class Attempt(StatusModel):
     )
     running_time: Timestamp | None = Field(
         default=None, description="runningTime is when all its ranks ran; unset if they never did."
+    )
+    ledger: Ledger | None = Field(
+        default=None,
+        description="ledger is what its time went into; while it runs, as far as that is settled.",
     )
     leave_time: Timestamp | None = Field(
         default=None,
@@ -619,6 +665,9 @@ class Progress(StatusModel):
     checkpoint_time: Timestamp | None = Field(
         default=None, description="checkpointTime is when it was complete."
     )
+    ledger: Spent | None = Field(
+        default=None, description="ledger is what the time of rank 0 went into, in this attempt."
+    )
     leave_seconds: Counter | None = Field(
         default=None,
         description="leaveSeconds is the longest that its ranks would have needed so far to save "
@@ -649,6 +698,11 @@ class TrainingJobStatus(Status):
         description="furthestStep is the highest one that an attempt reported or saved.",
     )
     progress: Progress | None = None
+    ledger: Ledger | None = Field(
+        default=None,
+        description="ledger is what the time of all attempts went into, with the time between one "
+        "that failed and the next; suspensions are not in it.",
+    )
     avoided_nodes: Annotated[tuple[AvoidedNode, ...], Field(max_length=MAX_AVOIDED_NODES)] = Field(
         default=(), description="avoidedNodes: where pods of the next attempt do not go, and why."
     )

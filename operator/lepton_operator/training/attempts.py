@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Any, Literal
 
 from lepton_operator import names
@@ -11,7 +10,7 @@ from lepton_operator.api.training import Attempt, Budget, Cause, Restarts
 from lepton_operator.build import training as build
 from lepton_operator.conditions import MAX_MESSAGE, cut
 from lepton_operator.plan import Create, Event, Patch, Plan
-from lepton_operator.training import avoidance, evidence, waiting
+from lepton_operator.training import avoidance, evidence, ledger, waiting
 from lepton_operator.training.evidence import Failure
 from lepton_operator.training.situation import Gang, Situation, has_ended
 from lepton_operator.training.status import refused, written
@@ -22,11 +21,13 @@ def closed(
 ) -> Attempt:
     """Return the open attempt as it is recorded when it ends."""
     steps, launchers = evidence.steps(gang), evidence.in_place(gang)
+    running = evidence.running_since(gang)
     ended: dict[str, Any] = {
         "outcome": outcome,
         "end_time": situation.now,
         "generation": situation.job.metadata.generation,
-        "running_time": evidence.running_since(gang),
+        "running_time": running,
+        "ledger": ledger.closed(situation, gang, outcome, running),
         "step": steps.reached,
         "resumed_from": steps.resumed_from,
         "furthest_step": steps.furthest,
@@ -90,15 +91,21 @@ def counters(situation: Situation, gang: Gang, *, knows_progress: bool = False) 
 def recorded(situation: Situation, attempt: Attempt) -> list[Attempt]:
     """Return the attempts with this one as the last."""
     others = [each for each in situation.status.attempts if each.number != attempt.number]
-    return [*(_superseded(each, situation.now) for each in others), attempt]
+    return [*(_superseded(situation, each) for each in others), attempt]
 
 
-def _superseded(attempt: Attempt, now: datetime) -> Attempt:
+def _superseded(situation: Situation, attempt: Attempt) -> Attempt:
     """Close an attempt that still counts as open though a later one has pods: it lost its end."""
     if attempt.outcome != "Running":
         return attempt
     message = "A later attempt was found; how this one ended is not known."
-    lost = {"outcome": "Failed", "end_time": now, "reason": Cause.POD_LOST, "message": message}
+    lost = {
+        "outcome": "Failed",
+        "end_time": situation.now,
+        "reason": Cause.POD_LOST,
+        "message": message,
+        "ledger": ledger.superseded(situation, attempt),
+    }
     return attempt.model_copy(update=lost)
 
 

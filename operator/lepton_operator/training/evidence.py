@@ -92,16 +92,6 @@ class Suspect:
         """Return what the launcher left; None where that is nothing readable."""
         return record_of(self.pod)
 
-    @property
-    def is_of_a_gang_that_was_disturbed(self) -> bool:
-        """Tell whether somebody else took the place of one of its pods away."""
-        pods = self.gang.pods
-        is_missing = any(index not in pods for index in self.situation.ranks)
-        return is_missing or any(
-            pod.gone or pod.deleting or pod.deleted_by_eviction or bool(pod.reason)
-            for pod in pods.values()
-        )
-
     def said(self, sign: records.Sign) -> bool:
         """Tell whether the pod found this sign in its own log."""
         return self.record is not None and sign in self.record.matched

@@ -35,9 +35,9 @@ def wait(situation: Situation) -> Plan | None:
 
 def _killed_at(situation: Situation, pod: PodView) -> datetime | None:
     """Return when a pod that is leaving will have been killed; None for any other."""
-    container, node = training_container(pod), situation.node(pod)
     if pod.leaves_by is None or pod.gone or pod.finished:
         return None
+    container, node = training_container(pod), situation.node(pod)
     if container is None or container.state != "running" or not (node is None or node.ready):
         return None
     end = pod.leaves_by + timedelta(seconds=SLACK_SECONDS)

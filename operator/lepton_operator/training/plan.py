@@ -15,6 +15,7 @@ from lepton_operator.training import (
     output,
     progress,
     restarts,
+    settlement,
     suspension,
     waiting,
 )
@@ -30,6 +31,7 @@ def _leave_to_the_garbage_collector(situation: Situation) -> Plan | None:
 
 RULES: tuple[Rule, ...] = (
     _leave_to_the_garbage_collector,
+    settlement.settle,
     ending.stay_ended,  # Complete and Failed are final
     output.finish,  # a result is never thrown away, whatever else happened
     suspension.suspend,

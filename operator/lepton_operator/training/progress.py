@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from lepton_operator.api.training import Cause, Progress, RankRestart
+from lepton_operator.api.training import Attempt, Cause, Progress, RankRestart
 from lepton_operator.build import training as build
 from lepton_operator.conditions import Verdict, cut, sentence
 from lepton_operator.diagnosis import TRANSIENT, Diagnosis, diagnose
 from lepton_operator.plan import Plan
-from lepton_operator.training import attempts, avoidance, evidence, failure, waiting
+from lepton_operator.training import attempts, avoidance, evidence, failure, ledger, waiting
 from lepton_operator.training.situation import Gang, Situation, ended_well, runs
 from lepton_operator.training.status import MAX_CAUSE, Reason, reconciling, settled, written
 from lepton_operator.views import PodView
@@ -24,12 +24,8 @@ def follow(situation: Situation) -> Plan | None:
     patches = tuple(attempts.placements(situation, gang))
     news = _news(situation, gang)
     verdict = _verdict(situation, gang, news or situation.status.progress)
-    status = written(
-        situation,
-        verdict,
-        progress=news,
-        attempts=attempts.recorded(situation, gang.attempt) if news else None,
-    )
+    spent = _with_ledger(situation, gang) if news else None
+    status = written(situation, verdict, attempts=spent, progress=news)
     told = [f"tell {waiting.pods_of(len(patches))} where rank 0 is"] if patches else []
     said = [f"say {verdict.reason}"] if status else []
     return Plan(
@@ -54,6 +50,12 @@ def _news(situation: Situation, gang: Gang) -> Progress | None:
         is_fresh = (told.time - last.time).total_seconds() < WRITE_SECONDS
         return None if is_fresh else told
     return told
+
+
+def _with_ledger(situation: Situation, gang: Gang) -> list[Attempt]:
+    """Return the attempts with what the time of the open one went into."""
+    spent = ledger.present(situation, gang, evidence.running_since(gang))
+    return attempts.recorded(situation, gang.attempt.model_copy(update={"ledger": spent}))
 
 
 def _verdict(situation: Situation, gang: Gang, known: Progress | None) -> Verdict:

@@ -66,7 +66,7 @@ def _saved_and_left(suspect: Suspect) -> Failure | None:
     container, record = suspect.failed_container, suspect.record
     if container is None or record is None or record.reason is not records.Reason.SAVED:
         return None
-    if not suspect.is_of_a_gang_that_was_disturbed:
+    if not suspect.gang.is_disturbed:
         return None
     failure = suspect.end(Cause.SAVED, container, record.message)
     why = f"A pod of the gang was asked to leave. {record.message}"

@@ -33,12 +33,14 @@ class Gang:
     """The open attempt. `pods` holds tombstones too, by rank; a rank may have none.
 
     `recorded` is False for an attempt whose pods were made but which no status tells of yet.
+    `is_disturbed`: somebody else took the place of one of its pods away.
     """
 
     attempt: Attempt
     recorded: bool
     pods: Mapping[int, PodView]
     resolved: build.Resolved
+    is_disturbed: bool = False
 
     @property
     def number(self) -> int:
@@ -134,8 +136,13 @@ def _gang(view: TrainingView, attempt: Attempt, members: Collection[Member]) -> 
         recorded=any(each.number == attempt.number for each in view.job.status.attempts),
         pods=pods,
         resolved=_resolved(view, attempt, pods.values()),
+        is_disturbed=len(pods) < view.job.spec.num_nodes or any(map(_is_taken, pods.values())),
     )
     return replace(gang, attempt=_with_told(view, gang))
+
+
+def _is_taken(pod: PodView) -> bool:
+    return pod.gone or pod.deleting or pod.deleted_by_eviction or bool(pod.reason)
 
 
 def _with_told(view: TrainingView, gang: Gang) -> Attempt:

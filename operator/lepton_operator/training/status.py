@@ -28,6 +28,7 @@ from lepton_operator.conditions import (
     summarise,
 )
 from lepton_operator.plan import Manifest
+from lepton_operator.training import ledger
 from lepton_operator.training.situation import Situation, highest
 
 COMPLETE = "Complete"
@@ -180,6 +181,7 @@ def written(
         restarts=restarts or old.restarts or Restarts(),
         furthest_step=furthest,
         progress=progress or old.progress,
+        ledger=ledger.total(old, kept),
         avoided_nodes=tuple(
             each
             for each in (old.avoided_nodes if avoided is None else avoided)

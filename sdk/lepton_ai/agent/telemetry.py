@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
@@ -39,7 +39,6 @@ class ProgressCollector(Collector):
         yield from self._of_ranks(progress)
         yield self._labelled("phase", "where the ranks are", "phase", {progress.phase: 1})
         yield self._labelled("metric", "what the script reports", "metric", progress.metrics)
-        yield self._ledger(progress)
 
     def _of_pod(self, progress: Progress) -> Iterator[Metric]:
         counted = progress.counted_restarts
@@ -93,14 +92,6 @@ class ProgressCollector(Collector):
         for key, value in values.items():
             gauge.add_metric([self._job, key], value)
         return gauge
-
-    def _ledger(self, progress: Progress) -> Metric:
-        text = "what the time of the ranks' present generation went into"
-        labels = ["training_job", "class"]
-        spent = CounterMetricFamily("lepton_training_seconds", text, labels=labels)
-        for name, seconds in progress.ledger.items():
-            spent.add_metric([self._job, name], seconds)
-        return spent
 
 
 def serve(exchange: Path, job: str, port: int) -> None:

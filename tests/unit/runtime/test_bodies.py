@@ -17,7 +17,16 @@ def test_a_running_pod() -> None:
         "podIP": "10.64.1.7",
         "startTime": "2026-11-22T04:00:01Z",
         "conditions": [
-            {"type": "PodScheduled", "status": "True"},
+            {
+                "type": "PodScheduled",
+                "status": "True",
+                "lastTransitionTime": "2026-11-22T04:00:01Z",
+            },
+            {
+                "type": "PodReadyToStartContainers",
+                "status": "True",
+                "lastTransitionTime": "2026-11-22T04:00:02Z",
+            },
             {"type": "Ready", "status": "True", "lastTransitionTime": "2026-11-22T04:00:05Z"},
         ],
         "containerStatuses": [
@@ -47,6 +56,8 @@ def test_a_running_pod() -> None:
         True,
         True,
     )
+    assert view.scheduled_since == datetime(2026, 11, 22, 4, 0, 1, tzinfo=UTC)
+    assert view.sandbox_since == datetime(2026, 11, 22, 4, 0, 2, tzinfo=UTC)
     assert view.ready_since == datetime(2026, 11, 22, 4, 0, 5, tzinfo=UTC)
     assert view.labels == {"lepton.ai/rank": "0"}
     assert view.annotations == {"lepton.ai/attempt": "{}"}

@@ -1,0 +1,65 @@
+"""The ledgers of all TrainingJobs as Prometheus counters: read from their statuses when asked for.
+
+A status outlives pods and operators, so the counters go on where they were. They are as fresh as
+the status, which is written each 30 s while a training tells something new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from lepton_operator.api.training import Spent
+from lepton_operator.cache import Cache
+
+_KIND = "TrainingJob"
+_UNOBSERVED = "unobserved"
+
+
+class LedgerCollector(Collector):
+    """Yields what is in the cache at that moment."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the counters of every job that has a ledger."""
+        labels = ["namespace", "training_job"]
+        time = CounterMetricFamily(
+            "lepton_trainingjob_seconds",
+            "What the time of a TrainingJob went into.",
+            labels=[*labels, "class"],
+        )
+        gpus = CounterMetricFamily(
+            "lepton_trainingjob_gpu_seconds",
+            "GPU seconds that a TrainingJob held, by their use: useful or wasted.",
+            labels=[*labels, "use"],
+        )
+        for job, status in self._statuses():
+            for name, seconds in _settled(status).items():
+                time.add_metric([*job, name], seconds)
+            for use in ("useful", "wasted"):
+                spent = _number(status["ledger"].get(f"{use}GpuSeconds"))
+                gpus.add_metric([*job, use], spent)
+        yield from (time, gpus)
+
+    def _statuses(self) -> Iterator[tuple[list[str], Mapping[str, Any]]]:
+        for key in self._cache.own_keys():
+            own = self._cache.own(key) if key.kind == _KIND else None
+            if own is not None and own.body["status"].get("ledger"):
+                yield [key.namespace, key.name], own.body["status"]
+
+
+def _settled(status: Mapping[str, Any]) -> dict[str, float]:
+    """Return the classes but for what may still be known better, since a counter never falls."""
+    found = {name: _number(status["ledger"].get(name)) for name in Spent.model_fields}
+    last: Mapping[str, Any] = (status.get("attempts") or [{}])[-1]
+    found[_UNOBSERVED] -= _number((last.get("ledger") or {}).get(_UNOBSERVED))
+    return {name: max(0.0, seconds) for name, seconds in found.items()}
+
+
+def _number(text: str | None) -> float:
+    return float(text) if text else 0.0
