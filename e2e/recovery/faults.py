@@ -128,12 +128,14 @@ def _has_closed_an_attempt(job: Mapping[str, Any] | None) -> bool:
 
 @contextmanager
 def _corrupt(run: Run) -> Iterator[float]:
-    """Damage the newest checkpoint, then kill a rank."""
-    newest = run.checkpoints()[-1]
-    for file in newest.path.parent.glob("*.distcp"):
+    """Damage a checkpoint as soon as it is complete, and kill a rank."""
+    pid, known = run.process(VICTIM), len(run.checkpoints())
+    found = wait_until(run.checkpoints, lambda all_: len(all_) > known, "a step is done")
+    for file in found[-1].path.parent.glob("*.distcp"):
         os.truncate(file, file.stat().st_size // 2)
-    with _kill(VICTIM, signal.SIGKILL)(run) as at:
-        yield at
+    at = time.time()
+    os.kill(pid, signal.SIGKILL)
+    yield at
 
 
 @contextmanager

@@ -61,13 +61,13 @@ def test_nothing_is_beyond_before_the_last_step_is_reached_again() -> None:
     assert timeline.beyond(history()[:-1], FAULT_AT) is None
 
 
-def test_a_closed_attempt_is_a_detection_too() -> None:
-    seen = Sightings()
+def test_where_pods_are_replaced_the_closed_attempt_is_the_detection() -> None:
+    seen = sightings()
     seen.statuses = [
         (102.0, {"attempts": [{"number": 1}]}),
         (104.0, {"attempts": [{"number": 1, "endTime": "2026-11-22T10:00:00Z"}]}),
     ]
-    assert timeline.detected_at(seen, history(), FAULT_AT) == 104.0
+    assert timeline.detected_at(seen, history(), FAULT_AT, in_place=False) == 104.0
 
 
 def test_a_rank_that_works_beside_its_successor_is_wrong() -> None:
