@@ -23,6 +23,7 @@ DEADLINES_SECONDS = {
     "a script ends": 300,  # four trainings of one epoch
     "checkpoints are tried": 400,  # twenty trainings of two ranks, two minutes on busy cores
     "ranks are tried": 240,  # six gangs of two ranks
+    "recipes are tried": 600,  # sixteen trainings in gangs, one to two minutes alone
     "ten seeds are trained": 1800,
     "a version is listed": 90,
     "a model is ready": 150,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from e2e.chroot import WRITABLE, Image
+from e2e.deadlines import DEADLINES_SECONDS
 from e2e.installation import ROOT, image_references
 from e2e.kubectl import Kubectl
 from e2e.pods import ended, program_pod
@@ -22,6 +26,23 @@ def test_export_and_training_hold_what_they_promise(bare_namespace: Kubectl) -> 
     log = run_in_trainer(bare_namespace, script, "a script ends")
 
     assert "\nOK" in log
+
+
+@pytest.mark.long
+def test_the_recipes_to_copy_go_on_in_gangs_of_two_and_three(
+    image: Callable[[str], Image], folder: Path
+) -> None:
+    shutil.copy(ROOT / "tests" / "sdk" / "recipes" / "gangs_with_torch.py", folder)
+
+    output = image("trainer").run(
+        "python",
+        f"{WRITABLE}/gangs_with_torch.py",
+        writable=folder,
+        limit_seconds=DEADLINES_SECONDS["recipes are tried"],
+    )
+    print(output)
+
+    assert output.endswith("OK")
 
 
 @pytest.mark.long

@@ -16,7 +16,7 @@ from lepton_operator.api.model import LeptonModel
 from lepton_operator.api.training import TrainingJob
 from lepton_operator.plan import Create, Delete, Patch, Plan, Reference
 from lepton_operator.settings import Defaults
-from lepton_operator.views import ContainerView, NodeView, PodView, TrainingView
+from lepton_operator.views import ContainerView, NodeView, PodView, Told, TrainingView
 from tests.builders import NOW, defaults
 
 Own = TrainingJob | LeptonModel | InferenceService
@@ -45,6 +45,7 @@ class World:
     nodes: dict[str, NodeView] = field(default_factory=dict)
     seen: dict[str, PodView] = field(default_factory=dict)  # by uid, tombstones included
     kept_away: dict[str, frozenset[str]] = field(default_factory=dict)  # nodes, by pod name
+    told: Told | None = None  # what rank 0 told last
     before_delete: Callable[[PodView], None] = lambda _: None
     made: int = 0
 
@@ -76,6 +77,7 @@ class World:
             pods=self.seen_pods(job.metadata.uid),
             model=model if isinstance(model, LeptonModel) else None,
             nodes=tuple(self.nodes.values()),
+            told=self.told,
         )
 
     def seen_pods(self, owner_uid: str) -> tuple[PodView, ...]:
@@ -110,6 +112,7 @@ class World:
     def restart_operator(self) -> None:
         """A new process: its cache is what is there, without tombstones."""
         self.seen = {pod.uid: pod for pod in self.pods.values()}
+        self.told = None
 
     # What the API server does
 

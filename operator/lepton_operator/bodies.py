@@ -193,6 +193,7 @@ def _container(status: Body) -> ContainerView:
         signal=present.get("signal"),
         reason=present.get("reason", ""),
         message=present.get("message", ""),
+        image_id=sys.intern(status.get("imageID", "")),
         started=_optional_time(present.get("startedAt")),
         finished=_optional_time(present.get("finishedAt")),
         last_exit_code=last.get("exitCode"),

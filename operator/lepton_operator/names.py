@@ -21,6 +21,7 @@ ROLE = "lepton.ai/role"
 ATTEMPT = "lepton.ai/attempt"  # a label (the number), and the annotation the launcher reads
 RANK = "lepton.ai/rank"
 REVISION = "lepton.ai/revision"
+IMAGE_ID = "lepton.ai/image-id"  # of the training container, as the kubelet tells it
 STEP = "lepton.ai/step"  # JSON: what a step pod works on
 RESOLVED = "lepton.ai/resolved"
 RESOLVED_HASH = "lepton.ai/resolved-hash"

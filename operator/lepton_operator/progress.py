@@ -23,6 +23,7 @@ from lepton_operator.api.training import (
     Phase,
     Progress,
     RankRestart,
+    SlowRank,
     Spent,
 )
 from lepton_operator.conditions import cut
@@ -63,6 +64,12 @@ class _Restart(StatusModel):
         return RankRestart(**{**dict(self), "message": message})
 
 
+class _Slow(StatusModel):
+    rank: Annotated[StrictInt, Field(ge=0, le=2**31 - 1)]
+    node: Annotated[StrictInt, Field(ge=0, le=MAX_NODES - 1)]
+    factor: Annotated[float, Field(ge=1, le=1e6, allow_inf_nan=False)]
+
+
 class _Told(StatusModel):
     """The sidecar's document, as far as the status needs it."""
 
@@ -80,6 +87,7 @@ class _Told(StatusModel):
     counted_restarts: Annotated[StrictInt, Field(ge=0, le=MAX_RESTARTS)] = 0
     saved: StrictBool = False
     restarts: Annotated[tuple[_Restart, ...], Field(max_length=MAX_TOLD_RESTARTS)] = ()
+    slow: _Slow | None = None
     ledger: ReportedSeconds = Field(default_factory=dict)
 
 
@@ -118,6 +126,7 @@ def _progress(told: _Told, now: datetime) -> Progress:
         learning_rate=None if told.learning_rate is None else decimal(told.learning_rate),
         checkpoint_step=saved.step if saved else None,
         checkpoint_time=_seconds_ago(now, saved.age_seconds) if saved else None,
+        slow=_slow(told.slow) if told.slow else None,
         ledger=_spent(told.ledger),
         leave_seconds=_leave_seconds(told),
     )
@@ -128,6 +137,11 @@ def _steps(told: _Told) -> str | None:
     if told.step is None:
         return None
     return f"{told.step}/{told.total_steps}" if told.total_steps else str(told.step)
+
+
+def _slow(told: _Slow) -> SlowRank:
+    factor = decimal(round(told.factor, 2)) or "1"
+    return SlowRank(rank=told.rank, pod=told.node, factor=factor)
 
 
 def _spent(ledger: Mapping[str, float]) -> Spent | None:

@@ -26,6 +26,7 @@ class ContainerView:
     signal: int | None = None
     reason: str = ""
     message: str = ""
+    image_id: str = ""
     started: datetime | None = None
     finished: datetime | None = None
     last_exit_code: int | None = None  # of the run before this one

@@ -10,7 +10,7 @@ from types import ModuleType
 # must not do that behind its users' backs; whoever wants it sets 0.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-_MODULES = ("checkpoints", "datasets")
+_MODULES = ("checkpoints", "curves", "datasets", "lineage")
 
 
 def __getattr__(name: str) -> ModuleType:

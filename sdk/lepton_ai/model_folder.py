@@ -13,6 +13,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from lepton_ai import onnx_model
+from lepton_ai.curves import DATA_FILE, PICTURE_FILE
 from lepton_ai.record import InvalidModelError
 from lepton_ai.store import file_sha256
 from lepton_ai.versions import (
@@ -28,6 +29,8 @@ from lepton_ai.versions import (
 )
 
 TOP_FILES = (MODEL_FILE, HELD_OUT_FILE, SIGNATURE_FILE, METRICS_FILE)
+CURVE_FILES = (DATA_FILE, PICTURE_FILE)
+CURVES_LIMIT_BYTES = 4 * 1024 * 1024
 MOST_FILES = 10_000
 MOST_METRICS = 64
 JSON_LIMIT_BYTES = 1024 * 1024
@@ -71,6 +74,25 @@ def _paths(folder: Path) -> Iterator[str]:
     yield from (name for name in TOP_FILES if os.path.lexists(folder / name))
     for place, _, names in os.walk(folder / TRAINABLE_FOLDER):
         yield from ((Path(place) / name).relative_to(folder).as_posix() for name in names)
+
+
+def curves(folder: Path) -> tuple[ModelFile, ...]:
+    """Return the files with a training's curves; none that is too large, or no plain file."""
+    return tuple(filter(None, (_curve(folder, name) for name in CURVE_FILES)))
+
+
+def _curve(folder: Path, name: str) -> ModelFile | None:
+    if not os.path.lexists(folder / name):
+        return None
+    try:
+        found = _file(folder, name)
+    except InvalidModelError as error:
+        logger.warning("%s The version goes without it.", error)
+        return None
+    if found.size_bytes > CURVES_LIMIT_BYTES:
+        logger.warning("%s is too large to be kept: %d bytes", name, found.size_bytes)
+        return None
+    return found
 
 
 def _file(folder: Path, path: str) -> ModelFile:

@@ -37,12 +37,20 @@ class CheckpointProgress(Document):
 
 
 class RankProgress(Document):
-    """One rank; `own_seconds` is its mean step less its waits in collectives."""
+    """One rank; `own_seconds` is its usual step less its waits in collectives."""
 
     rank: Count
     step: Count | None = None
     silent_seconds: Seconds | None = None
     own_seconds: Seconds | None = None
+
+
+class SlowRank(Document):
+    """The rank that holds up the gang, and how many times as long as the others it takes."""
+
+    rank: Count
+    node: Count
+    factor: Annotated[float, Field(ge=1, allow_inf_nan=False)]
 
 
 class Restart(Document):
@@ -74,6 +82,7 @@ class Progress(Document):
     resumed_from: Count | None = None
     furthest: Count | None = None
     saved: bool = False
+    slow: SlowRank | None = None
     restarts: Annotated[tuple[Restart, ...], Field(max_length=MAX_RESTARTS)] = ()
     counted_restarts: Count = 0
     ledger: Annotated[dict[Name, Seconds], Field(max_length=16)] = Field(default_factory=dict)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +30,9 @@ HELD_OUT_FILE = "heldout.npz"
 SIGNATURE_FILE = "signature.json"
 METRICS_FILE = "metrics.json"
 TRAINABLE_FOLDER = "trainable"
+PREFIX_DIGITS = 12
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 logger = logging.getLogger(__name__)
 
@@ -96,18 +100,35 @@ class Version(Document):
 
     def summary(self, evaluation: Evaluation | None = None) -> VersionSummary:
         """Return what a termination message has room for."""
-        known = ("trainingJob", "uri", "uid")
-        lineage = {name: self.lineage[name] for name in known if name in self.lineage}
         return VersionSummary(
             **self.reference.model_dump(),
             metrics=self.metrics,
-            lineage=lineage,
+            lineage=_in_short(self.lineage),
             evaluation=evaluation,
         )
 
 
 class EvaluationRecord(Evaluation):
     created: str
+
+
+def _in_short(lineage: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a lineage has room in a message: digests by their beginning."""
+    checkpoint = lineage.get("checkpoint") or {}
+    image = _DIGEST.findall(str(lineage.get("imageID", "")))
+    data = [each.get("digest", "") for each in lineage.get("data") or ()]
+    of_data = data[0] if len(data) == 1 else canonical_digest(data)
+    found = {
+        **{name: lineage.get(name) for name in ("trainingJob", "uri", "uid")},
+        "imageDigest": _prefix(image[-1]) if image else None,
+        "dataDigest": _prefix(of_data) if data else None,
+        "checkpointStep": checkpoint.get("step"),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _prefix(digest: str) -> str:
+    return digest[: len("sha256:") + PREFIX_DIGITS]
 
 
 def canonical_json(content: Any) -> bytes:
@@ -147,8 +168,7 @@ class ModelVersions:
         lineage: dict[str, Any],
     ) -> Version:
         """Upload the files, then make the version, or find the one that this identity made."""
-        for file in manifest.files:
-            self.store.put_blob(self._blob(file.sha256), source / file.path, file.sha256)
+        self.upload(source, manifest.files)
 
         def at(number: int) -> Version:
             return Version(
@@ -175,6 +195,11 @@ class ModelVersions:
                 logger.info("version %d of %s is this one already", number, self.name)
                 return found
             number += 1
+
+    def upload(self, folder: Path, files: Iterable[ModelFile]) -> None:
+        """Store the bytes of files by their digest."""
+        for file in files:
+            self.store.put_blob(self._blob(file.sha256), folder / file.path, file.sha256)
 
     def find(self, identity: str) -> Version | None:
         """Return the version that an identity made, if it made one."""

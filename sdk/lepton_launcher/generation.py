@@ -80,8 +80,8 @@ class Generation:
         self._observer = self._new_observer(before)
         exchange = None if pod.options.alone else pod.exchange
         self._departure = Departure(count, pod.options.leave_signal, exchange, pod.children)
-        self._oom_kills_before = oom_kills()
         self._left_by = math.inf
+        self._oom_kills_before = oom_kills()
         self.is_stopped = False
         """Whether the gang stopped these ranks, to start them again."""
 
@@ -96,8 +96,8 @@ class Generation:
             pipe.start()
         self._start_child()
         hang, order = self._wait_for_child()
-        say(f"the ranks of generation {self.number} end: {self._why(hang, order)}")
         found_at = time.monotonic()
+        say(f"the ranks of generation {self.number} end: {self._why(hang, order)}")
         self.is_stopped = order is not None and order.act == STOP
         names = self._leave_stacks() if hang or (order and order.stacks) else {}
         self._pod.children.kill_all()

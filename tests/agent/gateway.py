@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import subprocess
 import time
@@ -32,11 +33,17 @@ class Gateway:
         bucket.mkdir(parents=True)
         return bucket
 
+    def refuse_writes_above(self, size_bytes: int) -> None:
+        """Let the server meet a full disk: no file of its grows beyond this; -1: as it was."""
+        limits = (size_bytes, resource.RLIM_INFINITY)
+        resource.prlimit(int((self.folder / "pid").read_text()), resource.RLIMIT_FSIZE, limits)
+
     @contextmanager
     def running(self) -> Iterator[Gateway]:
         process = self._start()
         try:
             self._wait_until_it_answers(process)
+            (self.folder / "pid").write_text(str(process.pid))
             yield self
         finally:
             process.terminate()

@@ -16,6 +16,7 @@ from e2e.cluster.ports import free_port
 from tests.agent.stores import COMMAND_SECONDS, StoreUnderTest, agent_command
 
 UID = "5b1f0f4e-6a53-4c1a-9d53-1f3f6f6a2b10"
+IMAGE_ID = f"registry.example/trainer@sha256:{'ab' * 32}"
 SUCCEEDED = {"outcome": "Succeeded", "reason": "Succeeded"}
 KILL_SECONDS = 10
 
@@ -88,7 +89,9 @@ def sidecar(
     who = ["--namespace", "team", "--job", "digits", "--uid", UID]
     port = free_port()
     where = ["--port", port, "--attempt", attempt, "--rank", rank, "--shared", folder]
+    (folder / "image-id").write_text(IMAGE_ID)
     given = ["--image", "trainer:1", "--entrypoint", '["-m","recipe"]']
+    given += ["--image-id-file", str(folder / "image-id")]
     handed = ["--model", model, "--max-opset", 21, "--max-ir", 10, *given] if model else []
     told = ["--patterns", json.dumps(patterns)] if patterns else []
     command = agent_command("sidecar", *who, *where, *handed, *told)

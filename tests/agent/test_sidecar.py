@@ -7,12 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from e2e.cluster.ports import free_port
+from lepton_ai.curves import Curves
+from lepton_ai.datasets import from_arrays
+from lepton_ai.lineage import Checkpoint, tell_checkpoint, tell_data
+from lepton_ai.versions import Version
 from lepton_launcher.records import is_record
 from tests.agent.gateway import ACCESS_KEY, SECRET_KEY, Gateway, write_secret
-from tests.agent.pods import SUCCEEDED, UID, SidecarPod, sidecar, wait_until
+from tests.agent.pods import IMAGE_ID, SUCCEEDED, UID, SidecarPod, sidecar, wait_until
 from tests.agent.stores import StoreUnderTest
 from tests.fixtures.onnx_models import write_broken_model, write_too_new_model
 
@@ -23,6 +28,7 @@ FAILED = {
     "rank": 3,
     "exitCode": 1,
 }
+DIGEST = "sha256:" + "c" * 64
 LARGE_BYTES = 256 * 1024 * 1024
 
 
@@ -52,6 +58,7 @@ def test_a_success_becomes_a_version_and_the_next_attempt_finds_it(
         "uid": UID,
         "attempt": 1,
         "image": "trainer:1",
+        "imageID": IMAGE_ID,
         "entrypoint": ["-m", "recipe"],
     }
     paths = [file["path"] for file in version["manifest"]["files"]]
@@ -61,6 +68,39 @@ def test_a_success_becomes_a_version_and_the_next_attempt_finds_it(
     assert any_store.json(f"runs/{UID}/1-0.json") == answer
     with sidecar(any_store, tmp_path / "next", attempt=2, rank=1, model="reader") as following:
         assert following.start() == answer
+
+
+def test_what_only_the_script_knows_is_in_the_lineage_and_its_curves_lie_beside_the_model(
+    any_store: StoreUnderTest, tmp_path: Path, digits: Path
+) -> None:
+    curves = Curves()
+    curves.add(1, {"loss": 0.5})
+    data = from_arrays("mine", np.zeros((3, 2)), np.arange(3))
+    with sidecar(any_store, tmp_path / "pod", model="reader") as pod:
+        assert pod.start() is None
+        leave(digits, pod)
+        curves.write(pod.output)
+        (pod.output / "curves.png").symlink_to("/etc/hostname")
+        tell_data(pod.output, [data])
+        tell_checkpoint(pod.output, Checkpoint(step=12, digest=DIGEST))
+        pod.end(SUCCEEDED)
+        pod.answer()
+        assert "curves.png is a link" in pod.log
+    version = any_store.json("models/team/reader/versions/1.json")
+    lineage = version["lineage"]
+    assert lineage["data"] == [{"name": "mine", "digest": data.digest, "samples": 3}]
+    assert lineage["checkpoint"] == {"step": 12, "digest": DIGEST}
+    (kept,) = lineage["curves"]
+    assert kept["path"] == "curves.jsonl"
+    assert any_store.json(f"models/team/reader/blobs/{kept['sha256']}") == {"step": 1, "loss": 0.5}
+    assert "curves.jsonl" not in [file["path"] for file in version["manifest"]["files"]]
+    assert Version.model_validate(version).summary().lineage == {
+        "trainingJob": "digits",
+        "uid": UID,
+        "imageDigest": "sha256:abababababab",
+        "dataDigest": data.digest[:19],
+        "checkpointStep": 12,
+    }
 
 
 @pytest.mark.parametrize("rank", [0, 2])

@@ -32,6 +32,7 @@ PROGRESS: dict[str, Any] = {
         {"rank": 4, "step": 121, "silentSeconds": 0.1, "ownSeconds": 0.2},
         {"rank": 5, "step": 120, "silentSeconds": 0.3, "ownSeconds": 0.1},
     ],
+    "slow": {"rank": 4, "node": 2, "factor": 1.97},
     "ledger": {"start": 3.5, "productive": 30.0},
 }
 HANG = {"outcome": "Failed", "reason": "Hang", "message": "Rank 3 hangs.", "rank": 3, "step": 7}
@@ -101,6 +102,7 @@ def test_metrics_are_prometheus_s(folder_store: StoreUnderTest, tmp_path: Path) 
         'lepton_training_eta_seconds{training_job="digits"} 220.0',
         'lepton_training_learning_rate{training_job="digits"} 0.0625',
         'lepton_training_counted_restarts{training_job="digits"} 2.0',
+        'lepton_training_slow_rank_factor{rank="4",training_job="digits"} 1.97',
     ):
         assert line in lines
 

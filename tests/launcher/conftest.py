@@ -133,6 +133,11 @@ def launcher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pod(tmp_path: Path, launcher: Path) -> Iterator[Pod]:
     made = Pod(tmp_path, launcher)
     yield made
+    end(made)
+
+
+def end(made: Pod) -> None:
+    """End a launcher that a test has left."""
     if made.process.poll() is None:
         # Without its PID 1 a pod's other processes end too; here nobody else would end the ranks.
         for pid in (made.process.pid, *_descendants(made.process.pid)):

@@ -37,14 +37,14 @@ def handles(pid: int, number: int) -> bool:
     return bool(caught >> (number - 1) & 1)
 
 
-def without_ledger(message: dict[str, Any]) -> dict[str, Any]:
-    """Return what is the same each time."""
-    return {name: value for name, value in message.items() if name != "ledger"}
+def untimed(pod: Pod) -> dict[str, Any]:
+    """The message without where its time went."""
+    return {name: value for name, value in pod.message().items() if name != "ledger"}
 
 
 def test_a_script_that_ends_well_is_a_success(pod: Pod) -> None:
     pod.run(pod.script("print('trained')")).begin().agree()
-    assert without_ledger(pod.message()) == {"outcome": "Succeeded", "reason": "Succeeded"}
+    assert untimed(pod) == {"outcome": "Succeeded", "reason": "Succeeded"}
     assert pod.wait() == 0
     assert pod.stdout == b"trained\n"
 
@@ -75,7 +75,7 @@ def test_nothing_about_the_attempt_is_in_the_environment_of_the_launcher(pod: Po
 
 def test_the_last_error_line_of_an_exception_is_the_message(pod: Pod) -> None:
     pod.run(pod.script(RAISES)).begin().agree()
-    assert without_ledger(pod.message()) == {
+    assert untimed(pod) == {
         "outcome": "Failed",
         "reason": "UserError",
         "message": "ValueError: the learning rate is negative",

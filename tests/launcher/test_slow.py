@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from e2e.cluster.ports import free_port
 from lepton_launcher.slow import OwnTime, OwnTimes, Slow, SlowWatch, Stopwatch
 
+from .conftest import Pod, end, wait_until
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 STEPS = 2000
 THROTTLED_AT = 1003
@@ -129,3 +134,111 @@ def test_a_sampled_wait_is_that_of_each_step_it_stands_for() -> None:
             watch.wait(7.5, 10)
         found = watch.lap(float(step), 1, 0) or found
     assert found == pytest.approx((0.25, 0.0))
+
+
+# Real launchers and ranks. Torch's agent is played: it starts one rank, and tells it who it is.
+
+TORCH = {
+    "torch/__init__.py": "",
+    "torch/distributed/__init__.py": "",
+    "torch/distributed/elastic/__init__.py": "",
+    "torch/distributed/elastic/multiprocessing/__init__.py": "",
+    "torch/distributed/elastic/multiprocessing/errors.py": "class ChildFailedError(Exception): ...",
+    "torch/distributed/launcher/__init__.py": "",
+    "torch/distributed/launcher/api.py": """
+import dataclasses, os, subprocess
+@dataclasses.dataclass
+class LaunchConfig:
+    min_nodes: int
+    max_nodes: int
+    nproc_per_node: int
+    run_id: str
+    rdzv_backend: str
+    rdzv_endpoint: str
+    rdzv_configs: dict
+    max_restarts: int
+    monitor_interval: float
+    log_dir: str
+def launch_agent(config, program, arguments):
+    rank = str(config.rdzv_configs["rank"])
+    environment = {**os.environ, "RANK": rank, "LOCAL_RANK": "0"}
+    subprocess.run([program, *arguments], env=environment, check=True)
+""",
+}
+THROTTLED, RESTORED, LAST = 31, 86, 146
+TRAINS = f"""
+import os, socket, time
+from lepton_launcher import board
+rank, ours = int(os.environ["RANK"]), board.of_this_process()
+if rank == 0:
+    with socket.create_server(("127.0.0.1", {{port}})) as server:
+        peers = [server.accept()[0] for _ in range(2)]
+else:
+    while True:
+        try:
+            peers = [socket.create_connection(("127.0.0.1", {{port}}))]
+            break
+        except OSError:
+            time.sleep(0.1)
+for step in range(1, {LAST + 1}):
+    time.sleep(0.2 if rank == 2 and {THROTTLED} <= step < {RESTORED} else 0.1)
+    with ours.collective():
+        if rank:
+            peers[0].send(b"x")
+            peers[0].recv(1)
+        else:
+            for peer in peers:
+                peer.recv(1)
+            for peer in peers:
+                peer.send(b"x")
+    ours.finish_step(step)
+"""
+
+
+@pytest.fixture
+def gang(
+    tmp_path: Path, launcher: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str], list[Pod]]]:
+    """Three launchers that know each other, each with one rank."""
+    for name, source in TORCH.items():
+        path = tmp_path / "site" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    made: list[Pod] = []
+
+    def start(source: str) -> list[Pod]:
+        told = {"numNodes": 3, "gangPort": free_port(), "token": "of this gang"}
+        for rank in range(3):
+            folder = tmp_path / str(rank)
+            folder.mkdir()
+            pod = Pod(folder, launcher)
+            options = ("--num-nodes", "3", "--node-rank", str(rank))
+            pod.run(pod.script(source), options=options).begin(**told, nodeRank=rank)
+            made.append(pod)
+        return made
+
+    yield start
+    for pod in made:
+        end(pod)
+
+
+def told(pod: Pod) -> dict[str, Any]:
+    path = pod.exchange / "progress.json"
+    found: dict[str, Any] = json.loads(path.read_bytes()) if path.exists() else {}
+    return found
+
+
+def test_the_launcher_of_node_0_names_the_slow_rank_of_another_pod(
+    gang: Callable[[str], list[Pod]],
+) -> None:
+    first, *others = gang(TRAINS.replace("{port}", str(free_port())))
+    wait_until(lambda: told(first).get("step", 0) >= THROTTLED - 10, "the first steps")
+    assert "slow" not in told(first)
+    named = wait_until(lambda: told(first) if "slow" in told(first) else None, "a slow rank")
+    assert (named["slow"]["rank"], named["slow"]["node"]) == (2, 2)
+    assert named["slow"]["factor"] == pytest.approx(2, rel=0.3)
+    assert THROTTLED < named["step"] <= THROTTLED + LATEST[1]
+    wait_until(lambda: "slow" not in told(first), "full speed again")
+    assert told(first)["step"] <= RESTORED + LATEST[1]
+    assert all("slow" not in told(pod) for pod in others)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from lepton_operator import names
-from lepton_operator.api.training import Spent, TrainingJob
+from lepton_operator.api.training import Phase, Progress, RankRestart, Spent, TrainingJob
 from lepton_operator.build import training as build
 from lepton_operator.conditions import READY, is_true
 from lepton_operator.plan import Plan
@@ -23,7 +23,7 @@ from lepton_operator.training.evidence import Suspect
 from lepton_operator.training.plan import plan
 from lepton_operator.training.rules import classify
 from lepton_operator.training.situation import understand
-from lepton_operator.views import PodView
+from lepton_operator.views import InPlace, PodView, Told
 from tests.builders import a_node, a_record, a_result, a_training_job
 from tests.world import Key, Killed, World, is_empty
 
@@ -184,6 +184,38 @@ class TrainingWorld(RuleBasedStateMachine):
             self.harms += in_place + (bool(exit_code) or not readable)
             self.world.end(pod.name, exit_code, said if readable else said[:20])
 
+    @rule(
+        which=WHICH,
+        phase=st.sampled_from(["training", "training", "checkpointing", "rendezvous"]),
+        generation=st.integers(0, 2),
+        step=st.sampled_from([None, 50, 100, 101, 200]),
+        in_place=st.sampled_from([0, 0, 1, 7]),
+        saved=st.booleans(),
+    )
+    def tell_progress(
+        self,
+        *,
+        which: int,
+        phase: Phase,
+        generation: int,
+        step: int | None,
+        in_place: int,
+        saved: bool,
+    ) -> None:
+        """A sidecar answers; it may know less than the one before it did."""
+        for pod in self.one(which):
+            self.harms += in_place
+            progress = Progress(
+                time=self.world.now.replace(microsecond=0),
+                attempt=self.numbers(pod)[0],
+                generation=generation,
+                phase=phase,
+                step=step,
+            )
+            failed = RankRestart(generation=0, reason="UserError", rank=self.numbers(pod)[1])
+            told = InPlace(in_place, furthest=step, saved=saved, last=(failed,) * min(in_place, 5))
+            self.world.told = Told(progress, told)
+
     @rule(node=st.sampled_from(NODES))
     def break_gpus(self, node: str) -> None:
         """Ranks get going wherever there is room, and all on one node fail."""
@@ -273,6 +305,11 @@ class TrainingWorld(RuleBasedStateMachine):
         if before.restarts and status.restarts:
             assert status.restarts.user >= before.restarts.user
             assert status.restarts.infrastructure >= before.restarts.infrastructure
+        known = {each.number: each for each in before.attempts}
+        for attempt in status.attempts:
+            earlier = known.get(attempt.number, attempt)
+            assert (attempt.restarts or 0) >= (earlier.restarts or 0)
+            assert (attempt.furthest_step or 0) >= (earlier.furthest_step or 0)
         assert (status.attempt or 0) >= (before.attempt or 0)
 
     @invariant()
@@ -314,9 +351,10 @@ class TrainingWorld(RuleBasedStateMachine):
         attempts, furthest = self.job.status.attempts, 0
         for attempt in attempts:
             # Of attempts that are no longer listed the steps are not known.
-            if (attempt.step or 0) > furthest and attempts[0].number == 1:
+            reached = 0 if attempt.outcome == "Running" else attempt.furthest_step or 0
+            if reached > furthest and attempts[0].number == 1:
                 assert attempt.budget is None, f"attempt {attempt.number} got further"
-            furthest = max(furthest, attempt.step or 0)
+            furthest = max(furthest, reached)
         assert (self.job.status.furthest_step or 0) >= furthest
 
     @invariant()

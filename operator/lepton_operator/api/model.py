@@ -124,6 +124,9 @@ class LeptonModelSpec(PodSettings):
     )
 
 
+DigestPrefix = Annotated[str, StringConstraints(max_length=19, pattern="^sha256:[0-9a-f]{12}$")]
+
+
 class Lineage(StatusModel):
     """where a version comes from"""
 
@@ -135,6 +138,15 @@ class Lineage(StatusModel):
     )
     uri: Annotated[str, StringConstraints(max_length=1024)] | None = Field(
         default=None, description="uri that it was imported from."
+    )
+    image_digest: DigestPrefix | None = Field(
+        default=None, description="imageDigest of the training container, its first digits."
+    )
+    data_digest: DigestPrefix | None = Field(
+        default=None, description="dataDigest of what the script says it trained on."
+    )
+    checkpoint_step: Annotated[int, Field(ge=0, le=2**53)] | None = Field(
+        default=None, description="checkpointStep is the step of the script's last checkpoint."
     )
 
 

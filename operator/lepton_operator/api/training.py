@@ -627,6 +627,19 @@ class AvoidedNode(StatusModel):
     )
 
 
+class SlowRank(StatusModel):
+    """a rank that all others wait for: its own part of a step takes it longer than them"""
+
+    rank: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(description="rank is its global rank.")
+    pod: Annotated[int, Field(ge=0, le=MAX_NODES - 1)] = Field(
+        description="pod is the index of its pod."
+    )
+    node: Annotated[str, StringConstraints(max_length=253)] | None = Field(
+        default=None, description="node is where that pod is."
+    )
+    factor: Decimal = Field(description="factor is how many times as long as the others it takes.")
+
+
 class Progress(StatusModel):
     """how far the training is, by what rank 0's pod tells; read no oftener than each 30 s"""
 
@@ -664,6 +677,9 @@ class Progress(StatusModel):
     )
     checkpoint_time: Timestamp | None = Field(
         default=None, description="checkpointTime is when it was complete."
+    )
+    slow: SlowRank | None = Field(
+        default=None, description="slow is the rank that holds up the others. Unset: there is none."
     )
     ledger: Spent | None = Field(
         default=None, description="ledger is what the time of rank 0 went into, in this attempt."

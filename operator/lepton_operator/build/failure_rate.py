@@ -20,17 +20,26 @@ PRIOR_NODE_SECONDS = 0.5 * 50 * 86_400.0
 
 def mtbf_seconds(attempts: Sequence[Attempt], nodes: int) -> int:
     """Return the mean time between failures of a gang, in whole seconds, at least one."""
-    seen = [_seen(each) for each in attempts]
-    failures = PRIOR_FAILURES + sum(each[0] for each in seen)
-    node_seconds = PRIOR_NODE_SECONDS + sum(each[1] for each in seen) * nodes
+    failures = PRIOR_FAILURES + failures_seen(attempts)
+    seconds = sum(_running_seconds(each) for each in attempts)
+    node_seconds = PRIOR_NODE_SECONDS + seconds * nodes
     return max(1, round(node_seconds / (failures * nodes)))
 
 
-def _seen(attempt: Attempt) -> tuple[int, float]:
-    """Return the failures of an attempt whose ranks ran, and for how long they did."""
+def failures_seen(attempts: Sequence[Attempt]) -> int:
+    """Return how often ranks that ran were interrupted, in their pods or with them.
+
+    An attempt that saved before it left has lost nothing: saving more often would be of no use.
+    """
+    ran = [each for each in attempts if each.running_time and each.end_time]
+    return sum(_has_lost(each) + (each.restarts or 0) for each in ran)
+
+
+def _has_lost(attempt: Attempt) -> bool:
+    return attempt.outcome == "Failed" and attempt.reason != Cause.SAVED
+
+
+def _running_seconds(attempt: Attempt) -> float:
     if attempt.running_time is None or attempt.end_time is None:
-        return 0, 0.0
-    # One that saved before it left has lost nothing: saving more often would be of no use.
-    lost = attempt.outcome == "Failed" and attempt.reason != Cause.SAVED
-    failures = int(lost) + (attempt.restarts or 0)
-    return failures, max(0.0, (attempt.end_time - attempt.running_time).total_seconds())
+        return 0.0
+    return max(0.0, (attempt.end_time - attempt.running_time).total_seconds())

@@ -37,6 +37,8 @@ OUTPUT_PATH = f"{SHARED_PATH}/output"
 LAUNCHER_PATH = f"{SHARED_PATH}/launcher.pyz"
 ATTEMPT_FOLDER = "/etc/lepton"
 ATTEMPT_FILE = "attempt"
+IMAGE_FOLDER = "/etc/lepton/pod"
+IMAGE_FILE = "image-id"
 
 SHARED_VOLUME = "lepton"
 MEMORY_VOLUME = "shared-memory"
@@ -295,7 +297,7 @@ def _train(job: TrainingJob, resolved: Resolved, attempt: int, rank: int) -> dic
             **{each.name: each.value for each in spec.env},
             "LEPTON_OUTPUT_DIR": OUTPUT_PATH,
             "LEPTON_RUN_UID": job.metadata.uid,
-            **_checkpointing(job),
+            **_checkpointing(job, attempt),
         },
         mounts=[
             pods.mount(SHARED_VOLUME, SHARED_PATH),
@@ -307,19 +309,22 @@ def _train(job: TrainingJob, resolved: Resolved, attempt: int, rank: int) -> dic
     )
 
 
-def _checkpointing(job: TrainingJob) -> dict[str, str]:
+def _checkpointing(job: TrainingJob, attempt: int) -> dict[str, str]:
     """Return what tells the ranks where and how often to save; nothing without a place."""
     spec, asked = job.spec, job.spec.checkpoint
     volume = next((each for each in spec.volumes if asked and each.name == asked.volume), None)
     if asked is None or volume is None:
         return {}
-    mtbf = failure_rate.mtbf_seconds(job.status.attempts, spec.num_nodes)
+    attempts = job.status.attempts
     return {
         # Quoted, it has no $(NAME) that the kubelet would take for a variable.
         "LEPTON_CHECKPOINT_URI": f"file://{quote(volume.mount_path)}",
         "LEPTON_CHECKPOINT_INTERVAL": str(asked.interval_seconds),
         "LEPTON_CHECKPOINT_KEEP": str(asked.keep),
-        "LEPTON_MTBF_SECONDS": str(mtbf),
+        "LEPTON_MTBF_SECONDS": str(failure_rate.mtbf_seconds(attempts, spec.num_nodes)),
+        # What ends this attempt, or later ones in this pod, the ranks count themselves.
+        "LEPTON_MTBF_FAILURES": str(failure_rate.failures_seen(attempts)),
+        "LEPTON_MTBF_ATTEMPT": str(attempt),
     }
 
 
@@ -357,11 +362,13 @@ def _sidecar(
             "--max-opset": resolved.max_opset,
             "--max-ir": resolved.max_ir,
             "--image": spec.image or resolved.image,
+            "--image-id-file": f"{IMAGE_FOLDER}/{IMAGE_FILE}",
             "--entrypoint": _lineage(spec.entrypoint),
         }
     arguments = ["sidecar", *_options(options | _patterns(spec.failure_policy))]
     ports = [{"name": "metrics", "containerPort": TELEMETRY_PORT}]
-    return _agent(SIDECAR, resolved, arguments, restartPolicy="Always", ports=ports)
+    told = [pods.mount(ATTEMPT_VOLUME, IMAGE_FOLDER, read_only=True)] if spec.output else []
+    return _agent(SIDECAR, resolved, arguments, mounts=told, restartPolicy="Always", ports=ports)
 
 
 def _lineage(entrypoint: Sequence[str]) -> str:
@@ -372,14 +379,21 @@ def _lineage(entrypoint: Sequence[str]) -> str:
     return names.canonical(fitting)
 
 
-def _agent(name: str, resolved: Resolved, arguments: list[str], **more: Any) -> dict[str, Any]:
+def _agent(
+    name: str,
+    resolved: Resolved,
+    arguments: list[str],
+    *,
+    mounts: Sequence[dict[str, Any]] = (),
+    **more: Any,
+) -> dict[str, Any]:
     return pods.container(
         name,
         resolved.agent_image,
         pull_policy=resolved.pull_policy,
         command=["lepton-agent", *arguments],
         resources=resolved.sidecar_resources,
-        mounts=[pods.mount(SHARED_VOLUME, SHARED_PATH), pods.store_mount()],
+        mounts=[pods.mount(SHARED_VOLUME, SHARED_PATH), pods.store_mount(), *mounts],
         **more,
     )
 
@@ -390,17 +404,22 @@ def _options(values: Mapping[str, Any]) -> list[str]:
 
 
 def _volumes(spec: TrainingJobSpec, resolved: Resolved) -> list[dict[str, Any]]:
-    field = f"metadata.annotations['{names.ATTEMPT}']"
-    attempt = {"items": [{"path": ATTEMPT_FILE, "fieldRef": {"fieldPath": field}}]}
+    items = [_annotation(ATTEMPT_FILE, names.ATTEMPT)]
+    if spec.output:
+        items.append(_annotation(IMAGE_FILE, names.IMAGE_ID))
     return [
         pods.empty_volume(SHARED_VOLUME),
         pods.empty_volume(
             MEMORY_VOLUME, memory=True, size=spec.shared_memory or resolved.shared_memory
         ),
-        {"name": ATTEMPT_VOLUME, "downwardAPI": attempt},
+        {"name": ATTEMPT_VOLUME, "downwardAPI": {"items": items}},
         pods.store_volume(),
         *(_volume(each) for each in spec.volumes),
     ]
+
+
+def _annotation(path: str, name: str) -> dict[str, Any]:
+    return {"path": path, "fieldRef": {"fieldPath": f"metadata.annotations['{name}']"}}
 
 
 def _volume(volume: Volume) -> dict[str, Any]:

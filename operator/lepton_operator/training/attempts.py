@@ -12,7 +12,7 @@ from lepton_operator.conditions import MAX_MESSAGE, cut
 from lepton_operator.plan import Create, Event, Patch, Plan
 from lepton_operator.training import avoidance, evidence, ledger, waiting
 from lepton_operator.training.evidence import Failure
-from lepton_operator.training.situation import Gang, Situation, has_ended
+from lepton_operator.training.situation import Gang, Situation, has_ended, training_container
 from lepton_operator.training.status import refused, written
 
 
@@ -182,6 +182,17 @@ def _started(situation: Situation, gang: Gang) -> Event:
     pods = waiting.pods_of(situation.spec.num_nodes)
     message = f"Attempt {gang.number} starts on {pods}{_after(previous)}"
     return Event("Normal", "Restarted" if again else "AttemptStarted", message)
+
+
+def image(situation: Situation, gang: Gang) -> Iterator[Patch]:
+    """Tell rank 0's sidecar, for the model's lineage, which image its script really runs in."""
+    pod = gang.pods.get(0)
+    container = training_container(pod) if pod else None
+    if pod is None or container is None or situation.spec.output is None or has_ended(pod):
+        return
+    told = container.image_id[: build.MAX_LINEAGE_TEXT]
+    if told and pod.annotations.get(names.IMAGE_ID) != told:
+        yield Patch(pod.reference, {"metadata": {"annotations": {names.IMAGE_ID: told}}})
 
 
 def placements(situation: Situation, gang: Gang) -> Iterator[Patch]:

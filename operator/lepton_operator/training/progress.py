@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from lepton_operator.api.training import Attempt, Cause, Progress, RankRestart
 from lepton_operator.build import training as build
-from lepton_operator.conditions import Verdict, cut, sentence
+from lepton_operator.conditions import Verdict, cut, is_true, sentence
 from lepton_operator.diagnosis import TRANSIENT, Diagnosis, diagnose
-from lepton_operator.plan import Plan
+from lepton_operator.plan import Event, Plan
 from lepton_operator.training import attempts, avoidance, evidence, failure, ledger, waiting
 from lepton_operator.training.situation import Gang, Situation, ended_well, runs
-from lepton_operator.training.status import MAX_CAUSE, Reason, reconciling, settled, written
+from lepton_operator.training.status import (
+    MAX_CAUSE,
+    SLOW_RANK,
+    Reason,
+    reconciling,
+    settled,
+    slow_rank,
+    written,
+)
 from lepton_operator.views import PodView
 
 WRITE_SECONDS = 30.0
@@ -21,17 +29,20 @@ def follow(situation: Situation) -> Plan | None:
     gang = situation.gang
     if gang is None:
         return None
-    patches = tuple(attempts.placements(situation, gang))
+    placements = tuple(attempts.placements(situation, gang))
+    images = tuple(attempts.image(situation, gang))
     news = _news(situation, gang)
     verdict = _verdict(situation, gang, news or situation.status.progress)
     spent = _with_ledger(situation, gang) if news else None
     status = written(situation, verdict, attempts=spent, progress=news)
-    told = [f"tell {waiting.pods_of(len(patches))} where rank 0 is"] if patches else []
+    told = [f"tell {waiting.pods_of(len(placements))} where rank 0 is"] if placements else []
+    told += ["tell rank 0's sidecar its image"] if images else []
     said = [f"say {verdict.reason}"] if status else []
     return Plan(
         because=", ".join([*told, *said]),
-        patch=patches,
+        patch=(*placements, *images),
         status=status,
+        events=_slow_now(situation, news),
         due=failure.silence_due(situation),
     )
 
@@ -43,6 +54,7 @@ def _news(situation: Situation, gang: Gang) -> Progress | None:
     told, last = situation.view.told.progress, situation.status.progress
     if told.attempt != gang.number:
         return None
+    told = _located(told, gang)
     if last is not None:
         longest = max(told.leave_seconds or 0, last.leave_seconds or 0) or None
         told = told.model_copy(update={"leave_seconds": longest})
@@ -50,6 +62,23 @@ def _news(situation: Situation, gang: Gang) -> Progress | None:
         is_fresh = (told.time - last.time).total_seconds() < WRITE_SECONDS
         return None if is_fresh else told
     return told
+
+
+def _located(told: Progress, gang: Gang) -> Progress:
+    """Return it with the node of the slow rank's pod."""
+    pod = gang.pods.get(told.slow.pod) if told.slow else None
+    if told.slow is None or pod is None:
+        return told
+    return told.model_copy(update={"slow": told.slow.model_copy(update={"node": pod.node})})
+
+
+def _slow_now(situation: Situation, news: Progress | None) -> tuple[Event, ...]:
+    """Return the event about a slow rank, once for as long as there is one."""
+    if news is None or news.slow is None:
+        return ()
+    if is_true(situation.status.conditions, SLOW_RANK):
+        return ()
+    return (Event("Warning", SLOW_RANK, slow_rank(news.slow)),)
 
 
 def _with_ledger(situation: Situation, gang: Gang) -> list[Attempt]:

@@ -14,6 +14,7 @@ from lepton_operator.api.training import (
     OutputStatus,
     Progress,
     Restarts,
+    SlowRank,
     TrainingJobSpec,
     TrainingJobStatus,
 )
@@ -36,6 +37,7 @@ FAILED = "Failed"
 SUSPENDED = "Suspended"
 PROGRESS_KNOWN = "ProgressKnown"
 CHECKPOINT_PLACE_KNOWN = "CheckpointPlaceKnown"
+SLOW_RANK = "SlowRank"
 
 MAX_CAUSE = 600  # characters of a cause in a message, so that the advice after it is never cut
 
@@ -172,7 +174,10 @@ def written(
         conditions=summarise(
             old.conditions,
             verdict,
-            _extras(situation, ended or end(situation), kept, furthest),
+            [
+                *_extras(situation, ended or end(situation), kept, furthest),
+                *_slow(kept, progress or old.progress),
+            ],
             generation=generation,
             now=situation.now,
         ),
@@ -222,6 +227,26 @@ def _is_suspended(situation: Situation, attempts: Sequence[Attempt]) -> bool:
     """Tell whether no attempt is open any more; before, its ranks save and leave."""
     is_open = bool(attempts) and attempts[-1].outcome == "Running"
     return situation.spec.suspend and not is_open
+
+
+def _slow(attempts: Sequence[Attempt], progress: Progress | None) -> list[Extra]:
+    """Return the condition about a slow rank of the attempt that runs."""
+    last = attempts[-1] if attempts else None
+    if progress is None or progress.slow is None or last is None or last.outcome != "Running":
+        return []
+    if progress.attempt != last.number:
+        return []
+    return [Extra(SLOW_RANK, "True", SLOW_RANK, slow_rank(progress.slow))]
+
+
+def slow_rank(slow: SlowRank) -> str:
+    """Return who is slow, where, and what that means."""
+    where = f" on node {slow.node}" if slow.node else ""
+    return (
+        f"Rank {slow.rank} (pod {slow.pod}{where}) takes {slow.factor} times as long as the others "
+        "for its own part of a step, and all of them wait for it: look at that node's GPUs, CPUs, "
+        "disks and neighbours, and at how the script divides its work."
+    )
 
 
 _NO_STEPS = Extra(

@@ -137,6 +137,7 @@ def _add_sidecar(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", type=_name, help="the LeptonModel that gets the result")
     _add_limits(parser)
     parser.add_argument("--image", help="of the training container, for the lineage")
+    parser.add_argument("--image-id-file", type=Path, help="what the kubelet says of that image")
     parser.add_argument("--entrypoint", type=_strings, help="a JSON list, for the lineage")
     parser.add_argument("--shared", type=Path, default=Path("/lepton"), help="the shared folder")
     parser.add_argument("--port", type=_natural, default=9464, help="of /progress and /metrics")

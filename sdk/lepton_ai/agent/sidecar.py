@@ -32,6 +32,7 @@ FAILURE_PATIENCE_SECONDS = 4.0  # the launcher waits 10 s, and a request may out
 SUCCESS_PATIENCE_SECONDS = 15.0
 LONGEST_DELAY_SECONDS = 30.0
 MAX_TAIL_BYTES = 64 * 1024
+MAX_IMAGE_ID = 1024
 
 STORE_ERRORS = (NoStoreError, StoreUnavailableError)
 
@@ -262,12 +263,18 @@ def _publish(options: argparse.Namespace, record: Record, manifest: Manifest) ->
 def _version(
     options: argparse.Namespace, store: Store, record: Record, manifest: Manifest
 ) -> Version:
-    from lepton_ai.model_folder import read_metrics  # noqa: PLC0415  # as above
+    from lepton_ai.lineage import read as read_lineage  # noqa: PLC0415  # as above
+    from lepton_ai.model_folder import curves, read_metrics  # noqa: PLC0415
 
     output: Path = options.shared / "output"
     versions = ModelVersions(store, options.namespace, options.model)
     metrics = read_metrics(output) or record.metrics or {}
-    return versions.publish(options.uid, manifest, output, metrics, _lineage(options))
+    drawn = curves(output)
+    versions.upload(output, drawn)
+    lineage = {**_lineage(options), **read_lineage(output).to_dict()}
+    if drawn:
+        lineage["curves"] = [each.to_dict() for each in drawn]
+    return versions.publish(options.uid, manifest, output, metrics, lineage)
 
 
 def _lineage(options: argparse.Namespace) -> dict[str, Any]:
@@ -276,9 +283,18 @@ def _lineage(options: argparse.Namespace) -> dict[str, Any]:
         "uid": options.uid,
         "attempt": options.attempt,
         "image": options.image,
+        "imageID": _image_id(options.image_id_file),
         "entrypoint": options.entrypoint,
     }
     return {name: value for name, value in facts.items() if value is not None}
+
+
+def _image_id(file: Path | None) -> str | None:
+    """Return what the kubelet told of the training container's image, if that is known by now."""
+    try:
+        return (file and file.read_text()[:MAX_IMAGE_ID].strip()) or None
+    except OSError:
+        return None
 
 
 def _until_stored(publish: Callable[[], Record]) -> Record:

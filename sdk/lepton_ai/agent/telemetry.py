@@ -74,10 +74,13 @@ class ProgressCollector(Collector):
         helps = {
             "step": "last step of a rank",
             "silent_seconds": "time since its last step",
-            "own_seconds": "recent mean time of its step outside collectives",
+            "own_seconds": "recent median time of its step outside collectives",
         }
         for field, text in helps.items():
             yield self._labelled(f"rank_{field}", text, "rank", by_rank(field))
+        slow = {str(progress.slow.rank): progress.slow.factor} if progress.slow else {}
+        text = "how many times as long as the others a slow rank takes"
+        yield self._labelled("slow_rank_factor", text, "rank", slow)
 
     def _gauges(self, facts: Mapping[str, tuple[str, float | None]]) -> Iterator[Metric]:
         for name, (text, value) in facts.items():

@@ -106,6 +106,18 @@ class Archive:
                 f"The checkpoint of {place} is damaged: the sha256 of {file.path} is another one."
             )
 
+    def interruptions(self, since: int, attempt: Attempt) -> tuple[int, float]:
+        """Count what ended attempts before this one, from number `since` on; in how many seconds.
+
+        Ranks that are started again in their pods are an attempt of the next generation.
+        """
+        earlier = [each for each in self._contents().attempts if (since, 0) <= each < attempt]
+        known = filter(None, map(self._beginning, earlier))
+        first = min((each.created for each in known), default=None)
+        if first is None:
+            return 0, 0.0
+        return len(earlier), max(0.0, (datetime.now(UTC) - first).total_seconds())
+
     # An attempt
 
     def begin(self, attempt: Attempt, base: Place | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
@@ -21,11 +23,12 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultSavePlanner
 from torch.optim import Optimizer
 
+from lepton_ai import lineage
 from lepton_ai.checkpoints.archive import Archive, Offer
 from lepton_ai.checkpoints.cost import SaveMeter
 from lepton_ai.checkpoints.distributed import Reader, Writer
 from lepton_ai.checkpoints.gang import Gang, Wishes
-from lepton_ai.checkpoints.interval import Interval, best_interval
+from lepton_ai.checkpoints.interval import FailureRate, Interval, best_interval
 from lepton_ai.checkpoints.manifest import (
     Attempt,
     AttemptClosedError,
@@ -39,6 +42,7 @@ from lepton_ai.checkpoints.sampler import GlobalSampler
 from lepton_ai.checkpoints.settings import AUTO, Settings
 from lepton_ai.checkpoints.state import Stateful, TrainingState, random_state, set_random_state
 from lepton_ai.checkpoints.storage import open_storage
+from lepton_ai.curves import Curves
 from lepton_launcher.board import of_this_process
 from lepton_launcher.ending import leave_out_garbage
 
@@ -106,6 +110,7 @@ class Checkpointer:
         interval_seconds: from one save's begin to the next one's; "auto" wastes least.
         keep: complete checkpoints that stay.
         board: where to report; by default to the launcher, where there is one.
+        curves: of the metrics that `step` is given; saved and restored with the rest.
         objects: whatever else has a state, by a name of your choice: `scheduler=scheduler`. Their
             states are those of rank 0.
 
@@ -121,6 +126,7 @@ class Checkpointer:
         interval_seconds: float | Literal["auto"] | None = None,
         keep: int | None = None,
         board: Board | None = None,
+        curves: Curves | None = None,
         **objects: Stateful,
     ) -> None:
         settings = Settings.from_environment(os.environ)
@@ -131,16 +137,21 @@ class Checkpointer:
         self._archive = Archive(open_storage(self._settings.uri, self._settings.run))
         self._gang = Gang()
         optimizers = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
-        stateful = objects if sampler is None else {**objects, "sampler": sampler}
+        self._curves = curves or Curves()
+        stateful = {**objects, "curves": self._curves}
+        if sampler is not None:
+            stateful["sampler"] = sampler
         self._state = TrainingState(model, optimizers, stateful, self._gang.rank)
         self._fingerprint = self._state.fingerprint()
         self._sampler = sampler
         self._board = board or of_this_process()
         self._meter = SaveMeter()
+        self._failures = self._settings.failures
         self._attempt: Attempt | None = None
         self._begin_step = 0
         self._last_step = 0
         self._last_saved = 0
+        self._newest: Place | None = None
         self._saving: _Save | None = None
         self._closed: AttemptClosedError | None = None
         self._next_save = 0.0
@@ -160,6 +171,7 @@ class Checkpointer:
         """Save the last step of a loop that ended well; after one that failed, leave at once."""
         if kind is None:
             self._save_last_step()
+            self._hand_over()
         if self._saving is None and not self._gang.is_agreeing:
             self._gang.close()
 
@@ -225,8 +237,16 @@ class Checkpointer:
             self._attempt = attempt
             if self._board is not None:
                 self._board.offer_to_save()
+            self._failures = self._gang.from_leader(partial(self._failures_before, attempt))
         self._next_save = time.monotonic() + self._interval().seconds
         self._meter.step_began(time.monotonic())
+
+    def _failures_before(self, attempt: Attempt) -> FailureRate:
+        """Add what ended earlier attempts since the operator told how often this job fails."""
+        since = self._settings.failures_until
+        if since is None:
+            return self._settings.failures
+        return self._settings.failures.after(*self._archive.interruptions(since, attempt))
 
     def _load(self, manifest: Manifest) -> None:
         reader = Reader(self._archive.storage, manifest.place.folder)
@@ -248,6 +268,7 @@ class Checkpointer:
 
     def _went_on_from(self, manifest: Manifest) -> int:
         self._begin_step = self._last_step = self._last_saved = manifest.step
+        self._newest = manifest.place
         if self._sampler is not None:
             # A DataLoader draws a number when its iteration begins, and this run has one beginning
             # more than one that was never interrupted.
@@ -271,7 +292,7 @@ class Checkpointer:
         Args:
             step: steps done since the training's first one.
             batches: of the sampler that the step took (gradient accumulation: more than one).
-            metrics: to be reported.
+            metrics: to be reported, and added to the curves.
 
         Raises:
             AttemptClosedError: a later attempt has begun; this one must end.
@@ -283,6 +304,8 @@ class Checkpointer:
         self._last_step = step
         if self._sampler is not None:
             self._sampler.advance(batches)
+        if metrics:
+            self._curves.add(step, metrics)
         self._report_step(metrics)
         self._collect()
         agreed = self._gang.agreed()
@@ -386,7 +409,7 @@ class Checkpointer:
 
     def _succeeded(self, save: _Save) -> None:
         seconds = save.ended - save.began
-        self._last_saved = save.place.step
+        self._last_saved, self._newest = save.place.step, save.place
         self._meter.save_ended(seconds)
         if self._board is not None:
             self._board.finish_checkpoint(save.place.step, seconds)
@@ -419,7 +442,7 @@ class Checkpointer:
         seconds = self._settings.interval_seconds
         if seconds is not None:
             return Interval(seconds, f"{seconds:.3g} s, as asked")
-        return best_interval(self._meter.cost(), self._settings.mtbf_seconds)
+        return best_interval(self._meter.cost(), self._failures.mtbf_seconds(nodes=1))
 
     # The end
 
@@ -465,6 +488,21 @@ class Checkpointer:
         return error
 
     # Telling
+
+    def _hand_over(self) -> None:
+        """Leave the curves, and which checkpoint was the last, where a launcher collects them."""
+        folder = os.environ.get("LEPTON_OUTPUT_DIR")
+        if not (folder and self._gang.leads):
+            return
+        self._curves.write(Path(folder))
+        try:
+            content = self._newest and self._archive.storage.get(self._newest.manifest)
+            if self._newest and content:
+                digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+                last = lineage.Checkpoint(step=self._newest.step, digest=digest)
+                lineage.tell_checkpoint(Path(folder), last)
+        except (CheckpointError, OSError) as error:
+            logger.warning("The last checkpoint is not recorded in the lineage: %s", error)
 
     def _enter(self, phase: str) -> None:
         if self._board is not None:

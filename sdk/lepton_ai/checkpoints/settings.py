@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from lepton_ai.checkpoints.interval import PRIOR
+from lepton_ai.checkpoints.interval import PRIOR, FailureRate
 from lepton_ai.checkpoints.manifest import Attempt
 
 DEFAULT_KEEP = 3
@@ -23,7 +23,8 @@ class Settings:
         run: whose checkpoints these are.
         attempt: None where nobody counts attempts: the next one that is free.
         interval_seconds: None for the one that wastes least.
-        mtbf_seconds: mean time between failures of the whole gang.
+        failures: of the whole gang, as believed before the attempt `failures_until`.
+        failures_until: earlier ones are counted already; None where nobody counts attempts.
         keep: complete checkpoints that stay.
         save_request: the file that asks all ranks to save and leave.
 
@@ -33,7 +34,8 @@ class Settings:
     run: str
     attempt: Attempt | None
     interval_seconds: float | None
-    mtbf_seconds: float
+    failures: FailureRate
+    failures_until: int | None
     keep: int
     save_request: Path
 
@@ -41,13 +43,14 @@ class Settings:
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """Read `LEPTON_CHECKPOINT_*` and the rest; without them `./checkpoints`, run `local`."""
         given = environment.get
-        nodes = int(given("GROUP_WORLD_SIZE", "1"))
+        attempt = _attempt(given("LEPTON_ATTEMPT"), given("LEPTON_GENERATION"))
         return cls(
             uri=given("LEPTON_CHECKPOINT_URI") or Path("checkpoints").absolute().as_uri(),
             run=given("LEPTON_RUN_UID") or "local",
-            attempt=_attempt(given("LEPTON_ATTEMPT"), given("LEPTON_GENERATION")),
+            attempt=attempt,
             interval_seconds=_seconds(given("LEPTON_CHECKPOINT_INTERVAL") or AUTO),
-            mtbf_seconds=float(given("LEPTON_MTBF_SECONDS") or PRIOR.mtbf_seconds(nodes)),
+            failures=_failures(environment),
+            failures_until=_number(given("LEPTON_MTBF_ATTEMPT")) or (attempt and attempt.number),
             keep=int(given("LEPTON_CHECKPOINT_KEEP") or DEFAULT_KEEP),
             save_request=Path(given("LEPTON_EXCHANGE") or "/lepton/exchange") / "save",
         )
@@ -55,6 +58,18 @@ class Settings:
 
 def _attempt(number: str | None, generation: str | None) -> Attempt | None:
     return Attempt(int(number), int(generation or 0)) if number else None
+
+
+def _failures(environment: Mapping[str, str]) -> FailureRate:
+    nodes = _number(environment.get("GROUP_WORLD_SIZE")) or 1
+    seen = _number(environment.get("LEPTON_MTBF_FAILURES")) or 0
+    mtbf = float(environment.get("LEPTON_MTBF_SECONDS") or PRIOR.mtbf_seconds(nodes))
+    weight = PRIOR.failures + seen
+    return FailureRate(weight, mtbf * weight)
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text else None
 
 
 def _seconds(text: str) -> float | None:

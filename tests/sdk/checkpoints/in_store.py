@@ -1,16 +1,40 @@
 """Checkpoints in an object store: `python in_store.py s3://bucket/prefix`, with LEPTON_STORE set.
 
-Runs inside the trainer image, as with_torch.py does.
+Runs inside the trainer image, as with_torch.py does. With a folder as well, it tries a store that
+refuses writes: files named `refuse` and `accept` there ask for it, and go when it does so.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from training import DIED, Options, losses, run, said
+from training import DIED, Options, ask_of_the_store, losses, run, said
+
+
+def refused(uri: str, folder: Path) -> None:
+    """Fail unless a store that refuses in the middle of saves costs nothing but these saves."""
+    whole = Options(folder / "whole", width=1024, interval_seconds=1000)
+    options = Options(folder, width=1024, uri=uri, refused_from=15)
+    (folder / "whole").mkdir()
+    assert run(whole, 2) == [0, 0]
+    assert run(options, 2) == [0, 0], said(options)
+    assert "could not be saved" in said(options), said(options)
+    assert "The last good one is of step" in said(options), said(options)
+    ask_of_the_store(folder, "accept")
+    for rank in (0, 1):
+        (folder / f"losses-{rank}").unlink()
+    (folder / "said-0").unlink()
+    assert run(replace(options, refused_from=0), 2) == [0, 0], said(options)
+    resumed = re.search(r"Training goes on from step (\d+)", said(options))
+    assert resumed, said(options)
+    assert 0 < int(resumed[1]) < options.steps, said(options)
+    after = losses(options)
+    assert after.items() <= losses(whole).items(), said(options)
+    print("OK")
 
 
 def main(uri: str) -> None:
@@ -30,4 +54,7 @@ def main(uri: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    if sys.argv[2:]:
+        refused(sys.argv[1], Path(sys.argv[2]))
+    else:
+        main(sys.argv[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -328,3 +328,18 @@ def unwritable(tmp_path: Path) -> Volume:
 def test_a_volume_that_cannot_be_written_says_so(unwritable: Volume) -> None:
     with pytest.raises(CheckpointError, match="does not do what is asked"):
         unwritable.put_new("a", b"content")
+
+
+def test_attempts_that_were_interrupted_are_counted_from_the_one_that_is_asked_for(
+    archive: Archive,
+) -> None:
+    hour_ago = Beginning(created=datetime.now(UTC) - timedelta(hours=1))
+    for attempt in (Attempt(1, 0), Attempt(2, 0), Attempt(2, 1)):
+        archive.storage.put_new(attempt.record, hour_ago.encoded())
+    archive.begin(Attempt(3, 0), None)
+
+    failures, seconds = archive.interruptions(2, Attempt(3, 0))
+
+    assert failures == 2
+    assert seconds == pytest.approx(3600, abs=30)
+    assert archive.interruptions(3, Attempt(3, 0)) == (0, 0.0)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lepton_ai.checkpoints.interval import DAY_SECONDS
+from lepton_ai.checkpoints.interval import DAY_SECONDS, PRIOR, FailureRate
 from lepton_ai.checkpoints.manifest import Attempt
 from lepton_ai.checkpoints.settings import Settings
 
@@ -19,7 +19,8 @@ def test_on_a_laptop_everything_has_a_default(
         run="local",
         attempt=None,
         interval_seconds=None,
-        mtbf_seconds=50 * DAY_SECONDS,
+        failures=PRIOR,
+        failures_until=None,
         keep=3,
         save_request=Path("/lepton/exchange/save"),
     )
@@ -33,6 +34,8 @@ def test_in_a_pod_the_operator_says_everything() -> None:
         "LEPTON_GENERATION": "1",
         "LEPTON_CHECKPOINT_INTERVAL": "600",
         "LEPTON_MTBF_SECONDS": "7200.5",
+        "LEPTON_MTBF_FAILURES": "3",
+        "LEPTON_MTBF_ATTEMPT": "1",
         "LEPTON_CHECKPOINT_KEEP": "5",
         "LEPTON_EXCHANGE": "/elsewhere",
     }
@@ -42,7 +45,8 @@ def test_in_a_pod_the_operator_says_everything() -> None:
         run="4711",
         attempt=Attempt(2, 1),
         interval_seconds=600.0,
-        mtbf_seconds=7200.5,
+        failures=FailureRate(3.5, 3.5 * 7200.5),
+        failures_until=1,
         keep=5,
         save_request=Path("/elsewhere/save"),
     )
@@ -54,4 +58,8 @@ def test_the_interval_may_be_asked_for_and_more_nodes_fail_oftener() -> None:
     )
 
     assert found.interval_seconds is None
-    assert found.mtbf_seconds == DAY_SECONDS / 2
+    assert found.failures.mtbf_seconds(1) == DAY_SECONDS / 2
+
+
+def test_without_an_operator_only_restarts_of_this_attempt_are_failures() -> None:
+    assert Settings.from_environment({"LEPTON_ATTEMPT": "4"}).failures_until == 4

@@ -11,6 +11,7 @@ import os
 import random
 import resource
 import sys
+import time
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -51,6 +52,8 @@ class Options:
     full_from: int = 0
     """From the end of this step on, no file may grow beyond 16 KiB: a volume that is full."""
     full_until: int = 0
+    refused_from: int = 0
+    """From the end of this step on the store refuses: whoever runs it is asked, and waited for."""
     sharded: bool = False
     """By fully_shard (FSDP2), instead of data parallel."""
     uri: str = ""
@@ -59,6 +62,10 @@ class Options:
     """Attempt 7 begins elsewhere at the end of this step."""
     saves: int = 0
     """End once so many checkpoints are complete; 0 for after the last step."""
+
+    @property
+    def output(self) -> Path:
+        return self.folder / "output"
 
     @property
     def exchange(self) -> Path:
@@ -104,6 +111,7 @@ def _be_rank(options: Options, rank: int, ranks: int, port: int) -> None:
         {
             "LEPTON_CHECKPOINT_URI": options.uri or (options.folder / "checkpoints").as_uri(),
             "LEPTON_EXCHANGE": str(options.exchange),
+            "LEPTON_OUTPUT_DIR": str(options.output),
         }
     )
     torch.set_num_threads(1)
@@ -166,7 +174,7 @@ def train(options: Options) -> None:
             step += 1
             write(options, f"{step} {float(loss.detach()).hex()} {rows.tolist()}")
             meet_fate(options, step)
-            checkpointer.step(step)
+            checkpointer.step(step, metrics={"loss": float(loss.detach())})
             if step == options.steps or (options.saves and enough_saves(options)):
                 break
     weights = torch.cat([whole(each).flatten() for each in model.parameters()])
@@ -193,10 +201,19 @@ def meet_fate(options: Options, step: int) -> None:
     if step == options.full_until:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
 
+    if step == options.refused_from and os.environ.get("RANK", "0") == "0":
+        ask_of_the_store(options.folder, "refuse")
     if step == options.usurped_at:
         attempts = options.folder / "checkpoints" / "local" / "attempts"
         beginning = (attempts / "attempt-0-0.json").read_bytes()
         (attempts / "attempt-7-0.json").write_bytes(beginning)
+
+
+def ask_of_the_store(folder: Path, what: str) -> None:
+    """Ask whoever runs the store to refuse or to accept, and wait until it does."""
+    (folder / what).touch()
+    while (folder / what).exists():
+        time.sleep(0.02)
 
 
 def enough_saves(options: Options) -> bool:

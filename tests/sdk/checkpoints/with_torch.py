@@ -25,6 +25,7 @@ import torch
 from torch import nn
 from training import BATCH_SIZE, DIED, Network, Options, losses, run, said
 
+from lepton_ai import lineage
 from lepton_ai.checkpoints import Checkpointer, CheckpointError, GlobalSampler
 from lepton_ai.checkpoints import checkpointer as checkpointer_module
 from lepton_launcher import board as launcher_board
@@ -58,6 +59,20 @@ class TestInterruptions(FolderTest):
         for rank in (0, 1):
             self.assertEqual(losses(whole, rank), losses(broken, rank))
         self.assertIn("Training goes on from step", said(broken))
+        curve = (whole.output / "curves.jsonl").read_bytes()
+        self.assertEqual(len(curve.splitlines()), 30)
+        self.assertEqual(curve, (broken.output / "curves.jsonl").read_bytes())
+        self.assertTrue((broken.output / "curves.png").read_bytes().startswith(b"\x89PNG"))
+
+    def test_the_lineage_names_the_last_checkpoint_by_its_manifest(self) -> None:
+        options = self.options("saved")
+        self.assertEqual(run(options, 2), [0, 0])
+
+        told = lineage.read(options.output).checkpoint
+
+        newest = max(options.folder.glob("checkpoints/local/step-*/attempt-*/manifest.json"))
+        digest = hashlib.sha256(newest.read_bytes()).hexdigest()
+        self.assertEqual(told, lineage.Checkpoint(step=30, digest=f"sha256:{digest}"))
 
     def test_a_sharded_model_goes_on_bit_for_bit_and_in_another_number_of_ranks(self) -> None:
         whole = self.options("whole", sharded=True, interval_seconds=1000)

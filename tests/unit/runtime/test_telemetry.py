@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 
 from lepton_operator import names, progress
+from lepton_operator.api.training import SlowRank, Spent
 from lepton_operator.cache import Cache, Key
 from lepton_operator.telemetry import Telemetry
 from lepton_operator.views import Told
@@ -33,7 +34,8 @@ TOLD: dict[str, Any] = {
     "learningRate": 1e-3,
     "checkpoint": {"step": 100, "ageSeconds": 5.0, "seconds": 1.5},
     "ranks": [{"rank": 0, "step": 121}],
-    "ledger": {"start": 3.5},
+    "slow": {"rank": 5, "node": 1, "factor": 1.973},
+    "ledger": {"start": 3.5, "unknown": 1},
 }
 
 
@@ -102,6 +104,8 @@ async def test_what_rank_0_tells_is_known_and_wakes_its_job_once() -> None:
     assert told.checkpoint_step == 100
     assert told.checkpoint_time == told.time - timedelta(seconds=5)
     assert told.leave_seconds == 4  # twice 1.5 s, and three steps of 0.25 s
+    assert told.slow == SlowRank(rank=5, pod=1, factor="1.97")
+    assert told.ledger == Spent(start="3.5")
     assert (sidecar.asked, woken) == (1, 1)
 
 
@@ -195,6 +199,8 @@ async def test_a_pod_that_does_not_answer_is_asked_more_and_more_seldom() -> Non
         pytest.param({"countedRestarts": 1001}, id="more restarts than a job may have"),
         pytest.param({"restarts": [{"generation": 0, "reason": "PodLost"}]}, id="not its word"),
         pytest.param({"restarts": SPENT["restarts"] * 9}, id="too many restarts"),
+        pytest.param({"ledger": {"hang": -1}}, id="a time below 0"),
+        pytest.param({"slow": {"rank": 0, "node": 0, "factor": 0.5}}, id="a fast slow rank"),
     ],
 )
 def test_a_document_that_is_out_of_bounds_is_none(changed: dict[str, Any]) -> None:

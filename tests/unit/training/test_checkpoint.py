@@ -45,7 +45,7 @@ def test_the_sdk_saves_where_the_job_says_below_a_folder_of_the_run() -> None:
     found = settings()
     assert found.uri == "file:///my%20state/%24%28HOME%29"
     assert (found.run, found.interval_seconds, found.keep) == ("uid-of-digits", None, 3)
-    assert found.mtbf_seconds == PRIOR.mtbf_seconds(2)
+    assert found.failures.mtbf_seconds(1) == PRIOR.mtbf_seconds(2)
     found = settings(intervalSeconds=90, keep=7)
     assert (found.interval_seconds, found.keep) == (90, 7)
 
@@ -119,8 +119,11 @@ def test_the_operator_and_the_sdk_estimate_alike(
 def test_what_was_seen_reaches_the_ranks_of_the_next_attempt() -> None:
     status = {"observedGeneration": 1, "attempts": [an_attempt(1).wire()]}
     job = a_training_job(volumes=VOLUMES, checkpoint={"volume": "state"}, status=status)
-    expected = PRIOR.after(1, DAY).mtbf_seconds(1)
-    assert float(environment(job)["LEPTON_MTBF_SECONDS"]) == round(expected)
+    expected = PRIOR.after(1, DAY)
+    told = Settings.from_environment(environment(job))
+    assert told.failures.failures == expected.failures
+    assert told.failures.mtbf_seconds(1) == round(expected.mtbf_seconds(1))
+    assert told.failures_until == 1
 
 
 def test_a_job_that_may_restart_without_a_place_for_checkpoints_is_warned() -> None:

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 
-from lepton_operator.views import Refusal
+from lepton_operator import names
+from lepton_operator.views import PodView, Refusal
 from tests.builders import DIGEST, a_model, a_pod, a_result, a_training_job
 from tests.unit.training.builders import (
     a_view,
@@ -110,3 +114,29 @@ def test_a_wiped_job_whose_pods_are_there_is_complete_again(output: str | None) 
 def test_a_version_of_another_run_is_not_taken_for_this_one_s() -> None:
     job = a_training_job(output="digits", meta={"uid": "another"})
     assert created(decide(a_view(job, model=a_model(status=LISTED)))) == ["digits-train-1-0"]
+
+
+def with_image(pod: PodView, image_id: str) -> PodView:
+    return replace(pod, containers=(replace(pod.containers[0], image_id=image_id),))
+
+
+def images_told(*pods: PodView, **spec: Any) -> dict[str, str]:
+    decided = decide(a_view(an_open_job(2, **spec), *pods))
+    marks = ((each.target.name, each.body["metadata"]["annotations"]) for each in decided.patch)
+    return {name: every[names.IMAGE_ID] for name, every in marks if names.IMAGE_ID in every}
+
+
+def test_rank_0s_sidecar_learns_once_which_image_its_script_runs_in() -> None:
+    output = {"output": "digits"}
+    pods = [with_image(a_pod(rank, running=True), "trainer@sha256:1") for rank in (0, 1)]
+    assert images_told(*pods, **output) == {"digits-train-1-0": "trainer@sha256:1"}
+    told = replace(pods[0], annotations={names.IMAGE_ID: "trainer@sha256:1"})
+    assert images_told(told, pods[1], **output) == {}
+
+
+def test_nobody_is_told_an_image_that_is_unknown_or_that_no_model_comes_from() -> None:
+    known = with_image(a_pod(0, running=True), "trainer@sha256:1")
+    assert images_told(known) == {}
+    assert images_told(a_pod(0, running=True), output="digits") == {}
+    ended = with_image(a_pod(0, failed=True), "trainer@sha256:1")
+    assert images_told(ended, output="digits") == {}

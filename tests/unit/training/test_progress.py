@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lepton_operator.api.training import Progress, RankRestart, TrainingJob
+from lepton_operator.api.training import Progress, RankRestart, SlowRank, TrainingJob
 from lepton_operator.training.status import Reason
 from lepton_operator.views import InPlace, PodView, Told
 from tests.builders import NOW, a_node, a_pod, a_waiting_container, ago, stamp
@@ -241,3 +241,39 @@ def test_a_silent_node_is_looked_at_again_when_its_patience_ends() -> None:
 
 def test_every_reason_that_can_be_said_is_in_the_closed_list_and_fits_a_condition() -> None:
     assert all(each.value.isalpha() and len(each.value) <= 64 for each in Reason)
+
+
+# --- slow ranks
+
+
+def slow(factor: str = "2", *, attempt: int = 1, seconds_ago: float = 0) -> Told:
+    found = SlowRank(rank=1, pod=1, factor=factor)
+    return told(5, attempt=attempt, seconds_ago=seconds_ago, slow=found)
+
+
+PODS = (a_pod(0, running=True), a_pod(1, running=True, node="node-2"))
+
+
+def test_a_slow_rank_is_named_with_its_node_in_a_condition_and_one_event() -> None:
+    decided = decide(a_view(an_open_job(2), *PODS, told=slow(seconds_ago=60)))
+    named = condition(decided, "SlowRank")
+    assert (named.status, named.reason) == ("True", "SlowRank")
+    assert named.message.startswith("Rank 1 (pod 1 on node node-2) takes 2 times as long")
+    assert [each.reason for each in decided.events] == ["SlowRank"]
+    assert status_of(decided)["progress"]["slow"]["node"] == "node-2"
+    again = decide(a_view(after(an_open_job(2), decided), *PODS, told=slow("2.1")))
+    assert "2.1 times" in condition(again, "SlowRank").message
+    assert again.events == ()
+
+
+def test_a_rank_that_keeps_up_again_is_no_longer_named() -> None:
+    decided = decide(a_view(an_open_job(2), *PODS, told=slow(seconds_ago=60)))
+    job = after(an_open_job(2), decided)
+    assert conditions(decide(a_view(job, *PODS, told=told(9)))) == {"Ready": "True"}
+
+
+def test_a_slow_rank_is_that_of_an_attempt_that_runs() -> None:
+    decided = decide(a_view(an_open_job(2), *PODS, told=slow(seconds_ago=60)))
+    job = after(an_open_job(2), decided)
+    closed = decide(a_view(job, PODS[0], a_pod(1, failed=True)))
+    assert "SlowRank" not in conditions(closed)

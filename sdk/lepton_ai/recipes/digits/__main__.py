@@ -8,6 +8,7 @@ import torch
 
 from lepton_ai import datasets
 from lepton_ai.export import export_onnx
+from lepton_ai.lineage import tell_data
 from lepton_ai.models.digits import DigitsNet, Probabilities
 from lepton_ai.models.trainable import save_trainable
 from lepton_ai.recipes.digits.options import parse
@@ -32,22 +33,22 @@ PREPROCESSING = {
 def main() -> None:
     rank = Rank.from_environment(os.environ)
     options = parse(None, rank.world_size)
-    training, held_out = load_digits()
+    digits = datasets.load("mnist").split()
+    training, held_out = map(as_tensors, digits)
     if options.batch_size > len(training):
         sys.exit(
             f"error: --batch-size={options.batch_size} is more than the {len(training)} digits "
             "there are to train on: give less."
         )
     with process_group(rank) as device:
-        network, metrics = train(training.to(device), held_out.to(device), options, rank, device)
+        network, metrics, curves = train(
+            training.to(device), held_out.to(device), options, rank, device
+        )
     if rank.leads:
-        leave_model(output_folder(os.environ), network, held_out, metrics)
-
-
-def load_digits() -> tuple[LabelledImages, LabelledImages]:
-    """Return the digits to train on, and those that are held out."""
-    training, held_out = datasets.load("mnist").split()
-    return as_tensors(training), as_tensors(held_out)
+        folder = output_folder(os.environ)
+        curves.write(folder)
+        tell_data(folder, digits[:1])
+        leave_model(folder, network, held_out, metrics)
 
 
 def as_tensors(digits: datasets.Dataset) -> LabelledImages:

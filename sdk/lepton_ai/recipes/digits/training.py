@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import OneCycleLR
 
+from lepton_ai.curves import Curves
 from lepton_ai.models.digits import DigitsNet
 from lepton_ai.recipes.digits.options import Options
 from lepton_ai.recipes.ranks import Rank, available_cores, machine, threads_per_rank
@@ -71,10 +72,10 @@ def train(
     options: Options,
     rank: Rank,
     device: torch.device,
-) -> tuple[DigitsNet, Metrics]:
+) -> tuple[DigitsNet, Metrics, Curves]:
     """Train a new network, and measure it on the held-out part after each epoch.
 
-    Rank 0 prints progress; all ranks get the same network and its last metrics.
+    Rank 0 prints progress; all ranks get the same network and its last metrics, rank 0 its curves.
     """
     torch.manual_seed(options.seed)
     network = DigitsNet()
@@ -83,7 +84,8 @@ def train(
     optimizer = torch.optim.Adam(model.parameters())
     total_steps = options.epochs * (len(training) // options.batch_size)
     schedule = OneCycleLR(optimizer, options.max_learning_rate, total_steps=total_steps)
-    progress = Progress(options, total_steps, rank)
+    curves = Curves()
+    progress = Progress(options, total_steps, rank, curves)
     metrics: Metrics = {}
     for epoch in range(options.epochs):
         model.train()
@@ -100,7 +102,7 @@ def train(
             schedule.step()
         metrics = evaluate(network, held_out, rank)
         progress.epoch(epoch, metrics)
-    return network, metrics
+    return network, metrics, curves
 
 
 def _data_parallel(network: DigitsNet, rank: Rank, device: torch.device) -> nn.Module:
@@ -144,7 +146,8 @@ def evaluate(network: nn.Module, held_out: LabelledImages, rank: Rank) -> Metric
 class Progress:
     """Rank 0's lines: steps done, its own share's loss, learning rate, and all ranks' speed."""
 
-    def __init__(self, options: Options, total_steps: int, rank: Rank) -> None:
+    def __init__(self, options: Options, total_steps: int, rank: Rank, curves: Curves) -> None:
+        self._curves = curves
         self._options = options
         self._total_steps = total_steps
         self._leads = rank.leads
@@ -161,6 +164,7 @@ class Progress:
         images = (self._steps - self._logged_steps) * self._options.batch_size
         images_per_second = images / (now_seconds - self._logged_seconds)
         self._logged_steps, self._logged_seconds = self._steps, now_seconds
+        self._curves.add(self._steps, {"loss": float(loss), "learning rate": learning_rate})
         print(
             f"step {self._steps}/{self._total_steps}  epoch {epoch + 1}/{self._options.epochs}  "
             f"loss {float(loss):.4f}  lr {learning_rate:.2e}  {images_per_second:.0f} images/s",
@@ -169,6 +173,8 @@ class Progress:
 
     def epoch(self, epoch: int, metrics: Metrics) -> None:
         if self._leads:
+            held_out = {f"held-out {name}": metrics[name] for name in ("accuracy", "loss")}
+            self._curves.add(self._steps, held_out)
             print(
                 f"epoch {epoch + 1}/{self._options.epochs} done  "
                 f"held-out accuracy {metrics['accuracy']:.4f}  loss {metrics['loss']:.4f}  "
