@@ -14,6 +14,7 @@ from e2e.kubectl import Kubectl
 from e2e.recovery.faults import FAULTS, VICTIM
 from e2e.recovery.measure import Measured, measured
 from e2e.recovery.run import PLAIN, started
+from e2e.recovery.timeline import rounded
 from e2e.recovery.volume import Shared, shared_volume
 from e2e.test_training import fails
 from e2e.waiting import condition, is_true, wait_until
@@ -33,7 +34,8 @@ def shared(installed: Target, namespace: Kubectl) -> Iterator[Shared]:
 
 def after(shared: Shared, fault: str) -> Measured:
     """Return what a fault did; all that was wrong about it fails the test."""
-    found = measured(shared, "hurt", FAULTS[fault])
+    found = measured(shared, fault.replace("_", "-"), FAULTS[fault])
+    print(f"\n{fault}: {rounded(found.recovery)}")  # make test-long shows it
     assert not found.wrong
     assert not found.beyond_bounds, found.recovery
     return found
