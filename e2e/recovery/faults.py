@@ -16,6 +16,7 @@ from typing import Any
 
 from e2e import installation
 from e2e.installation import SYSTEM
+from e2e.jobs import attempts
 from e2e.operators import LEASE, leader_uid
 from e2e.recovery.run import Run, furthest
 from e2e.waiting import is_true, wait_until
@@ -122,8 +123,7 @@ def _partition(run: Run) -> Iterator[float]:
 
 
 def _has_closed_an_attempt(job: Mapping[str, Any] | None) -> bool:
-    attempts = (job or {}).get("status", {}).get("attempts", [])
-    return any(each.get("endTime") for each in attempts)
+    return any(each.get("endTime") for each in attempts(job))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
+from e2e.jobs import attempts
 from e2e.recovery.run import Checkpoint, Event
 from e2e.recovery.watched import Sightings
 
@@ -43,7 +44,6 @@ class Restart:
 
     launcher: float
     agent: float
-    rank: float
     imported: float
     met: float
     restored: float
@@ -79,7 +79,6 @@ def restart(events: Sequence[Event], last: Event) -> Restart:
     return Restart(
         launcher=max(each.launcher for each in begun),
         agent=max(each.agent for each in begun),
-        rank=slowest("started"),
         imported=slowest("imported"),
         met=slowest("met"),
         restored=slowest("restored"),
@@ -103,8 +102,8 @@ def detected_at(
 
 
 def _is_closed(status: Mapping[str, Any], attempt: int) -> bool:
-    attempts = status.get("attempts", [])
-    return any(each["number"] == attempt and each.get("endTime") for each in attempts)
+    found = attempts({"status": status})
+    return any(each["number"] == attempt and each.get("endTime") for each in found)
 
 
 def failed_at(seen: Sightings) -> float:
