@@ -86,3 +86,10 @@ def test_a_checkpoint_that_comes_late_is_wrong() -> None:
 def test_the_interval_is_the_longest_way_between_two_checkpoints() -> None:
     saved = [Checkpoint(step, 1, 0, 100.0, Path()) for step in (10, 21, 31)]
     assert timeline.interval_steps(saved, OLD) == 11
+
+
+def test_what_kubectl_says_itself_is_no_line_of_a_log() -> None:
+    seen = Sightings()
+    seen.heard("pod", "2026-11-22T10:00:00.123456789Z lepton: asked to leave: ...")
+    seen.heard("pod", "unable to retrieve container logs for containerd://1")
+    assert [line for _, _, line in seen.said] == ["lepton: asked to leave: ..."]
