@@ -14,6 +14,7 @@ from e2e.kubectl import Kubectl
 from e2e.recovery.faults import FAULTS, VICTIM
 from e2e.recovery.measure import Measured, measured
 from e2e.recovery.run import PLAIN, started
+from e2e.recovery.timeline import rounded
 from e2e.recovery.volume import Shared, shared_volume
 from e2e.test_training import fails
 from e2e.waiting import condition, is_true, wait_until
@@ -33,7 +34,8 @@ def shared(installed: Target, namespace: Kubectl) -> Iterator[Shared]:
 
 def after(shared: Shared, fault: str) -> Measured:
     """Return what a fault did; all that was wrong about it fails the test."""
-    found = measured(shared, "hurt", FAULTS[fault])
+    found = measured(shared, fault.replace("_", "-"), FAULTS[fault])
+    print(f"\n{fault}: {rounded(found.recovery)}")  # make test-long shows it
     assert not found.wrong
     assert not found.beyond_bounds, found.recovery
     return found
@@ -46,9 +48,11 @@ def mended_in_place(found: Measured) -> None:
     assert len(found.progress["restarts"]) == 1
 
 
-def mended_by_new_pods(found: Measured, budget: str) -> None:
+def mended_by_new_pods(found: Measured, reason: str) -> None:
+    """A new attempt did it, at nobody's cost but the infrastructure's."""
     first, second = attempts(found.job)
-    assert (first["outcome"], first["budget"], second["outcome"]) == ("Failed", budget, "Running")
+    assert (first["reason"], second["outcome"]) == (reason, "Running")
+    assert set(counted(found.job)) <= {"infrastructure"}
 
 
 @pytest.mark.parametrize(
@@ -89,15 +93,13 @@ def test_a_hang_is_found_and_ended(shared: Shared, fault: str) -> None:
     ],
 )
 def test_a_lost_pod_is_replaced(shared: Shared, fault: str) -> None:
-    found = after(shared, fault)
-    mended_by_new_pods(found, "Infrastructure")
-    assert found.recovery.reason == "PodLost"
+    mended_by_new_pods(after(shared, fault), "PodLost")
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("fault", ["node", "node_partitioned"])
 def test_a_node_that_is_gone_stops_nothing_for_long(shared: Shared, fault: str) -> None:
-    mended_by_new_pods(after(shared, fault), "Infrastructure")
+    mended_by_new_pods(after(shared, fault), "Partitioned")
 
 
 def test_an_error_at_one_step_ends_the_job_with_its_message(shared: Shared) -> None:
@@ -112,13 +114,7 @@ def test_an_error_at_one_step_ends_the_job_with_its_message(shared: Shared) -> N
 @pytest.mark.long
 @pytest.mark.parametrize("fault", ["drain", "suspend_resume"])
 def test_who_is_asked_to_leave_loses_no_step(shared: Shared, fault: str) -> None:
-    found = after(shared, fault)
-    first, second = attempts(found.job)
-    assert (first["budget"] if fault == "drain" else first["outcome"]) in {
-        "Infrastructure",
-        "Suspended",
-    }
-    assert second["outcome"] == "Running"
+    mended_by_new_pods(after(shared, fault), "Saved")
 
 
 @pytest.mark.long

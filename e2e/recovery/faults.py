@@ -16,6 +16,7 @@ from typing import Any
 
 from e2e import installation
 from e2e.installation import SYSTEM
+from e2e.jobs import attempts
 from e2e.operators import LEASE, leader_uid
 from e2e.recovery.run import Run, furthest
 from e2e.waiting import is_true, wait_until
@@ -122,18 +123,19 @@ def _partition(run: Run) -> Iterator[float]:
 
 
 def _has_closed_an_attempt(job: Mapping[str, Any] | None) -> bool:
-    attempts = (job or {}).get("status", {}).get("attempts", [])
-    return any(each.get("endTime") for each in attempts)
+    return any(each.get("endTime") for each in attempts(job))
 
 
 @contextmanager
 def _corrupt(run: Run) -> Iterator[float]:
-    """Damage the newest checkpoint, then kill a rank."""
-    newest = run.checkpoints()[-1]
-    for file in newest.path.parent.glob("*.distcp"):
+    """Damage a checkpoint as soon as it is complete, and kill a rank."""
+    pid, known = run.process(VICTIM), len(run.checkpoints())
+    found = wait_until(run.checkpoints, lambda all_: len(all_) > known, "a step is done")
+    for file in found[-1].path.parent.glob("*.distcp"):
         os.truncate(file, file.stat().st_size // 2)
-    with _kill(VICTIM, signal.SIGKILL)(run) as at:
-        yield at
+    at = time.time()
+    os.kill(pid, signal.SIGKILL)
+    yield at
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def _ended(run: Run, seen: Sightings, at: float, fault: Fault) -> Measured:
     events = run.events()
     recovery = Recovery(
         reason=str(condition(job, "Failed")["reason"]),
-        detect_s=timeline.detected_at(seen, events, at) - at,
+        detect_s=timeline.detected_at(seen, events, at, in_place=True) - at,
         wall_s=timeline.failed_at(seen) - at,
     )
     wrong = timeline.contradictions(events, run.checkpoints())

@@ -8,8 +8,13 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any
 
+from e2e.jobs import attempts
 from e2e.recovery.run import Checkpoint, Event
 from e2e.recovery.watched import Sightings
+
+# How the launchers' lines begin that tell of it.
+_ASKED = ("lepton: asked to leave",)
+_ENDED = ("lepton: the ranks of generation",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,6 @@ class Restart:
 
     launcher: float
     agent: float
-    rank: float
     imported: float
     met: float
     restored: float
@@ -75,7 +79,6 @@ def restart(events: Sequence[Event], last: Event) -> Restart:
     return Restart(
         launcher=max(each.launcher for each in begun),
         agent=max(each.agent for each in begun),
-        rank=slowest("started"),
         imported=slowest("imported"),
         met=slowest("met"),
         restored=slowest("restored"),
@@ -83,22 +86,24 @@ def restart(events: Sequence[Event], last: Event) -> Restart:
     )
 
 
-def detected_at(seen: Sightings, events: Sequence[Event], fault_at: float) -> float:
-    """Return when a launcher first acted, or the attempt was closed, after the fault."""
-    noticed = [at for at, _, line in seen.said if at >= fault_at and _acts(line)]
+def detected_at(
+    seen: Sightings, events: Sequence[Event], fault_at: float, *, in_place: bool
+) -> float:
+    """Return when it was known, after the fault, what had to be done.
+
+    That is the moment at which the ranks were asked to leave, or the attempt was closed; where they
+    were started again in their pods, the moment at which a launcher first ended its own.
+    """
+    words = _ASKED + _ENDED if in_place else _ASKED
+    noticed = [at for at, _, line in seen.said if at >= fault_at and line.startswith(words)]
     attempt, _ = start_before(events, fault_at)
     closed = [at for at, status in seen.statuses if at >= fault_at and _is_closed(status, attempt)]
     return min(noticed[:1] + closed[:1])
 
 
-def _acts(line: str) -> bool:
-    """Whether a launcher says that it ends its ranks, or has them save and leave."""
-    return line.startswith("lepton: ") and (" end: " in line or "asked to leave" in line)
-
-
 def _is_closed(status: Mapping[str, Any], attempt: int) -> bool:
-    attempts = status.get("attempts", [])
-    return any(each["number"] == attempt and each.get("endTime") for each in attempts)
+    found = attempts({"status": status})
+    return any(each["number"] == attempt and each.get("endTime") for each in found)
 
 
 def failed_at(seen: Sightings) -> float:
@@ -144,7 +149,8 @@ def recovery(
 ) -> Recovery:
     """Return the figures of a run that got beyond `last`."""
     moments = restart(events, last)
-    detected = detected_at(seen, events, fault_at)
+    in_place = last.attempt == start_before(events, fault_at)[0]
+    detected = detected_at(seen, events, fault_at, in_place=in_place)
     new_pods = [at for at in seen.pods.values() if at > fault_at]
     pod_start = max(0.0, moments.launcher - max(new_pods)) if new_pods else 0.0
     importing = moments.imported - moments.agent

@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -29,9 +29,10 @@ class Sightings:
         self.pods.setdefault(line, time.time())
 
     def heard(self, pod: str, line: str) -> None:
-        """Take in a line of a log that `kubectl logs --timestamps` prints."""
+        """Take in what `kubectl logs --timestamps` prints; its own complaints have no time."""
         when, _, text = line.partition(" ")
-        self.said.append((datetime.fromisoformat(when).timestamp(), pod, text))
+        with suppress(ValueError):
+            self.said.append((datetime.fromisoformat(when).timestamp(), pod, text))
 
 
 @contextmanager

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 _RESERVE_SECONDS = 3.0
 # Ranks that have saved and left may hang in what their script does last; nothing is lost with it.
 _LEFT_SECONDS = 5.0
+# Then torchrun's agents wait for each other, and a pod that was killed meanwhile has none any more.
+_GONE_SECONDS = 1.0
 # The end of what all ranks of the pod wrote to stderr, in which the sidecar looks for patterns.
 _TAIL_BYTES = 64 * 1024
 
@@ -85,7 +87,7 @@ class Generation:
         self._observer = self._new_observer(before)
         exchange = None if pod.options.alone else pod.exchange
         self._departure = Departure(count, pod.options.leave_signal, exchange, pod.children)
-        self._left_by: float | None = None
+        self._left_by = math.inf
         self._oom_kills_before = oom_kills()
         self.order: Order | None = None
         """What the gang stopped these ranks by; None if they ended by themselves."""
@@ -367,7 +369,9 @@ class Generation:
 
     def _kill_at(self) -> float:
         if self._observer.progress.left_at is not None:
-            self._left_by = self._left_by or time.monotonic() + _LEFT_SECONDS
+            are_gone = all(each.is_gone for each in self._observer.sightings)
+            seconds = _GONE_SECONDS if are_gone else _LEFT_SECONDS
+            self._left_by = min(self._left_by, time.monotonic() + seconds)
             return self._left_by
         asked = self._pod.signals.asked_to_leave_at
         return math.inf if asked is None else asked + self._patience_seconds()

@@ -61,13 +61,13 @@ def test_nothing_is_beyond_before_the_last_step_is_reached_again() -> None:
     assert timeline.beyond(history()[:-1], FAULT_AT) is None
 
 
-def test_a_closed_attempt_is_a_detection_too() -> None:
-    seen = Sightings()
+def test_where_pods_are_replaced_the_closed_attempt_is_the_detection() -> None:
+    seen = sightings()
     seen.statuses = [
         (102.0, {"attempts": [{"number": 1}]}),
         (104.0, {"attempts": [{"number": 1, "endTime": "2026-11-22T10:00:00Z"}]}),
     ]
-    assert timeline.detected_at(seen, history(), FAULT_AT) == 104.0
+    assert timeline.detected_at(seen, history(), FAULT_AT, in_place=False) == 104.0
 
 
 def test_a_rank_that_works_beside_its_successor_is_wrong() -> None:
@@ -86,3 +86,10 @@ def test_a_checkpoint_that_comes_late_is_wrong() -> None:
 def test_the_interval_is_the_longest_way_between_two_checkpoints() -> None:
     saved = [Checkpoint(step, 1, 0, 100.0, Path()) for step in (10, 21, 31)]
     assert timeline.interval_steps(saved, OLD) == 11
+
+
+def test_what_kubectl_says_itself_is_no_line_of_a_log() -> None:
+    seen = Sightings()
+    seen.heard("pod", "2026-11-22T10:00:00.123456789Z lepton: asked to leave: ...")
+    seen.heard("pod", "unable to retrieve container logs for containerd://1")
+    assert [line for _, _, line in seen.said] == ["lepton: asked to leave: ..."]
