@@ -96,7 +96,7 @@ class Telemetry:
         await asyncio.gather(*(ask(uid, key, pod) for uid, (key, pod) in due))
 
     def _asked(self) -> Iterator[tuple[str, tuple[Key, PodView]]]:
-        """Yield the pods that run rank 0; of those that do not answer, peers up to one that does."""
+        """Yield pods of rank 0, and of those that do not answer peers up to one that does."""
         for key in self._cache.own_keys():
             own = self._cache.own(key) if key.kind == "TrainingJob" else None
             running = [each for each in self._cache.pods(own.uid) if _runs(each)] if own else []
