@@ -163,8 +163,9 @@ class Coordinator:
 
     def _judge_failure(self, now: float) -> None:
         cause = min(self._failed, key=_is_victim)
-        is_early = now - self._failed_at < _CAUSE_SECONDS
-        if self.restarts.may_come and is_early and _is_victim(cause):
+        # Where nothing is started again in place, a victim's pod would end for nothing.
+        patience = _CAUSE_SECONDS if self.restarts.may_come else SILENCE_SECONDS + _CAUSE_SECONDS
+        if now - self._failed_at < patience and _is_victim(cause):
             return
         self._restart(cause, now)
 

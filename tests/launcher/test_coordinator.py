@@ -89,6 +89,24 @@ def test_a_lost_peer_that_never_says_why_is_not_waited_for() -> None:
     assert nodes.say(0, FAILED, record=VICTIM).after(3).act == STOP
 
 
+def test_without_a_budget_the_victims_of_a_lost_node_wait_until_it_is_missed() -> None:
+    nodes = Nodes(max_restarts=0)
+    nodes.after(5)
+    nodes.say(0, FAILED, record=VICTIM).say(1, FAILED, record={**VICTIM, "rank": 1})
+    assert nodes.after(9, silent=2) == Order(RUN, 0)
+    order = nodes.after(2, silent=2)
+    assert (order.act, order.silent_node) == (PART, 2)
+
+
+def test_without_a_budget_victims_of_nobody_end_the_gang_in_time() -> None:
+    order = Nodes(max_restarts=0).say(0, FAILED, record=VICTIM).after(13)
+    assert (order.act, order.leaver) == (END, 0)
+
+
+def test_a_budget_that_is_spent_ends_the_pod_of_the_cause() -> None:
+    assert Nodes(max_restarts=0).say(2, FAILED, record=BUG).after(1).leaver == 2
+
+
 def test_a_budget_that_is_spent_ends_the_gang() -> None:
     assert Nodes(max_restarts=0).say(2, FAILED, record=BUG).after(1).act == END
 
@@ -130,7 +148,8 @@ def test_a_node_that_falls_silent_parts_the_gang() -> None:
 def test_a_pod_that_leaves_ends_the_gang_and_is_not_missed() -> None:
     nodes = Nodes()
     nodes.after(5)
-    assert nodes.say(1, LEAVING).after(1).act == END
+    order = nodes.say(1, LEAVING).after(1)
+    assert (order.act, order.leaver) == (END, 1)
     assert nodes.after(60, silent=1).act == END
 
 
