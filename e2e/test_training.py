@@ -73,14 +73,19 @@ def test_two_pods_with_a_gpu_each_train_together(bare_namespace: Kubectl) -> Non
     assert train["resources"]["limits"]["nvidia.com/gpu"] == "1"
 
 
-def test_a_deleted_pod_restarts_the_gang(bare_namespace: Kubectl) -> None:
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_deleted_pod_is_replaced_and_the_other_keeps_its_place(
+    bare_namespace: Kubectl, rank: int
+) -> None:
     bare_namespace.apply(gang("lost", then=WAIT_IN_FIRST_ATTEMPT))
     wait_until(
         lambda: job_of(bare_namespace, "lost"),
         lambda job: has_reason(job, "Running"),
         "a pod runs",
     )
-    bare_namespace.delete("pod", "lost-train-1-1")
+    kept = f"lost-train-1-{1 - rank}"
+    before = bare_namespace.get("pod", kept)
+    bare_namespace.delete("pod", f"lost-train-1-{rank}")
     job = completes(bare_namespace, "lost")
     first, second = attempts(job)
     assert (first["outcome"], first["reason"], first["budget"]) == (
@@ -88,8 +93,15 @@ def test_a_deleted_pod_restarts_the_gang(bare_namespace: Kubectl) -> None:
         "PodLost",
         "Infrastructure",
     )
-    assert second["outcome"] == "Succeeded"
+    assert (second["outcome"], second["kept"]) == ("Succeeded", 1)
     assert counted(job) == {"infrastructure": 1}
+    after = bare_namespace.get("pod", kept)
+    assert before is not None
+    assert after is not None
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert after["metadata"]["labels"]["lepton.ai/attempt"] == "2"
+    pods = {pod["metadata"]["name"] for pod in bare_namespace.list("pods")}
+    assert pods == {kept, f"lost-train-2-{rank}"}
 
 
 KILL_RANK_THREE = f"""

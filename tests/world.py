@@ -167,8 +167,10 @@ class World:
         pod = self.pods.get(patch.target.name)
         if pod is None or pod.uid != patch.target.uid:
             return
-        annotations = {**pod.annotations, **patch.body["metadata"]["annotations"]}
-        self.pods[pod.name] = replace(pod, annotations=annotations)
+        marks = patch.body["metadata"]
+        annotations = {**pod.annotations, **marks["annotations"]}
+        labels = {**pod.labels, **marks.get("labels", {})}
+        self.pods[pod.name] = replace(pod, annotations=annotations, labels=labels)
         self.tell(pod)
 
     def _write_status(self, key: Key, status: Mapping[str, Any]) -> None:

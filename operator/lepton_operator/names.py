@@ -25,6 +25,7 @@ IMAGE_ID = "lepton.ai/image-id"  # of the training container, as the kubelet tel
 STEP = "lepton.ai/step"  # JSON: what a step pod works on
 RESOLVED = "lepton.ai/resolved"
 RESOLVED_HASH = "lepton.ai/resolved-hash"
+GENERATION = "lepton.ai/generation"  # of the owner's spec, when the child was made
 
 STORE_SECRET = "lepton-store"  # noqa: S105 - the name of a Secret, not a secret
 
@@ -37,7 +38,7 @@ def training_pod(job: str, attempt: int, rank: int) -> str:
 
 
 def parse_training_pod(job: str, pod: str) -> tuple[int, int] | None:
-    """Return the attempt and the rank in a training pod's name: unlike labels, it cannot change."""
+    """Return the rank in a training pod's name, and the attempt that it was made for."""
     prefix = f"{job}-train-"
     found = (
         _ATTEMPT_AND_RANK.fullmatch(pod.removeprefix(prefix)) if pod.startswith(prefix) else None

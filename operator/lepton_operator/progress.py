@@ -35,7 +35,7 @@ from lepton_operator.records import (
     Text,
     decimal,
 )
-from lepton_operator.views import InPlace, Told
+from lepton_operator.views import InPlace, Loss, Told
 
 MAX_BYTES = 262_144
 MAX_TOLD_RESTARTS = 64
@@ -64,6 +64,12 @@ class _Restart(StatusModel):
         return RankRestart(**{**dict(self), "message": message})
 
 
+class _Lost(StatusModel):
+    node: Annotated[StrictInt, Field(ge=0, lt=MAX_NODES)]
+    message: Text = ""
+    seconds: _Seconds
+
+
 class _Slow(StatusModel):
     rank: Annotated[StrictInt, Field(ge=0, le=2**31 - 1)]
     node: Annotated[StrictInt, Field(ge=0, le=MAX_NODES - 1)]
@@ -87,6 +93,7 @@ class _Told(StatusModel):
     counted_restarts: Annotated[StrictInt, Field(ge=0, le=MAX_RESTARTS)] = 0
     saved: StrictBool = False
     restarts: Annotated[tuple[_Restart, ...], Field(max_length=MAX_TOLD_RESTARTS)] = ()
+    lost: _Lost | None = None
     slow: _Slow | None = None
     ledger: ReportedSeconds = Field(default_factory=dict)
 
@@ -97,7 +104,12 @@ def parse(content: bytes, now: datetime) -> Told | None:
         told = _Told.model_validate_json(content)
     except ValidationError:
         return None
-    return Told(_progress(told, now), _in_place(told))
+    return Told(_progress(told, now), _in_place(told), _loss(told, now))
+
+
+def _loss(told: _Told, now: datetime) -> Loss | None:
+    lost = told.lost
+    return Loss(lost.node, lost.message, _seconds_ago(now, lost.seconds)) if lost else None
 
 
 def _in_place(told: _Told) -> InPlace:

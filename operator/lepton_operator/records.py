@@ -148,6 +148,7 @@ class Record(StatusModel):
     rank: Annotated[StrictInt, Field(ge=0, le=2**31 - 1)] | None = None
     exit_code: Annotated[StrictInt, Field(ge=-255, le=255)] | None = None
     signal: Annotated[StrictInt, Field(ge=0, le=64)] | None = None
+    attempt: Annotated[StrictInt, Field(ge=1, le=2**31 - 1)] | None = None
     step: Count | None = None
     resumed_from: Count | None = None
     furthest: Count | None = None

@@ -1,6 +1,7 @@
 """Asks the sidecars of rank 0 how far their trainings are: seldom, and never trusting the answer.
 
-Beside the work on objects: a pod that does not answer holds up nobody.
+Beside the work on objects: a pod that does not answer holds up nobody. Where rank 0's does not, the
+next one is asked: it may tell that the gang has lost rank 0.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ class Telemetry:
 
     async def ask_all(self, session: aiohttp.ClientSession, wake: Callable[[Key], None]) -> None:
         """Ask every pod whose time has come."""
-        found = dict(self._leaders())
+        found = dict(self._asked())
         self._known = {uid: self._known.get(uid, _Known()) for uid in found}
         limit = asyncio.Semaphore(MOST_AT_ONCE)
 
@@ -92,14 +93,20 @@ class Telemetry:
         due = [each for each in found.items() if self._known[each[0]].next_at <= now]
         await asyncio.gather(*(ask(uid, key, pod) for uid, (key, pod) in due))
 
-    def _leaders(self) -> Iterator[tuple[str, tuple[Key, PodView]]]:
-        """Yield the pods that run rank 0."""
+    def _asked(self) -> Iterator[tuple[str, tuple[Key, PodView]]]:
+        """Yield the pods that run rank 0, and of those that do not answer a peer."""
         for key in self._cache.own_keys():
             own = self._cache.own(key) if key.kind == "TrainingJob" else None
-            for pod in self._cache.pods(own.uid) if own else ():
-                is_first = pod.labels.get(names.RANK) == "0"
-                if is_first and pod.ip and pod.phase == "Running" and not pod.gone:
-                    yield pod.uid, (key, pod)
+            running = [each for each in self._cache.pods(own.uid) if _runs(each)] if own else []
+            leaders = [each for each in running if each.labels.get(names.RANK) == "0"]
+            yield from ((pod.uid, (key, pod)) for pod in leaders)
+            if any(self._is_silent(each) for each in leaders):
+                peers = [each for each in running if each not in leaders]
+                yield from ((pod.uid, (key, pod)) for pod in sorted(peers, key=_rank)[:1])
+
+    def _is_silent(self, pod: PodView) -> bool:
+        known = self._known.get(pod.uid)
+        return known is not None and known.failures > 0
 
     async def _ask(self, session: aiohttp.ClientSession, known: _Known, pod: PodView) -> bool:
         """Ask one pod; tell whether there is something new."""
@@ -128,6 +135,15 @@ class Telemetry:
                 if len(content) > progress.MAX_BYTES:
                     return None
             return bytes(content)
+
+
+def _runs(pod: PodView) -> bool:
+    return bool(pod.ip) and pod.phase == "Running" and not pod.gone
+
+
+def _rank(pod: PodView) -> int:
+    label = pod.labels.get(names.RANK, "")
+    return int(label) if label.isdecimal() else 0
 
 
 def _newness(told: Told) -> tuple[int, datetime]:

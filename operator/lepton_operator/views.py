@@ -139,6 +139,14 @@ class NodeView:
     replaceable: bool = False  # made by Karpenter, which gives up on pods that rule nodes out
 
 
+class Loss(NamedTuple):
+    """A pod of a gang that the launchers of the others do not hear any more; their ranks ended."""
+
+    node_rank: int
+    message: str
+    since: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class InPlace:
     """What the launchers of an attempt did themselves, and how far its ranks came.
@@ -156,10 +164,14 @@ class InPlace:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What rank 0's sidecar told last; `in_place` is about the attempt that `progress` names."""
+    """What rank 0's sidecar told last, all of it about the attempt that `progress` names.
+
+    `loss`: its launcher waits for another attempt, because the gang lost that node.
+    """
 
     progress: Progress
     in_place: InPlace = InPlace()
+    loss: Loss | None = None
 
 
 @dataclass(frozen=True, slots=True)

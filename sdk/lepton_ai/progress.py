@@ -65,6 +65,14 @@ class Restart(Document):
     message: Text | None = None
 
 
+class Loss(Document):
+    """A node that the gang lost; the ranks have ended, and the launcher waits for the operator."""
+
+    node: Count
+    message: Text
+    seconds: Seconds
+
+
 class Progress(Document):
     """How far the ranks of this pod are. An absent field means unknown."""
 
@@ -86,6 +94,7 @@ class Progress(Document):
     restarts: Annotated[tuple[Restart, ...], Field(max_length=MAX_RESTARTS)] = ()
     counted_restarts: Count = 0
     ledger: Annotated[dict[Name, Seconds], Field(max_length=16)] = Field(default_factory=dict)
+    lost: Loss | None = None
 
     @property
     def eta_seconds(self) -> float | None:
@@ -100,7 +109,8 @@ class Progress(Document):
             update={"age_seconds": self.checkpoint.age_seconds + seconds}
         )
         ranks = tuple(_aged(rank, seconds) for rank in self.ranks)
-        return self.model_copy(update={"checkpoint": checkpoint, "ranks": ranks})
+        lost = self.lost and self.lost.model_copy(update={"seconds": self.lost.seconds + seconds})
+        return self.model_copy(update={"checkpoint": checkpoint, "ranks": ranks, "lost": lost})
 
 
 def read_progress(folder: Path) -> Progress | None:

@@ -125,6 +125,7 @@ class Record(Document):
     rank: int | None = None
     exit_code: int | None = None
     signal: int | None = None
+    attempt: int | None = None
     step: int | None = None
     resumed_from: int | None = None
     furthest: int | None = None

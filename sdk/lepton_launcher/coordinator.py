@@ -73,6 +73,8 @@ class Order(NamedTuple):
     """Whose launcher cannot be reached, where the act is PART."""
     save_at: int = 0
     """The step to save at, where the act is LEAVE; 0: ranks are asked by a signal."""
+    leaver: int = -1
+    """Whose pod ends, where the act is END: the others may go on in another attempt. -1: all."""
 
 
 def save_step(fastest: int, step_seconds: float, reach_seconds: float) -> int:
@@ -135,8 +137,8 @@ class Coordinator:
         if silent:
             why = f"Node {silent[0]}'s launcher was not heard for {SILENCE_SECONDS:.0f} s."
             self._order = Order(PART, self._order.generation, why, silent_node=silent[0])
-        elif any(report.state == LEAVING for report in self._reports.values()):
-            self._change(END, "A pod of the gang ends.")
+        elif leaving := [each.node for each in self._reports.values() if each.state == LEAVING]:
+            self._change(END, f"Node {leaving[0]} leaves the gang.", leaver=leaving[0])
         elif self._order.act == RUN and any(each.is_asked for each in self._reports.values()):
             self._let_leave()
         elif self._order.act == STOP:
@@ -162,7 +164,7 @@ class Coordinator:
         is_early = now - self._failed_at < _CAUSE_SECONDS
         if self.restarts.may_come and is_early and _is_victim(cause):
             return
-        self._restart(cause.record, now)
+        self._restart(cause, now)
 
     def _judge_all(self, now: float) -> None:
         current = [each for each in self._reports.values() if self._is_current(each)]
@@ -172,7 +174,7 @@ class Coordinator:
             self._end_well(now)
         elif len(current) == self._num_nodes and all(each.state == STUCK for each in current):
             behind = min(current, key=lambda each: (each.collectives, each.node))
-            self._restart(behind.record, now)
+            self._restart(behind, now)
 
     def _end_well(self, now: float) -> None:
         """At once if all have said so; those that were never heard are not waited for."""
@@ -181,9 +183,11 @@ class Coordinator:
         if len(self._reports) == self._num_nodes or is_late:
             self._change(END, "All ranks ended well.")
 
-    def _restart(self, cause: Record, now: float) -> None:
+    def _restart(self, report: Report, now: float) -> None:
+        """Start all again, unless that is given up: then the pod of the cause ends."""
+        cause = report.record
         if len(self._reports) < self._num_nodes:
-            self._change(END, "Not all pods of the gang can be reached.")
+            self._change(END, "Not all pods of the gang can be reached.", leaver=report.node)
             return
         # A script may report from rank 0 only.
         known = [each.furthest for each in self._reports.values() if each.furthest >= 0]
@@ -192,7 +196,7 @@ class Coordinator:
         why = str(cause.get("message", ""))
         stacks = cause.get("reason") == "Hang"
         if delay is None:
-            self._change(END, why, stacks=stacks)
+            self._change(END, why, stacks=stacks, leaver=report.node)
             return
         self._start_at = now + delay
         self._change(STOP, why, stacks=stacks)
@@ -208,8 +212,8 @@ class Coordinator:
     def _is_current(self, report: Report) -> bool:
         return report.generation == self._order.generation
 
-    def _change(self, act: str, why: str, *, stacks: bool = False) -> None:
-        self._order = Order(act, self._order.generation, why, stacks)
+    def _change(self, act: str, why: str, *, stacks: bool = False, leaver: int = -1) -> None:
+        self._order = Order(act, self._order.generation, why, stacks, leaver=leaver)
 
 
 def _is_victim(report: Report) -> bool:

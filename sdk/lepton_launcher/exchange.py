@@ -12,6 +12,9 @@ from lepton_launcher.records import Record, is_record, to_line
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from lepton_launcher.succession import Loss
+
+_NOT_BEGUN = {"generation": 0, "phase": "starting"}
 _LIMIT_BYTES = 65536
 
 
@@ -45,9 +48,20 @@ class Exchange:
         with contextlib.suppress(OSError):
             write_atomically(self._folder / "progress.json", json.dumps(document).encode())
 
+    def tell_loss(self, attempt: int, loss: Loss) -> None:
+        """Leave that the ranks have ended and the gang lost a node, beside how far they came."""
+        told = self._read("progress.json")
+        begun = told if isinstance(told, dict) and told.get("attempt") == attempt else _NOT_BEGUN
+        lost = {"node": loss.node, "message": loss.why, "seconds": loss.seconds}
+        self.tell_progress({**begun, "attempt": attempt, "lost": lost})
+
     def ask_to_save(self, step: int) -> None:
         """Ask the ranks to save at the end of this step, and to leave."""
         write_atomically(self._folder / "save", json.dumps({"step": step}).encode())
+
+    def begin_anew(self) -> None:
+        """Take back what was asked of the ranks of an earlier attempt."""
+        (self._folder / "save").unlink(missing_ok=True)
 
     def leave_stacks(self, name: str, text: bytes) -> None:
         """Leave the stacks of a rank, which the sidecar keeps in the store."""

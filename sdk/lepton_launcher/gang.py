@@ -75,6 +75,8 @@ class Leader:
         self._selector.register(self._server, selectors.EVENT_READ)
         self._unfinished: dict[socket.socket, bytes] = {}
         self._missing = set(range(1, attempt.num_nodes))
+        self._wakeup, self._wake = socket.socketpair()
+        self._selector.register(self._wakeup, selectors.EVENT_READ)
         threading.Thread(target=self._serve, name="gang", daemon=True).start()
 
     @property
@@ -106,13 +108,25 @@ class Leader:
             asking = self.coordinator.heard_since(time.monotonic() - _ANSWER_SECONDS)
         return not self._missing & asking
 
+    def leave(self) -> None:
+        """Answer nobody any more: the attempt is over for this pod."""
+        self._wake.close()
+
     def _serve(self) -> None:
         while True:
             for key, _ in self._selector.select():
+                if key.fileobj is self._wakeup:
+                    self._close()
+                    return
                 if key.fileobj is self._server:
                     self._accept()
                 else:
                     self._read(key.fileobj)
+
+    def _close(self) -> None:
+        for each in (self._server, self._wakeup, *self._unfinished):
+            each.close()
+        self._selector.close()
 
     def _accept(self) -> None:
         try:
@@ -165,8 +179,9 @@ class Member:
         self._order: Order | None = None
         self._answered_at = 0.0
         self._is_new = threading.Event()
+        self._has_left = False
         self._ask_seconds = _ask_seconds(attempt)
-        threading.Thread(target=self._ask_for_ever, name="gang", daemon=True).start()
+        threading.Thread(target=self._ask_until_it_leaves, name="gang", daemon=True).start()
 
     def tell(self, report: Report) -> None:
         """Say how this node's ranks are; a change is told at once."""
@@ -193,8 +208,13 @@ class Member:
         """Nobody asks this node."""
         return True
 
-    def _ask_for_ever(self) -> None:
-        while True:
+    def leave(self) -> None:
+        """Ask no more: the attempt is over for this pod."""
+        self._has_left = True
+        self._is_new.set()
+
+    def _ask_until_it_leaves(self) -> None:
+        while not self._has_left:
             with contextlib.suppress(OSError, _NotOurs):
                 self._ask_while_answered()
             self._is_new.wait(self._ask_seconds)
@@ -202,7 +222,7 @@ class Member:
     def _ask_while_answered(self) -> None:
         address = (self._attempt.address, self._attempt.gang_port)
         with socket.create_connection(address, _ANSWER_SECONDS) as connection:
-            while True:
+            while not self._has_left:
                 self._is_new.clear()
                 connection.sendall(_sealed(_report_facts(self._report), self._attempt))
                 told = _opened(_line_from(connection), self._attempt)
@@ -314,10 +334,15 @@ def _order_in(told: dict[str, Any]) -> Order:
     act, why = str(told.get("act")), str(told.get("why", ""))
     if act not in ACTS:
         raise _NotOurs
-    silent_node = _integer(told, "silent_node") if act == PART else 0
-    save_at = _integer(told, "save_at") if act == LEAVE else 0
-    stacks = told.get("stacks") is True
-    return Order(act, _integer(told, "generation"), why, stacks, silent_node, save_at)
+    return Order(
+        act,
+        _integer(told, "generation"),
+        why,
+        stacks=told.get("stacks") is True,
+        silent_node=_integer(told, "silent_node") if act == PART else 0,
+        save_at=_integer(told, "save_at") if act == LEAVE else 0,
+        leaver=_integer(told, "leaver") if act == END else -1,
+    )
 
 
 def _spent_in(told: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from lepton_launcher.stderr import RankStderr, blames_a_peer
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from lepton_launcher.attempts import Attempt
+    from lepton_launcher.attempts import Attempt, AttemptFile
     from lepton_launcher.coordinator import Order
     from lepton_launcher.exchange import Exchange
     from lepton_launcher.gang import Leader, Member
@@ -58,6 +58,13 @@ class Pod(NamedTuple):
     gang: Leader | Member | None
     saves: Saves
     ledger: Ledger
+    attempt_file: AttemptFile | None
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether the operator has closed the attempt: what its ranks do counts no more."""
+        told = self.attempt_file
+        return told is not None and told.is_closed(self.attempt.number)
 
 
 class Generation:
@@ -80,8 +87,14 @@ class Generation:
         self._departure = Departure(count, pod.options.leave_signal, exchange, pod.children)
         self._left_by: float | None = None
         self._oom_kills_before = oom_kills()
-        self.is_stopped = False
-        """Whether the gang stopped these ranks, to start them again."""
+        self.order: Order | None = None
+        """What the gang stopped these ranks by; None if they ended by themselves."""
+        self._is_superseded = False
+
+    @property
+    def is_superseded(self) -> bool:
+        """Whether these ranks were ended because the operator had closed their attempt."""
+        return self._is_superseded
 
     @property
     def furthest(self) -> int:
@@ -96,7 +109,7 @@ class Generation:
         hang, order = self._wait_for_child()
         found_at = time.monotonic()
         say(f"the ranks of generation {self.number} end: {self._why(hang, order)}")
-        self.is_stopped = order is not None and order.act == STOP
+        self.order = order
         names = self._leave_stacks() if hang or (order and order.stacks) else {}
         self._pod.children.kill_all()
         for pipe in self._pipes:
@@ -115,6 +128,8 @@ class Generation:
             return order.why or "the gang ends"
         if self._pod.signals.asked_to_leave_at is not None:
             return "asked to leave"
+        if self._is_superseded:
+            return "their attempt was closed"
         return "one of them failed" if self._has_failed() else "by themselves"
 
     def _leave_tail(self) -> None:
@@ -191,7 +206,8 @@ class Generation:
                 self._leave(signals.asked_to_leave_at)
             elif hang or order:
                 return hang, order
-            elif self._has_failed():
+            self._is_superseded = self._pod.is_superseded
+            if self._is_superseded or (signals.asked_to_leave_at is None and self._has_failed()):
                 break
             self._pod.signals.pause(min(remaining, LOOK_SECONDS))
             self._pod.children.reap()
@@ -218,7 +234,7 @@ class Generation:
         if order is None or order.generation != self.number:
             return None
         if order.act == LEAVE:
-            self._pod.signals.ask_to_leave()
+            self._pod.signals.ask_to_leave(for_others=True)
         is_hang = order.act == END and order.stacks
         return order if order.act in (STOP, PART) or is_hang else None
 
@@ -252,7 +268,8 @@ class Generation:
         asked = flight.ask(ranks)
         texts = stacks.gather(ranks)
         flights = flight.gather(asked)
-        names = {rank: f"{self.number}-{rank}.txt" for rank in texts}
+        begun = f"{self._pod.attempt.number}-{self.number}"
+        names = {rank: f"{begun}-{rank}.txt" for rank in texts}
         if self._options.alone:
             for text in texts.values():
                 say(text.decode("utf-8", "replace"))
@@ -261,7 +278,7 @@ class Generation:
             for rank, text in texts.items():
                 self._pod.exchange.leave_stacks(names[rank], text)
             for rank, record in flights.items():
-                self._pod.exchange.leave_stacks(f"{self.number}-{rank}.flight.json", record)
+                self._pod.exchange.leave_stacks(f"{begun}-{rank}.flight.json", record)
         except OSError as error:
             say(f"the stacks cannot be handed to the sidecar: {error}")
             return {}
@@ -318,6 +335,8 @@ class Generation:
     def _failed(self, result: Result | None) -> records.Record:
         if self._pod.signals.asked_to_leave_at is not None:
             return records.terminated(self._how_it_left(result))
+        if self._is_superseded:
+            return records.terminated("Its attempt was closed.")
         if result is None:
             return self._agent_lost()
         if result.error:

@@ -29,6 +29,7 @@ class Signals:
 
     def __init__(self) -> None:
         self._asked_at: float | None = None
+        self._is_for_others = False
         self._is_told: Callable[[], bool] = lambda: False
         self._looked_at = 0.0
         self._wakeups, self._write = os.pipe()
@@ -48,10 +49,21 @@ class Signals:
         """Take it for a request to leave, too, when this becomes true."""
         self._is_told = is_told
 
-    def ask_to_leave(self) -> None:
-        """Do as if a signal had come."""
+    def ask_to_leave(self, *, for_others: bool = False) -> None:
+        """Do as if a signal had come; `for_others`: another pod of the gang leaves."""
+        self._is_for_others = for_others and (self._asked_at is None or self._is_for_others)
         if self._asked_at is None:
             self._asked_at = time.monotonic()
+
+    @property
+    def is_asked_for_others(self) -> bool:
+        """Whether the ranks are to leave, and this pod need not."""
+        return self._asked_at is not None and self._is_for_others
+
+    def stay(self) -> None:
+        """The ranks have left, which was asked for others: this process was not asked."""
+        if self._is_for_others:
+            self._asked_at, self._is_for_others = None, False
 
     def listen(self) -> None:
         """Take over SIGTERM, SIGINT and SIGHUP (all ask to leave) and SIGCHLD."""

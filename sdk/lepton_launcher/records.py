@@ -22,7 +22,7 @@ _METRICS = 16
 _METRIC_NAME_CHARACTERS = 48
 _ESSENTIAL = (
     *("outcome", "reason", "message", "rank", "exitCode", "signal", "model"),
-    *("step", "furthest", "restarts", "repeated", "saved", "silentNode"),
+    *("attempt", "step", "furthest", "restarts", "repeated", "saved", "silentNode"),
 )
 _TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 _HIGHEST_EXIT_CODE = 255

@@ -1,9 +1,9 @@
-"""What follows a generation of ranks: the next one, or the end of the pod."""
+"""What follows a generation of ranks: the next one, another attempt, or the end of the pod."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from lepton_launcher import records
 from lepton_launcher.coordinator import (
@@ -13,6 +13,7 @@ from lepton_launcher.coordinator import (
     LEAVING,
     PART,
     RUN,
+    SILENCE_SECONDS,
     STOP,
     SUCCEEDED,
 )
@@ -24,13 +25,30 @@ if TYPE_CHECKING:
 
     from lepton_launcher.coordinator import Order
     from lepton_launcher.gang import Member
-    from lepton_launcher.generation import Generation
+    from lepton_launcher.generation import Generation, Pod
     from lepton_launcher.processes import Children, Signals
     from lepton_launcher.records import Record
     from lepton_launcher.restarts import Restarts
 
 # A gang that was not reached by then does not decide what follows.
 _REACH_SECONDS = 2.0
+
+
+class Loss(NamedTuple):
+    """A node that the gang lost, why, and for how long it had not been heard."""
+
+    node: int
+    why: str
+    seconds: float = 0.0
+
+
+class Ended(NamedTuple):
+    """The end of an attempt for this pod, by this record."""
+
+    record: Record
+    waits: bool = False
+    """Whether the pod goes on in the attempt that the operator tells of next."""
+    loss: Loss | None = None
 
 
 class OwnSuccession:
@@ -51,23 +69,22 @@ class OwnSuccession:
         """What the record says of them."""
         return self._restarts.spent
 
-    def end_of(self, generation: Generation, record: Record) -> Record | None:
-        """The record to end with; None if another generation follows now."""
+    def end_of(self, generation: Generation, record: Record) -> Ended | None:
+        """How the attempt ends; None if another generation follows now."""
         delay = self._restarts.delay_seconds(generation.number, record, generation.furthest)
         if delay is None:
-            return record
+            return Ended(record)
         latest = time.monotonic() + delay
         self._children.wait_for(lambda: self._signals.asked_to_leave_at, lambda: latest)
-        return None if self._signals.asked_to_leave_at is None else record
+        return None if self._signals.asked_to_leave_at is None else Ended(record)
 
 
 class GangSuccession:
     """A pod whose gang decides for all: nobody is done before all are."""
 
-    def __init__(self, gang: Leader | Member, children: Children, signals: Signals) -> None:
+    def __init__(self, gang: Leader | Member, pod: Pod) -> None:
         self._gang = gang
-        self._children = children
-        self._signals = signals
+        self._pod = pod
 
     @property
     def told(self) -> list[dict[str, Any]]:
@@ -79,20 +96,34 @@ class GangSuccession:
         """What the record says of them, in each pod: any of them may be lost."""
         return self._gang.spent
 
-    def end_of(self, generation: Generation, record: Record) -> Record | None:
-        """The record to end with; None if all pods begin another generation now."""
+    def end_of(self, generation: Generation, record: Record) -> Ended | None:
+        """How the attempt ends; None if all pods begin another generation now."""
         ended = self._end_of(generation, record)
-        if ended is not None:
+        if ended is not None and not ended.waits:
             # Whoever asks a pod that is gone takes it for a partition.
             latest = time.monotonic() + _REACH_SECONDS
-            self._children.wait_for(lambda: self._gang.is_understood() or None, lambda: latest)
+            understood = lambda: self._gang.is_understood() or None  # noqa: E731
+            self._pod.children.wait_for(understood, lambda: latest)
         return ended
 
-    def _end_of(self, generation: Generation, record: Record) -> Record | None:
+    def _end_of(self, generation: Generation, record: Record) -> Ended | None:
+        if generation.order is not None and generation.order.act == PART:
+            self._gang.tell(generation.report(LEAVING, record))
+            return Ended(record, waits=True, loss=_unheard(generation.order))
         state = _state_of(generation, record)
         self._gang.tell(generation.report(state, record))
         if state == LEAVING:
-            return record
+            return Ended(record, waits=self._pod.signals.is_asked_for_others)
+        order = self._settled_order(generation, record)
+        if order is not None:
+            return self._obey(order, generation, record)
+        if self._pod.is_superseded:
+            return Ended(record, waits=True)
+        self._gang.tell(generation.report(LEAVING, record))
+        return Ended(record)
+
+    def _settled_order(self, generation: Generation, record: Record) -> Order | None:
+        """What the gang decides about these ranks; None if that cannot be waited for."""
         reached_by = time.monotonic() + _REACH_SECONDS
 
         def settled() -> Order | None:
@@ -101,27 +132,38 @@ class GangSuccession:
                 self._gang.tell(generation.report(IDLE, record))
             return order if order and _is_final(order, generation.number) else None
 
-        order = self._children.wait_for(settled, self._until(reached_by))
-        if order is None:
+        return self._pod.children.wait_for(settled, self._until(reached_by))
+
+    def _obey(self, order: Order, generation: Generation, record: Record) -> Ended | None:
+        if order.act == RUN:
+            return None
+        if record["outcome"] == "Succeeded":
+            return Ended(record)
+        if order.act == PART:
             self._gang.tell(generation.report(LEAVING, record))
-            return record
-        if order.act == PART and record["outcome"] != "Succeeded":
-            return records.partitioned(order.why, order.silent_node)
-        return None if order.act == RUN else record
+            ended = records.partitioned(order.why, order.silent_node)
+            return Ended(ended, waits=True, loss=_unheard(order))
+        if order.leaver in (-1, self._pod.attempt.node_rank):
+            return Ended(record)
+        return Ended(record, waits=True, loss=Loss(order.leaver, order.why))
 
     def _until(self, reached_by: float) -> Callable[[], float]:
         def latest() -> float:
-            if self._signals.asked_to_leave_at is not None:
+            if self._pod.signals.asked_to_leave_at is not None or self._pod.is_superseded:
                 return 0.0
             return reached_by if self._gang.order() is None else float("inf")
 
         return latest
 
 
+def _unheard(order: Order) -> Loss:
+    return Loss(order.silent_node, order.why, SILENCE_SECONDS)
+
+
 def _state_of(generation: Generation, record: Record) -> str:
     if record["outcome"] == "Succeeded":
         return SUCCEEDED
-    if generation.is_stopped:
+    if generation.order is not None:
         return IDLE
     return FAILED if is_of_ranks(record) else LEAVING
 

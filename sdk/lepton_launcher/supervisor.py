@@ -1,4 +1,7 @@
-"""One attempt of one pod, from the sidecar's start to the termination message."""
+"""One pod, from the sidecar's start to the termination message: mostly one attempt.
+
+When its gang loses a peer, the pod waits and goes on in the next attempt, with all that it has.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,7 @@ import time
 from pathlib import Path
 
 from lepton_launcher import records
-from lepton_launcher.attempts import (
-    Attempt,
-    NotThisAttempt,
-    attempt_alone,
-    parse_attempt,
-    says_leave,
-)
+from lepton_launcher.attempts import Attempt, AttemptFile, attempt_alone
 from lepton_launcher.exchange import Exchange
 from lepton_launcher.gang import join
 from lepton_launcher.generation import Generation, Pod
@@ -29,13 +26,16 @@ from lepton_launcher.saves import Saves, place_in
 from lepton_launcher.site_folder import write_site_folder
 from lepton_launcher.speech import say
 from lepton_launcher.stderr import blames_a_peer
-from lepton_launcher.succession import GangSuccession, OwnSuccession
+from lepton_launcher.succession import Ended, GangSuccession, OwnSuccession
 
 # An attempt that did not succeed has nothing to lose by going on without its sidecar's answer.
 _ANSWER_SECONDS = 10.0
 # Ranks whose peer is gone fail moments after it. Their pod ends last, so that whoever looks at the
 # pods of the gang (their statuses count in whole seconds) meets the cause first.
 _VICTIM_SECONDS = 2.0
+# Who lost a peer waits for the operator, be it dead or busy. If that sees nothing amiss in all this
+# time, and cannot ask this pod, the pod's end tells it.
+_UNHEARD_SECONDS = 3600.0
 
 
 def main(arguments: list[str]) -> int:
@@ -51,27 +51,29 @@ class Supervisor:
         self._signals = Signals()
         self._children = Children(self._signals)
         self._exchange = Exchange(options.exchange)
-        self._doubt = ""
-        # Its first second is that of the container, whose start the operator can see.
-        self._ledger = Ledger(time.monotonic(), options.furthest_step)
+        self._attempt_file = AttemptFile(options)
+        self._began_at = time.monotonic()
 
     def run(self) -> int:
         """Run the pod's attempt to its end; the exit code is 0 only for a success."""
         self._signals.listen()
         if self._options.alone:
-            return self._end(self._outcome())
+            return self._end(self._outcome() or records.terminated("Asked to leave."))
         if not self._children.wait_for(self._exchange.started, self._end_of_waiting):
             return self._end(records.terminated("Asked to leave before the sidecar had started."))
         found = self._exchange.found()
         if found:
             return self._end(found)
         record = self._outcome()
+        if record is None:  # nothing is told of an attempt that was closed by others
+            return self._end(records.terminated("Asked to leave while waiting for an attempt."))
         self._let_the_cause_end_first(record)
         return self._end(self._answered(record))
 
     # Before the ranks
 
-    def _outcome(self) -> records.Record:
+    def _outcome(self) -> records.Record | None:
+        """How the ranks ended; None if the pod is asked to leave between two attempts."""
         problem = self._options.entrypoint_problem()
         if problem:
             return records.user_error(problem)
@@ -79,7 +81,7 @@ class Supervisor:
         if attempt is None or self._signals.asked_to_leave_at is not None:
             return records.terminated("Asked to leave before the attempt had begun.")
         try:
-            return self._train(attempt)
+            return self._follow(attempt)
         except (OSError, RuntimeError) as error:  # no such folder, no process or thread left, ...
             self._children.kill_all()
             return records.user_error(f"The ranks cannot be started: {error}.")
@@ -87,88 +89,134 @@ class Supervisor:
     def _attempt(self) -> Attempt | None:
         if self._options.alone:
             return attempt_alone(self._options)
-        self._signals.also_heed(self._is_told_to_leave)
-        attempt = self._told_attempt()
+        self._signals.also_heed(self._attempt_file.says_leave)
+        attempt = self._told_after(self._options.attempt - 1)
         if attempt is not None:
             return attempt
         say("waiting for the operator to tell where node 0 is")
-        return self._children.wait_for(self._told_attempt, self._end_of_waiting)
+        return self._children.wait_for(
+            lambda: self._told_after(self._options.attempt - 1), self._end_of_waiting
+        )
 
-    def _is_told_to_leave(self) -> bool:
-        try:
-            return says_leave(self._options.attempt_file.read_text("utf-8", "replace"))
-        except OSError:
-            return False
-
-    def _told_attempt(self) -> Attempt | None:
-        """The attempt file's content once it is about this attempt; why not is said once."""
-        try:
-            text = self._options.attempt_file.read_text("utf-8", "replace")
-        except OSError:
-            return None
-        if not text.strip():
-            return None
-        try:
-            return parse_attempt(text, self._options)
-        except NotThisAttempt as doubt:
-            if self._doubt != str(doubt):
-                self._doubt = str(doubt)
-                say(f"the attempt file is not followed: {doubt}; waiting for another")
-            return None
+    def _told_after(self, number: int) -> Attempt | None:
+        return self._attempt_file.after(number)
 
     # The ranks
 
-    def _train(self, attempt: Attempt) -> records.Record:
+    def _follow(self, attempt: Attempt) -> records.Record | None:
+        """Train in this attempt, and in those that follow it as long as this pod may go on."""
+        saves = Saves(place_in(os.environ) if attempt.node_rank == 0 else None)
+        saves.watch()
+        # Its first second is that of the container, whose start the operator can see.
+        ledger = Ledger(self._began_at, self._options.furthest_step)
+        while True:
+            pod = self._pod(attempt, saves, ledger)
+            ended = self._train(pod)
+            record = self._of_attempt(ended.record, attempt)
+            if not ended.waits:
+                return record
+            following = self._next_attempt(pod, ended)
+            if following is None:
+                return None if pod.is_superseded else record
+            if pod.gang is not None:
+                pod.gang.leave()
+            self._exchange.begin_anew()
+            attempt, ledger = following, self._ledger_from_now(following)
+
+    def _ledger_from_now(self, attempt: Attempt) -> Ledger:
+        return Ledger(time.monotonic(), self._furthest_before(attempt))
+
+    def _furthest_before(self, attempt: Attempt) -> int:
+        """The furthest step of the attempts before; -1 if there is none."""
+        told = attempt.furthest_step
+        return self._options.furthest_step if told is None else told
+
+    def _pod(self, attempt: Attempt, saves: Saves, ledger: Ledger) -> Pod:
         options = self._options
-        options.output.mkdir(parents=True, exist_ok=True)
         say(
             f"attempt {attempt.number}, node {attempt.node_rank} of {attempt.num_nodes}, "
             f"{options.nproc_per_node} per node, meeting at {attempt.address}:{attempt.port}"
         )
-        saves = Saves(place_in(os.environ) if attempt.node_rank == 0 else None)
-        saves.watch()
-        gang = join(attempt, self._restarts(options.max_restarts, saves))
-        pod = Pod(
+        return Pod(
             options,
             attempt,
             self._signals,
             self._children,
             self._exchange,
-            gang,
+            join(attempt, self._restarts(attempt, saves)),
             saves,
-            self._ledger,
+            ledger,
+            None if options.alone else self._attempt_file,
         )
+
+    def _of_attempt(self, record: records.Record, attempt: Attempt) -> records.Record:
+        """Say which attempt it is about, where that is not the one that the pod was made for."""
+        if attempt.number == self._options.attempt:
+            return record
+        return {**record, "attempt": attempt.number}
+
+    def _next_attempt(self, pod: Pod, ended: Ended) -> Attempt | None:
+        """Wait for the operator; None if asked to leave, or never told of one in all that time."""
+        number, latest = pod.attempt.number, time.monotonic() + _UNHEARD_SECONDS
+        self._signals.stay()
+        if ended.loss and not pod.is_superseded:
+            self._exchange.tell_loss(number, ended.loss)
+        say(f"attempt {number} is over: {ended.record.get('message')} Waiting for the next one")
+
+        def until() -> float:
+            return math.inf if pod.is_superseded else latest
+
+        return self._children.wait_for(
+            lambda: self._told_after(number), lambda: min(until(), self._end_of_waiting())
+        )
+
+    def _train(self, pod: Pod) -> Ended:
+        self._options.output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix="lepton-") as name:
             folder = Path(name)
             write_site_folder(site_of(folder))
             return self._run_generations(pod, folder)
 
-    def _run_generations(self, pod: Pod, folder: Path) -> records.Record:
+    def _run_generations(self, pod: Pod, folder: Path) -> Ended:
         """Start the ranks, and start them again while that may help."""
         succession = self._succession(pod)
         number = 0
         while True:
             before = Before(succession.told, succession.spent)
             generation = Generation(pod, number, folder / str(number), before)
-            ended = succession.end_of(generation, generation.run())
+            ended = self._end_of(succession, generation)
             if ended is not None:
-                told = {**ended, "ledger": self._ledger.seconds()}
-                return records.with_spent(told, succession.spent)
+                told = {**ended.record, "ledger": pod.ledger.seconds()}
+                return ended._replace(record=records.with_spent(told, succession.spent))
             number += 1
             say(f"the ranks are started again: generation {number}")
 
+    def _end_of(
+        self, succession: OwnSuccession | GangSuccession, generation: Generation
+    ) -> Ended | None:
+        record = generation.run()
+        if generation.is_superseded:
+            return Ended(record, waits=True)
+        return succession.end_of(generation, record)
+
     def _succession(self, pod: Pod) -> OwnSuccession | GangSuccession:
         if pod.gang is not None:
-            return GangSuccession(pod.gang, self._children, self._signals)
+            return GangSuccession(pod.gang, pod)
         # Ranks of several pods are only restarted together.
-        most = self._options.max_restarts if self._options.num_nodes == 1 else 0
-        restarts = self._restarts(most, pod.saves)
+        restarts = self._restarts(pod.attempt, pod.saves, alone=True)
         return OwnSuccession(restarts, self._children, self._signals)
 
-    def _restarts(self, most: int, saves: Saves) -> Restarts:
+    def _restarts(self, attempt: Attempt, saves: Saves, *, alone: bool = False) -> Restarts:
+        """The budget for restarts in place: the operator's last word about it."""
         options = self._options
-        final = Final(options.final_exit_codes, options.final_signals)
-        return Restarts(most, options.furthest_step, final=final, saves=lambda: saves.count)
+        most = attempt.max_restarts
+        most = options.max_restarts if most is None else most
+        return Restarts(
+            0 if alone and options.num_nodes > 1 else most,
+            self._furthest_before(attempt),
+            final=Final(options.final_exit_codes, options.final_signals),
+            saves=lambda: saves.count,
+        )
 
     # After the ranks
 

@@ -118,6 +118,24 @@ def test_a_failure_is_recorded_for_the_same_pod_and_for_no_other(
     assert any_store.json(f"runs/{UID}/success.json") is None
 
 
+def test_a_pod_that_went_on_in_a_later_attempt_is_recorded_there(
+    folder_store: StoreUnderTest, tmp_path: Path, digits: Path
+) -> None:
+    with sidecar(folder_store, tmp_path / "pod", rank=1, model="reader") as pod:
+        pod.start()
+        pod.end({**FAILED, "attempt": 3})
+        assert pod.answer() == {**FAILED, "attempt": 3}
+    assert folder_store.json(f"runs/{UID}/3-1.json") == {**FAILED, "attempt": 3}
+    assert folder_store.json(f"runs/{UID}/1-1.json") is None
+    with sidecar(folder_store, tmp_path / "first", model="reader") as first:
+        first.start()
+        leave(digits, first)
+        first.end({**SUCCEEDED, "attempt": 3})
+        assert first.answer()["attempt"] == 3
+    version = folder_store.json("models/team/reader/versions/1.json")
+    assert version["lineage"]["attempt"] == 3
+
+
 def test_a_run_that_saved_and_left_has_no_result_to_be_missed(
     folder_store: StoreUnderTest, tmp_path: Path
 ) -> None:

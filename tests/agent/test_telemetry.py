@@ -133,6 +133,18 @@ def test_what_a_script_forges_is_no_progress(
         assert answer(pod, "/elsewhere")[0] == 404
 
 
+def test_whom_the_gang_lost_is_told_and_for_how_long(
+    folder_store: StoreUnderTest, tmp_path: Path
+) -> None:
+    lost = {"node": 1, "message": "Node 1's launcher was not heard for 10 s.", "seconds": 10.0}
+    with sidecar(folder_store, tmp_path / "pod", model=None) as pod:
+        pod.start()
+        leave(pod, {**PROGRESS, "lost": lost}, age_seconds=20)
+        told = json.loads(answer(pod, "/progress")[1])["lost"]
+        assert (told["node"], told["message"]) == (1, lost["message"])
+        assert 29 < told["seconds"] < 60
+
+
 def test_stacks_are_in_the_store_and_the_record_says_where(
     any_store: StoreUnderTest, tmp_path: Path
 ) -> None:
@@ -140,18 +152,24 @@ def test_stacks_are_in_the_store_and_the_record_says_where(
         pod.start()
         folder = pod.folder / "exchange" / "stacks"
         folder.mkdir()
-        for name in ("0-2.txt", "0-3.txt", "1-3.txt", "1-3.flight.json", "theirs.txt"):
+        for name in (
+            "2-0-2.txt",
+            "2-0-3.txt",
+            "2-1-3.txt",
+            "2-1-3.flight.json",
+            "theirs.txt",
+        ):
             (folder / name).write_text(f"stacks {name}")
-        pod.end({**HANG, "stacks": "1-3.txt"})
+        pod.end({**HANG, "stacks": "2-1-3.txt"})
         answered = pod.answer()
         key = f"runs/{UID}/stacks/2-1-3.txt"
         assert answered == {**HANG, "stacks": key}
         store = any_store.open()
-        assert store.get(key) == b"stacks 1-3.txt"
+        assert store.get(key) == b"stacks 2-1-3.txt"
         wait_until(lambda: len(store.paths_below(f"runs/{UID}/stacks")) == 4, "the others")
 
 
-@pytest.mark.parametrize("name", ["../../../etc/passwd", "0-4.txt", "x"])
+@pytest.mark.parametrize("name", ["../../../etc/passwd", "1-0-4.txt", "x"])
 def test_stacks_that_are_not_there_are_not_named(
     folder_store: StoreUnderTest, tmp_path: Path, name: str
 ) -> None:
@@ -170,7 +188,7 @@ def test_a_link_that_a_script_planted_is_not_followed(
     with sidecar(folder_store, tmp_path / "pod", rank=1, model=None) as pod:
         pod.start()
         (pod.folder / "exchange" / "stacks").mkdir()
-        (pod.folder / "exchange" / "stacks" / "0-3.txt").symlink_to(secret)
-        pod.end({**HANG, "stacks": "0-3.txt"})
+        (pod.folder / "exchange" / "stacks" / "1-0-3.txt").symlink_to(secret)
+        pod.end({**HANG, "stacks": "1-0-3.txt"})
         assert pod.answer() == HANG
     assert folder_store.open().paths_below(f"runs/{UID}/stacks") == []

@@ -157,7 +157,7 @@ def test_no_rank_starts_before_the_sidecar_and_the_attempt(pod: Pod) -> None:
         ("{", "it is not JSON"),
         ("[" * 100_000, "it is not JSON"),
         ("[1]", "it is not an object"),
-        (json.dumps({**ATTEMPT, "attempt": 2}), "it is attempt 2, not 1"),
+        (json.dumps({**ATTEMPT, "attempt": 0}), "it is attempt 0, not 1 or later"),
         (json.dumps({**ATTEMPT, "nodeRank": 1}), "it is node 1 of 1, not 0 of 1"),
         (json.dumps({**ATTEMPT, "port": 70_000}), "70000 is not a port"),
         (json.dumps({**ATTEMPT, "attempt": True}), "its attempt is not a whole number"),

@@ -47,7 +47,7 @@ def test_a_rank_that_hangs_is_ended_with_its_stacks(pod: Pod, stuck: str) -> Non
     record = pod.record()
     assert time.monotonic() - begun < 6
     assert (record["outcome"], record["reason"]) == ("Failed", "Hang")
-    assert (record["rank"], record["step"], record["stacks"]) == (0, 30, "0-0.txt")
+    assert (record["rank"], record["step"], record["stacks"]) == (0, 30, "1-0-0.txt")
     assert "Rank 0 hangs after step 30" in record["message"]
     stacks = (pod.exchange / "stacks" / record["stacks"]).read_text()
     assert f"rank 0, process {pid}, training, step 30" in stacks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from itertools import pairwise
 from typing import Any
@@ -287,6 +288,32 @@ class TrainingWorld(RuleBasedStateMachine):
         last = max(recorded, default=0)
         ended = number in recorded and recorded[number].outcome != "Running"
         assert ended or number < last, f"{pod.name} is deleted, and no status says why"
+        assert not self.could_stay(pod), f"{pod.name} is deleted, and nothing is wrong with it"
+
+    def could_stay(self, pod: PodView) -> bool:
+        """Tell whether the job goes on after a failure, and this pod could go on in it."""
+        job, now = self.job, self.world.now
+        goes_on = not self.finished and not any(map(self.is_true, CONDITIONS))
+        last = job.status.attempts[-1]
+        number, rank = self.numbers(pod)
+        if not goes_on or job.spec.suspend or job.spec.num_nodes == 1 or number < last.number:
+            return False
+        resolved = names.short_hash(build.resolve(job.spec, self.world.defaults).wire())
+        entries = [each for each in job.status.avoided_nodes if each.until > now]
+        avoided = {each.node for each in entries if each.pod in (None, rank)}
+        return (
+            last.outcome == "Failed"
+            and pod.phase in ("Pending", "Running")
+            and not (pod.deleting or pod.deleted_by_eviction)
+            and pod.node is not None
+            and self.world.nodes[pod.node].ready
+            and pod.node not in {*avoided, last.node}
+            and pod.labels[names.RESOLVED_HASH] == resolved
+            and pod.annotations[names.GENERATION] == str(job.metadata.generation)
+        )
+
+    def is_true(self, kind: str) -> bool:
+        return is_true(self.job.status.conditions, kind)
 
     @invariant()
     def one_rank_0_trains(self) -> None:
@@ -432,13 +459,29 @@ class TrainingWorld(RuleBasedStateMachine):
             assert {
                 self.numbers(pod)[1] for pod in self.world.pods.values() if not pod.deleting
             } == {*range(spec.num_nodes)}
+        if not self.finished and not spec.suspend:
+            self.must_all_follow_one_attempt()
         if self.finished == "Complete" or (spec.suspend and not self.finished):
             assert is_true(status.conditions, READY)
 
+    def must_all_follow_one_attempt(self) -> None:
+        pods = [pod for pod in self.world.pods.values() if not pod.deleting]
+        first = next(pod for pod in pods if self.numbers(pod)[1] == 0)
+        if first.ip is None and self.job.spec.num_nodes > 1:
+            return
+        assert {self.numbers(pod)[0] for pod in pods} == {self.job.status.attempt}
+        told = [json.loads(pod.annotations[names.ATTEMPT]) for pod in pods if not pod.finished]
+        assert {each["attempt"] for each in told} <= {self.job.status.attempt}
+        if self.job.spec.num_nodes > 1:
+            assert {each["address"] for each in told} <= {first.ip}
+
     def numbers(self, pod: PodView) -> tuple[int, int]:
+        """Return the attempt that a pod was told of last, and its rank."""
         found = names.parse_training_pod("digits", pod.name)
         assert found is not None
-        return found
+        made_for, rank = found
+        told = build.followed_attempt(pod.annotations.get(names.ATTEMPT), rank)
+        return max(made_for, told or made_for), rank
 
 
 TestTrainingWorld = TrainingWorld.TestCase

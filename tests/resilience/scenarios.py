@@ -60,8 +60,8 @@ def _labels(pod: Body) -> tuple[str, str, str]:
 
 
 def _is_placed(pod: Body) -> bool:
-    """A launcher starts its ranks when it has been told who is in its attempt."""
-    return "lepton.ai/attempt" in pod["metadata"].get("annotations", {})
+    """A launcher starts its ranks when it has been told where rank 0 of its attempt is."""
+    return "address" in pod["metadata"].get("annotations", {}).get("lepton.ai/attempt", "")
 
 
 def _step(pod: Body) -> Mapping[str, Any]:
@@ -69,7 +69,7 @@ def _step(pod: Body) -> Mapping[str, Any]:
     return step
 
 
-# --- restart of a gang: rank 1 fails in the first attempt, the second one completes
+# --- restart of a gang: rank 1 fails in the first attempt, rank 0 keeps its pod in the second
 
 
 async def _train(stage: Stage) -> None:
@@ -87,10 +87,16 @@ def _gang_ending(world: World, pod: Body) -> str | None:
 
 
 def _gang_done(world: World) -> bool:
-    return _holds(world, "trainingjobs", "gang", "Complete")
+    return _has_kept(world, "gang-train-1-0", "gang-train-2-1")
 
 
-# --- a pod of a running gang is deleted by somebody
+def _has_kept(world: World, kept: str, made: str) -> bool:
+    """Whether the job completed with a pod of its first attempt and one of its second."""
+    names = {pod["metadata"]["name"] for pod in world.list("pods")}
+    return _holds(world, "trainingjobs", "gang", "Complete") and names == {kept, made}
+
+
+# --- a pod of a running gang is deleted by somebody, and the other keeps its place
 
 
 async def _lose_a_pod(stage: Stage) -> None:
@@ -109,6 +115,10 @@ _LAST_WORDS = frozenset(
 def _lost_ending(_world: World, pod: Body) -> str | None:
     _, attempt, rank = _labels(pod)
     return f"gang-train-2-{rank}" if attempt == "2" and _is_placed(pod) else None
+
+
+def _lost_done(world: World) -> bool:
+    return _has_kept(world, "gang-train-1-1", "gang-train-2-0")
 
 
 # --- a job is suspended, all its ranks save and leave, and it goes on later
@@ -227,7 +237,7 @@ def _serves(world: World, version: int) -> bool:
 
 
 GANG_RESTART = Scenario("gang_restart", _train, _gang_ending, _gang_done)
-GANG_POD_LOST = Scenario("gang_pod_lost", _lose_a_pod, _lost_ending, _gang_done, untold=_LAST_WORDS)
+GANG_POD_LOST = Scenario("gang_pod_lost", _lose_a_pod, _lost_ending, _lost_done, untold=_LAST_WORDS)
 TRAIN_EVALUATE_SERVE = Scenario("train_evaluate_serve", _apply_all, _digits_ending, _digits_done)
 NEW_VERSION = Scenario(
     "new_version", _change_source, _seeds_ending, lambda world: _serves(world, 2), _serve_first

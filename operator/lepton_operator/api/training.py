@@ -572,6 +572,15 @@ class Attempt(StatusModel):
     stacks: Annotated[str, StringConstraints(max_length=256)] | None = Field(
         default=None, description="stacks is where the store keeps the stacks of ranks that hung."
     )
+    kept: Counter | None = Field(
+        default=None,
+        description="kept: how many pods kept their place from the attempt before.",
+    )
+    failed_time: Timestamp | None = Field(
+        default=None,
+        description="failedTime is when its cause came about: a rank's end, a node's silence. "
+        "Unset: nothing tells it. endTime is when the operator had found it.",
+    )
     running_time: Timestamp | None = Field(
         default=None, description="runningTime is when all its ranks ran; unset if they never did."
     )

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 from lepton_operator import names
 from lepton_operator.api.common import Metadata, Resources, StatusModel
 from lepton_operator.api.training import (
+    MAX_ATTEMPTS,
     FailureMatch,
     FailurePolicy,
     FailureRule,
@@ -60,6 +61,7 @@ _ANNOTATIONS = {
 }
 
 _NOWHERE = pods.Avoided()
+_NOTHING_MORE: Mapping[str, int] = {}
 
 # The operator decides when a silent node closes an attempt, not the taint after 300 s.
 _TOLERATIONS = tuple(
@@ -154,23 +156,50 @@ def grace_seconds(spec: TrainingJobSpec, resolved: Resolved) -> int | None:
     return spec.termination_grace_period_seconds or resolved.grace_seconds
 
 
-def placement(job: Metadata, nodes: int, attempt: int, rank: int, address: str) -> str:
+def placement(
+    job: Metadata,
+    nodes: int,
+    attempt: int,
+    rank: int,
+    address: str | None,
+    *,
+    more: Mapping[str, int] = _NOTHING_MORE,
+) -> str:
     """Return the annotation that tells a launcher who is in its attempt, and where rank 0 is.
 
-    The ports differ between attempts, so that a rank of the attempt before cannot join. The token
+    Without an address it tells that the attempt comes, and that the one before is closed. The ports
+    differ between attempts, so that a rank of the attempt before cannot join. The token
     is what the launchers of a gang know each other by; the API server alone tells it.
     """
-    told = {
-        "attempt": attempt,
-        "nodeRank": rank,
-        "numNodes": nodes,
-        "address": address,
-        "port": BASE_PORT + attempt % PORTS,
-    }
+    told: dict[str, Any] = {"attempt": attempt, "nodeRank": rank, "numNodes": nodes, **more}
+    if address is None:
+        return names.canonical(told)
+    told |= {"address": address, "port": BASE_PORT + attempt % PORTS}
     if nodes > 1:
         token = hashlib.sha256(f"gang {job.uid} {attempt}".encode()).hexdigest()
         told |= {"gangPort": BASE_GANG_PORT + attempt % PORTS, "token": token}
     return names.canonical(told)
+
+
+def placement_of_kept(job: TrainingJob, attempt: int, rank: int, address: str | None) -> str:
+    """Return it for a pod that was made for an earlier attempt, whose command line is of that."""
+    known = {
+        "maxRestarts": restarts_left(job),
+        "furthestStep": job.status.furthest_step,
+    }
+    more = {name: value for name, value in known.items() if value is not None}
+    return placement(job.metadata, job.spec.num_nodes, attempt, rank, address, more=more)
+
+
+def followed_attempt(annotation: str | None, rank: int) -> int | None:
+    """Return the attempt that a pod of this rank was told of last; None if it is none of ours."""
+    try:
+        told = json.loads(annotation or "")
+        number, of_rank = told["attempt"], told["nodeRank"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
+    is_number = isinstance(number, int) and 0 < number <= MAX_ATTEMPTS
+    return number if is_number and of_rank == rank else None
 
 
 def leave_word(annotation: str) -> str | None:
@@ -210,6 +239,7 @@ def pod(
         annotations={
             **_ANNOTATIONS,
             names.RESOLVED: recorded,
+            names.GENERATION: str(job.metadata.generation),
             **_placement_at_creation(job, attempt),
         },
         grace_seconds=resolved.grace_seconds,

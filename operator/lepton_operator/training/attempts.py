@@ -10,10 +10,11 @@ from lepton_operator.api.training import Attempt, Budget, Cause, Restarts
 from lepton_operator.build import training as build
 from lepton_operator.conditions import MAX_MESSAGE, cut
 from lepton_operator.plan import Create, Event, Patch, Plan
-from lepton_operator.training import avoidance, evidence, ledger, waiting
+from lepton_operator.training import avoidance, evidence, keeping, ledger, waiting
 from lepton_operator.training.evidence import Failure
 from lepton_operator.training.situation import Gang, Situation, has_ended, training_container
 from lepton_operator.training.status import refused, written
+from lepton_operator.views import PodView
 
 
 def closed(
@@ -57,6 +58,7 @@ def closed_failed(
         "resumed_from": failure.resumed_from,
         "last_error_line": cut(line, MAX_MESSAGE) if line else None,
         "stacks": failure.stacks,
+        "failed_time": failure.finished or failure.began,
     }
     return closed(situation, gang, "Failed").model_copy(update=failed)
 
@@ -110,19 +112,19 @@ def _superseded(situation: Situation, attempt: Attempt) -> Attempt:
 
 
 def open_next(situation: Situation) -> Plan | None:
-    """Make all pods of the next attempt, with the defaults of today."""
+    """Make the pods of the next attempt, with the defaults of today; some keep their place."""
     if situation.gang is not None:
         return None
     previous = situation.previous
     number = previous.number + 1 if previous else 1
-    told = situation.status.progress
-    resolved = build.resolve(
-        situation.spec,
-        situation.view.defaults,
-        leave_seconds=told.leave_seconds if told else None,
-    )
     attempt = Attempt(number=number, start_time=situation.now)
-    gang = Gang(attempt, recorded=False, pods={}, resolved=resolved)
+    kept = keeping.kept(situation)
+    gang = Gang(
+        attempt,
+        recorded=False,
+        pods={rank: each.pod for rank, each in kept.items()},
+        resolved=keeping.resolved(situation) if kept else keeping.resolved_today(situation),
+    )
     # Pods of the attempt before must be gone in truth, not only in what was seen.
     return _opening(situation, gang, relist=previous is not None)
 
@@ -137,7 +139,7 @@ def complete_opening(situation: Situation) -> Plan | None:
 
 def _opening(situation: Situation, gang: Gang, *, relist: bool) -> Plan:
     """Make pods first; the status tells of an attempt only when all its pods were made."""
-    because = f"start attempt {gang.number} on {waiting.pods_of(situation.spec.num_nodes)}"
+    because = f"start attempt {gang.number} on {_pods_of(situation, gang)}"
     create = tuple(
         Create(
             build.pod(
@@ -154,7 +156,8 @@ def _opening(situation: Situation, gang: Gang, *, relist: bool) -> Plan:
     if situation.view.refusals:
         status = written(situation, refused(situation))
         return Plan(because=because, create=create, status=status, relist=relist)
-    attempt = gang.attempt.model_copy(update={"resolved": gang.resolved.text()})
+    opened = {"resolved": gang.resolved.text(), "kept": len(_kept(situation, gang)) or None}
+    attempt = gang.attempt.model_copy(update=opened)
     return Plan(
         because=because + _after(situation.previous),
         create=create,
@@ -164,6 +167,22 @@ def _opening(situation: Situation, gang: Gang, *, relist: bool) -> Plan:
         events=(_started(situation, gang),),
         relist=relist,
     )
+
+
+def _kept(situation: Situation, gang: Gang) -> list[int]:
+    """Return the ranks whose pods were made for an earlier attempt."""
+    return [rank for rank, pod in gang.pods.items() if _is_kept(situation, gang, pod)]
+
+
+def _is_kept(situation: Situation, gang: Gang, pod: PodView) -> bool:
+    made = names.parse_training_pod(situation.job.metadata.name, pod.name)
+    return made is not None and made[0] < gang.number
+
+
+def _pods_of(situation: Situation, gang: Gang) -> str:
+    count, kept = situation.spec.num_nodes, len(_kept(situation, gang))
+    stay = f", of which {kept} {'keeps' if kept == 1 else 'keep'} their place" if kept else ""
+    return waiting.pods_of(count) + stay
 
 
 def _after(previous: Attempt | None) -> str:
@@ -179,8 +198,7 @@ def _after(previous: Attempt | None) -> str:
 def _started(situation: Situation, gang: Gang) -> Event:
     previous = situation.previous
     again = previous is not None and previous.outcome == "Failed"
-    pods = waiting.pods_of(situation.spec.num_nodes)
-    message = f"Attempt {gang.number} starts on {pods}{_after(previous)}"
+    message = f"Attempt {gang.number} starts on {_pods_of(situation, gang)}{_after(previous)}"
     return Event("Normal", "Restarted" if again else "AttemptStarted", message)
 
 
@@ -196,11 +214,25 @@ def image(situation: Situation, gang: Gang) -> Iterator[Patch]:
 
 
 def placements(situation: Situation, gang: Gang) -> Iterator[Patch]:
-    """Tell every pod of a gang where rank 0 is, once it has an address."""
-    nodes, first = situation.spec.num_nodes, gang.pods.get(0)
-    if nodes == 1 or first is None or first.ip is None:
+    """Tell every pod of a gang where rank 0 is, once it has an address.
+
+    Those that keep their place are told of the attempt before that: their launchers wait for it.
+    """
+    job, nodes, first = situation.job, situation.spec.num_nodes, gang.pods.get(0)
+    if nodes == 1 or first is None:
         return
     for rank, pod in gang.pods.items():
-        told = build.placement(situation.job.metadata, nodes, gang.number, rank, first.ip)
-        if not has_ended(pod) and pod.annotations.get(names.ATTEMPT) != told:
-            yield Patch(pod.reference, {"metadata": {"annotations": {names.ATTEMPT: told}}})
+        if has_ended(pod) or pod.gone:
+            continue
+        if _is_kept(situation, gang, pod):
+            told = build.placement_of_kept(job, gang.number, rank, first.ip)
+            marks = {"labels": {names.ATTEMPT: str(gang.number)}}
+        elif first.ip is not None:
+            told = build.placement(job.metadata, nodes, gang.number, rank, first.ip)
+            marks = {}
+        else:
+            continue
+        if pod.annotations.get(names.ATTEMPT) != told:
+            yield Patch(
+                pod.reference, {"metadata": {"annotations": {names.ATTEMPT: told}, **marks}}
+            )

@@ -11,11 +11,21 @@ from lepton_operator import records
 from lepton_operator.api.training import Budget, Cause
 from lepton_operator.build import training as build
 from lepton_operator.training.causes import TRAITS, Trait
-from lepton_operator.training.situation import Gang, Situation, highest, training_container
-from lepton_operator.views import ContainerView, NodeView, PodView
+from lepton_operator.training.situation import (
+    Gang,
+    Situation,
+    has_ended,
+    highest,
+    training_container,
+)
+from lepton_operator.views import ContainerView, Loss, NodeView, PodView
 
 SIGNAL_EXIT_CODE = 128  # what a shell adds to a signal's number
 MAX_SIGNAL = 64
+# Launchers miss each other after 10 s.
+HEARD_WITHIN = timedelta(seconds=15)
+# Rank 0 is asked each 30 s, and may be asked in vain once.
+PROGRESS_HOLDS = timedelta(seconds=75)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +34,8 @@ class Failure:
 
     `rank` is the global rank that failed first, `index` the pod's own; `step` the last that all
     its ranks had reached, be it only counted by torch; `furthest` the last that they reported
-    themselves or saved; `matched` what the pod found in its own log.
+    themselves or saved; `matched` what the pod found in its own log; `began` when what is no end
+    of a container came about.
     """
 
     cause: Cause
@@ -41,6 +52,7 @@ class Failure:
     last_error_line: str | None = None
     stacks: str | None = None
     finished: datetime | None = None
+    began: datetime | None = None
     absent: bool = False
     matched: frozenset[str] = frozenset()
 
@@ -225,11 +237,37 @@ def _records(gang: Gang) -> Iterator[records.Record]:
 
 
 def silent_until(situation: Situation, pod: PodView) -> datetime | None:
+    """Return when its node will have been silent for too long; later if its ranks go on."""
     node = situation.node(pod)
     if node is None or node.ready:
         return None
+    since = node.ready_changed or situation.now
     patience = timedelta(seconds=situation.view.defaults.node_not_ready_seconds)
-    return (node.ready_changed or situation.now) + patience
+    return max(since + patience, _gone_on_until(situation, since) or since)
+
+
+def _gone_on_until(situation: Situation, silent_since: datetime) -> datetime | None:
+    """Return until when it may be taken that the ranks go on, though a kubelet says nothing.
+
+    Rank 0 tells how far it is only while its launcher hears those of all others.
+    """
+    gang, told = situation.gang, situation.view.told
+    if gang is None or loss_in(situation) is not None:
+        return None
+    both = (told.progress if told else None, situation.status.progress)
+    times = [each.time for each in both if each is not None and each.attempt == gang.number]
+    known = [each for each in times if each >= silent_since + HEARD_WITHIN]
+    return max(known) + PROGRESS_HOLDS if known else None
+
+
+def loss_in(situation: Situation) -> Loss | None:
+    """Return whom the launchers of the open attempt lost, if they did, and it has not ended."""
+    gang, told = situation.gang, situation.view.told
+    if gang is None or told is None or told.loss is None:
+        return None
+    pod = gang.pods.get(told.loss.node_rank)
+    is_ours = told.progress.attempt == gang.number and pod is not None and not has_ended(pod)
+    return told.loss if is_ours else None
 
 
 def _signal_of(container: ContainerView, record: records.Record) -> int | None:

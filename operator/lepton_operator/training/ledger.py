@@ -176,7 +176,7 @@ def superseded(situation: Situation, attempt: Attempt) -> Ledger:
 
 def settled(situation: Situation, attempt: Attempt) -> Ledger | None:
     """Return the ledger of a closed attempt once a pod of it has told more than was known."""
-    told = next(_final(_pods_of(situation, attempt.number)), None)
+    told = next(_final(situation, attempt, _pods_of(situation)), None)
     before = _read(attempt.ledger)
     if told is None or attempt.running_time is None or not before.get("unobserved"):
         return None
@@ -207,7 +207,8 @@ def total(status: TrainingJobStatus, attempts: Sequence[Attempt]) -> Ledger | No
 
 def _told(situation: Situation, gang: Gang) -> LastWord | None:
     """Return the last word of a launcher: a record's, else what rank 0 told while it ran."""
-    final = next(_final([gang.pods[rank] for rank in sorted(gang.pods)]), None)
+    ranked = [gang.pods[rank] for rank in sorted(gang.pods)]
+    final = next(_final(situation, gang.attempt, ranked), None)
     if final is not None:
         return final
     first = gang.pods.get(0)
@@ -218,22 +219,33 @@ def _told(situation: Situation, gang: Gang) -> LastWord | None:
     every = (told.progress if told else None, situation.status.progress)
     found = next((each for each in every if each and each.attempt == gang.number), None)
     spent = _read(found.ledger) if found else {}
-    return LastWord(spent, container.started, is_final=False) if spent else None
+    since = _since(gang.attempt, container.started)
+    return LastWord(spent, since, is_final=False) if spent else None
 
 
-def _final(pods: Sequence[PodView]) -> Iterator[LastWord]:
+def _final(situation: Situation, attempt: Attempt, pods: Sequence[PodView]) -> Iterator[LastWord]:
+    """Yield what these pods told of an attempt when they ended; each tells of its last one."""
     for pod in pods:
         record, container = record_of(pod), training_container(pod)
-        if record and record.ledger and container and container.started:
-            yield LastWord(record.ledger, container.started, is_final=True)
+        made = names.parse_training_pod(situation.job.metadata.name, pod.name)
+        if not (record and record.ledger and container and container.started and made):
+            continue
+        if (record.attempt or made[0]) == attempt.number:
+            since = _since(attempt, container.started)
+            yield LastWord(record.ledger, since, is_final=True)
 
 
-def _pods_of(situation: Situation, attempt: int) -> list[PodView]:
-    """Return an attempt's pods by rank, those that are gone too: a last word is in a last body."""
+def _since(attempt: Attempt, started: datetime) -> datetime:
+    """Return since when a launcher's ledger runs: a pod that was kept began before its attempt."""
+    return max(started, _whole_second(attempt.start_time))
+
+
+def _pods_of(situation: Situation) -> list[PodView]:
+    """Return the job's pods by rank, those that are gone too: a last word is in a last body."""
     uid, name = situation.job.metadata.uid, situation.job.metadata.name
     ours = (pod for pod in situation.view.pods if pod.owner_uid == uid)
     found = ((names.parse_training_pod(name, pod.name), pod) for pod in ours)
-    ranked = [(numbers[1], pod) for numbers, pod in found if numbers and numbers[0] == attempt]
+    ranked = [(numbers[1], pod) for numbers, pod in found if numbers]
     return [pod for _, pod in sorted(ranked, key=lambda each: each[0])]
 
 

@@ -132,7 +132,13 @@ def _training(situation: Situation, gang: Gang) -> str:
     ranks = build.ranks_per_pod(situation.spec, gang.resolved)
     each = "1 rank" if ranks == 1 else f"{ranks} ranks"
     pods = waiting.pods_of(situation.spec.num_nodes)
-    return f"Attempt {gang.number} trains on {pods} with {each} in each."
+    trains = f"Attempt {gang.number} trains on {pods} with {each} in each."
+    found = (situation.node(pod) for pod in gang.pods.values() if not ended_well(pod))
+    silent = sorted({node.name for node in found if node is not None and not node.ready})
+    if not silent:
+        return trains
+    who = f"Node {silent[0]} does" if len(silent) == 1 else f"Nodes {', '.join(silent)} do"
+    return f"{trains} {who} not answer: the pods there are replaced if the ranks stop."
 
 
 def _again(gang: Gang) -> str:

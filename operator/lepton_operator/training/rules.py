@@ -324,10 +324,11 @@ def _node_is_silent(suspect: Suspect) -> Failure | None:
     if until is None or until > suspect.situation.now:
         return None
     seconds = suspect.situation.view.defaults.node_not_ready_seconds
-    return suspect.failure(
+    silent = suspect.failure(
         Cause.NODE_NOT_READY,
         f"Node {pod.node} of pod {pod.name} has not been Ready for {seconds} s.",
     )
+    return replace(silent, began=suspect.node.ready_changed if suspect.node else None)
 
 
 RULES: tuple[Rule, ...] = (
@@ -446,7 +447,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         Cause.NODE_NOT_READY,
-        "the node has not been Ready for 30 s (a chart value), and the pod has not ended",
+        "the node has not been Ready for 30 s (a chart value), the pod has not ended, and rank 0 "
+        "does not tell that the ranks go on",
         _node_is_silent,
     ),
 )

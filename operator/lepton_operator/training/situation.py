@@ -21,7 +21,7 @@ from lepton_operator.views import ContainerView, NodeView, PodView, TrainingView
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A pod of a gang, by what its name says."""
+    """A pod of a gang: its rank, and the attempt that it was told of last."""
 
     attempt: int
     rank: int
@@ -31,6 +31,8 @@ class Member:
 @dataclass(frozen=True, slots=True)
 class Gang:
     """The open attempt. `pods` holds tombstones too, by rank; a rank may have none.
+
+    Pods of earlier attempts that keep their place are in it before they are told.
 
     `recorded` is False for an attempt whose pods were made but which no status tells of yet.
     """
@@ -98,9 +100,9 @@ def understand(view: TrainingView, now: datetime) -> Situation:
     """Sort a view: the open attempt with its pods, and what is left of others."""
     members = _members(view)
     attempt = _open_attempt(view.job.status, members)
-    number = attempt.number if attempt else None
-    ours = [each for each in members if each.attempt == number]
-    others = tuple(each for each in members if each.attempt != number and not each.pod.gone)
+    ours = _members_of(attempt, members, view.job.spec) if attempt else []
+    taken = {each.pod.uid for each in ours}
+    others = tuple(each for each in members if each.pod.uid not in taken and not each.pod.gone)
     gang = _gang(view, attempt, ours) if attempt else None
     return Situation(view, now, gang, others, {each.name: each for each in view.nodes or ()})
 
@@ -110,9 +112,30 @@ def _members(view: TrainingView) -> list[Member]:
     ours = [pod for pod in view.pods if pod.owner_uid == uid]
     found = [(pod, names.parse_training_pod(name, pod.name)) for pod in ours]
     return sorted(
-        (Member(*numbers, pod) for pod, numbers in found if numbers),
+        (_member(*numbers, pod) for pod, numbers in found if numbers),
         key=lambda member: (member.attempt, member.rank, not member.pod.gone),
     )
+
+
+def _member(made_for: int, rank: int, pod: PodView) -> Member:
+    told = build.followed_attempt(pod.annotations.get(names.ATTEMPT), rank)
+    return Member(max(made_for, told or made_for), rank, pod)
+
+
+def _members_of(attempt: Attempt, members: Sequence[Member], spec: TrainingJobSpec) -> list[Member]:
+    """Return the pods of an open attempt, and those that keep their place in it.
+
+    These are what is left of earlier attempts: what was not to be kept was deleted before.
+    """
+    ours = [each for each in members if each.attempt == attempt.number]
+    taken = {each.rank for each in ours}
+    earlier = {
+        each.rank: each
+        for each in members
+        if each.attempt < attempt.number and not (each.pod.gone or each.pod.deleting)
+    }
+    vacant = [each for rank, each in earlier.items() if rank not in taken]
+    return [*ours, *(each for each in vacant if each.rank < spec.num_nodes)]
 
 
 def _open_attempt(status: TrainingJobStatus, members: Sequence[Member]) -> Attempt | None:

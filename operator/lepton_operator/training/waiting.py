@@ -9,7 +9,7 @@ from lepton_operator.api.training import Attempt, Cause
 from lepton_operator.build import training as build
 from lepton_operator.conditions import Verdict, cut, sentence
 from lepton_operator.plan import Delete, Plan
-from lepton_operator.training import backoff
+from lepton_operator.training import backoff, keeping
 from lepton_operator.training.causes import STORE
 from lepton_operator.training.situation import Member, Situation
 from lepton_operator.training.status import MAX_CAUSE, Reason, reconciling, written
@@ -70,8 +70,8 @@ def _are_placed(situation: Situation) -> bool:
 
 
 def clear(situation: Situation) -> Plan | None:
-    """Delete what is left of attempts that are closed in the status."""
-    left = [each for each in situation.others if not each.pod.deleting]
+    """Delete what is left of attempts that are closed in the status, but for what is kept."""
+    left = [each for each in leaving(situation) if not each.pod.deleting]
     if not left:
         return None
     return Plan(
@@ -81,30 +81,37 @@ def clear(situation: Situation) -> Plan | None:
     )
 
 
+def leaving(situation: Situation) -> list[Member]:
+    """Return the pods of closed attempts that do not keep their place."""
+    kept = {each.pod.uid for each in keeping.kept(situation).values()}
+    return [each for each in situation.others if each.pod.uid not in kept]
+
+
 def deletes(members: Iterable[Member]) -> tuple[Delete, ...]:
     return tuple(Delete(each.pod.reference) for each in members)
 
 
 def wait(situation: Situation) -> Plan | None:
     """Wait until the pods of closed attempts are gone, and until the delay has passed."""
-    if situation.gang is not None:
-        return None
+    gang, leavers = situation.gang, still_leaving(situation)
+    if gang is not None:
+        # The operator ended while it opened this one, and a pod that was to be kept has died.
+        leavers = [] if gang.recorded else [e for e in leavers if e.rank not in gang.pods]
     job = situation.job.metadata
-    due = backoff.opens_at(situation.status.attempts, job.uid, job.generation)
-    leaving = still_leaving(situation)
-    if not leaving and (due is None or due <= situation.now):
+    due = None if gang else backoff.opens_at(situation.status.attempts, job.uid, job.generation)
+    if not leavers and (due is None or due <= situation.now):
         return None
     status = written(situation, verdict(situation))
     return Plan(
         because="wait until the next attempt may start" if status else "",
         status=status,
-        due=given_up_at(situation) if leaving else due,
+        due=given_up_at(situation) if leavers else due,
     )
 
 
 def still_leaving(situation: Situation) -> list[Member]:
     """Return the pods of closed attempts that hold something, and will end."""
-    return [each for each in situation.others if not _is_given_up(situation, each.pod)]
+    return [each for each in leaving(situation) if not _is_given_up(situation, each.pod)]
 
 
 def _is_given_up(situation: Situation, pod: PodView) -> bool:

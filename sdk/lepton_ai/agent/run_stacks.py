@@ -17,18 +17,18 @@ MAX_FILES = 128
 MAX_BYTES = 4 * 1024 * 1024  # a flight record's; stacks are shorter
 LOOK_SECONDS = 1.0
 
-_NAME = re.compile(r"\d{1,6}-\d{1,7}\.(txt|flight\.json)")
+# The attempt, the generation and the rank.
+_NAME = re.compile(r"\d{1,9}-\d{1,6}-\d{1,7}\.(txt|flight\.json)")
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
 class RunStacks:
-    """The stacks of one attempt's pod; equal names are kept once."""
+    """The stacks of one pod, which names them by attempt; equal names are kept once."""
 
     exchange: Path
     uid: str
-    attempt: int
     open_store: Callable[[], Store]
     _kept: set[str] = field(default_factory=set)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -67,4 +67,4 @@ class RunStacks:
         return True
 
     def _key(self, name: str) -> str:
-        return f"runs/{self.uid}/stacks/{self.attempt}-{name}"
+        return f"runs/{self.uid}/stacks/{name}"

@@ -148,7 +148,7 @@ def _run_stacks(options: argparse.Namespace, exchange: Exchange) -> RunStacks:
     def opened() -> Store:
         return open_store(patience_seconds=FAILURE_PATIENCE_SECONDS)
 
-    return RunStacks(exchange.folder, options.uid, options.attempt, opened)
+    return RunStacks(exchange.folder, options.uid, opened)
 
 
 def _with_stacks(record: Record, run_stacks: RunStacks) -> Record:
@@ -171,9 +171,18 @@ def _leave_on_sigterm(exchange: Exchange) -> None:
     threading.Thread(target=leave, daemon=True).start()
 
 
-def _records(options: argparse.Namespace, patience_seconds: float) -> RunRecords:
+def _records(
+    options: argparse.Namespace, patience_seconds: float, record: Record | None = None
+) -> RunRecords:
+    """Return those of the attempt that a record is about: by itself, the one of the pod's start."""
     store = open_store(patience_seconds=patience_seconds)
-    return RunRecords(store, options.uid, options.attempt, options.rank)
+    return RunRecords(store, options.uid, _attempt(options, record), options.rank)
+
+
+def _attempt(options: argparse.Namespace, record: Record | None) -> int:
+    """Return the attempt that the launcher followed; it says so if that is not the pod's first."""
+    attempt: int = options.attempt
+    return max(attempt, record.attempt or attempt) if record else attempt
 
 
 def _find(options: argparse.Namespace) -> Record | None:
@@ -217,14 +226,19 @@ def hand_over(options: argparse.Namespace, record: Record) -> Record:
 def _failed(record: Record, failure: FailureError) -> Record:
     logger.info("%s", failure)
     return Record.failed(failure.reason, str(failure)).model_copy(
-        update={"rank": 0, "step": record.step, "restarts": record.restarts}
+        update={
+            "rank": 0,
+            "attempt": record.attempt,
+            "step": record.step,
+            "restarts": record.restarts,
+        }
     )
 
 
 def _keep_briefly(options: argparse.Namespace, record: Record, *, success: bool = False) -> Record:
     """Write a record without a model; the launcher waits 10 s for it, and ends without it too."""
     try:
-        records = _records(options, FAILURE_PATIENCE_SECONDS)
+        records = _records(options, FAILURE_PATIENCE_SECONDS, record)
         if success:
             record = records.keep_success(record)
         return records.keep(record)
@@ -250,7 +264,7 @@ def _checked_model(options: argparse.Namespace) -> Manifest:
 
 
 def _publish(options: argparse.Namespace, record: Record, manifest: Manifest) -> Record:
-    records = _records(options, SUCCESS_PATIENCE_SECONDS)
+    records = _records(options, SUCCESS_PATIENCE_SECONDS, record)
     version = _version(options, records.store, record, manifest)
     success = record.model_copy(
         update={"model": version.reference, "metrics": version.metrics or record.metrics}
@@ -271,17 +285,17 @@ def _version(
     metrics = read_metrics(output) or record.metrics or {}
     drawn = curves(output)
     versions.upload(output, drawn)
-    lineage = {**_lineage(options), **read_lineage(output).to_dict()}
+    lineage = {**_lineage(options, record), **read_lineage(output).to_dict()}
     if drawn:
         lineage["curves"] = [each.to_dict() for each in drawn]
     return versions.publish(options.uid, manifest, output, metrics, lineage)
 
 
-def _lineage(options: argparse.Namespace) -> dict[str, Any]:
+def _lineage(options: argparse.Namespace, record: Record) -> dict[str, Any]:
     facts = {
         "trainingJob": options.job,
         "uid": options.uid,
-        "attempt": options.attempt,
+        "attempt": _attempt(options, record),
         "image": options.image,
         "imageID": _image_id(options.image_id_file),
         "entrypoint": options.entrypoint,

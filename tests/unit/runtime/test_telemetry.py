@@ -132,6 +132,51 @@ def test_what_the_launchers_did_themselves_is_told_too() -> None:
     assert found.progress.wire().keys().isdisjoint(SPENT)
 
 
+LOST = {"node": 0, "message": "Node 0's launcher did not answer for 10 s.", "seconds": 12.5}
+
+
+async def test_a_peer_of_a_rank_0_that_does_not_answer_tells_that_it_is_lost() -> None:
+    sidecar = Sidecar(json.dumps({**TOLD, "lost": LOST}).encode())
+    cache = a_cache(podIP="127.0.0.9")
+    for rank in (3, 1, 2):
+        peer = objects.pod(phase="Running")
+        peer["metadata"] |= {"uid": f"pod-of-{rank}", "name": f"digits-train-1-{rank}"}
+        peer["metadata"]["labels"] = {names.RANK: str(rank)}
+        peer["status"]["podIP"] = f"127.0.0.{rank}"
+        cache.put("Pod", peer)
+    woken: list[Key] = []
+    async with serving(sidecar) as port, aiohttp.ClientSession() as session:
+        asking = Telemetry(cache, port)
+        await asking.ask_all(session, woken.append)
+        assert (sidecar.asked, asking.of(cache.pods("job-1"))) == (0, None)
+        await asking.ask_all(session, woken.append)
+    found = asking.of(cache.pods("job-1"))
+    assert (sidecar.asked, woken) == (1, [JOB])
+    assert found is not None
+    assert found.loss is not None
+    assert (found.progress.attempt, found.loss.node_rank) == (2, 0)
+    assert found.loss.message == LOST["message"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param({"lost": {"node": -1, "seconds": 1}}, id="no such node"),
+        pytest.param({"lost": {"node": 1}}, id="since when is not told"),
+        pytest.param({"lost": {"node": 1, "seconds": 1e300}}, id="before the big bang"),
+    ],
+)
+def test_a_loss_that_is_out_of_bounds_is_none(changed: dict[str, Any]) -> None:
+    assert progress.parse(json.dumps(TOLD | changed).encode(), NOW) is None
+
+
+def test_a_loss_counts_from_when_the_node_was_heard_last() -> None:
+    found = progress.parse(json.dumps(TOLD | {"lost": LOST}).encode(), NOW)
+    assert found is not None
+    assert found.loss is not None
+    assert found.loss.since == (NOW - timedelta(seconds=12.5)).replace(microsecond=0)
+
+
 @pytest.mark.parametrize(
     "cache",
     [

@@ -1,0 +1,287 @@
+"""A pod in several attempts: what it is told, what it ends, and what it goes on with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from e2e.cluster.ports import free_port
+from lepton_launcher.attempts import Attempt, AttemptFile, NotThisAttempt, parse_attempt
+from lepton_launcher.coordinator import END, LEAVING, PART, RUN, Order, Report
+from lepton_launcher.exchange import Exchange
+from lepton_launcher.gang import Leader, Member
+from lepton_launcher.options import parse_options
+from lepton_launcher.processes import Children, Signals
+from lepton_launcher.restarts import Restarts
+from lepton_launcher.succession import GangSuccession, Loss
+
+from .conftest import ATTEMPT, wait_until
+
+if TYPE_CHECKING:
+    from lepton_launcher.options import Options
+
+    from .conftest import Pod
+
+TOKEN = "a token of 32 hexadecimal digits"
+SAYS_WHICH = """
+import os, pathlib, time
+print("attempt", os.environ["LEPTON_ATTEMPT"], os.getpid(), flush=True)
+ends = pathlib.Path(os.environ["LEPTON_OUTPUT_DIR"], "ends-in").read_text()
+time.sleep(0 if os.environ["LEPTON_ATTEMPT"] == ends else 3600)
+"""
+SLEEPS_FOR_EVER = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("begun", flush=True)
+time.sleep(3600)
+"""
+
+
+def tell(pod: Pod, **told: Any) -> None:
+    """The kubelet renames the file into its place."""
+    unfinished = pod.folder / ".attempt"
+    unfinished.write_text(json.dumps(told))
+    unfinished.replace(pod.attempt_file)
+
+
+def begun(pod: Pod) -> list[bytes]:
+    return pod.stdout.split()
+
+
+def ends_in(pod: Pod, attempt: int) -> Pod:
+    pod.output.mkdir()
+    (pod.output / "ends-in").write_text(str(attempt))
+    return pod
+
+
+def test_a_pod_that_is_told_of_a_later_attempt_begins_it(pod: Pod) -> None:
+    ends_in(pod, 3).run(pod.script(SAYS_WHICH)).begin()
+    first = wait_until(lambda: begun(pod), "the first attempt")
+    assert first[1] == b"1"
+    tell(pod, **{**ATTEMPT, "attempt": 3, "port": 29403})
+    record = pod.record()
+    assert (record["outcome"], record["attempt"]) == ("Succeeded", 3)
+    assert sum(record["ledger"].values()) < 3600  # of this attempt alone
+    pod.agree()
+    assert pod.message()["attempt"] == 3
+    assert [line.split()[1] for line in pod.stdout.splitlines()] == [b"1", b"3"]
+
+
+def test_a_later_attempt_that_only_comes_ends_the_ranks_and_nothing_else(pod: Pod) -> None:
+    ends_in(pod, 2).run(pod.script(SAYS_WHICH)).begin()
+    pid = int(wait_until(lambda: begun(pod), "the first attempt")[2])
+    comes = {"attempt": 2, "nodeRank": 0, "numNodes": 1}
+    tell(pod, **comes)
+    wait_until(lambda: not _lives(pid), "the end of its rank")
+    wait_until(lambda: b"Waiting for the next one" in pod.stderr, "what it waits for")
+    assert pod.process.poll() is None
+    assert not (pod.exchange / "record.json").exists()
+    tell(pod, **{**ATTEMPT, "attempt": 2})
+    assert pod.record()["attempt"] == 2
+    pod.agree()
+    assert pod.wait() == 0
+
+
+def test_an_earlier_attempt_is_not_gone_back_to(pod: Pod) -> None:
+    ends_in(pod, 4).run(pod.script(SAYS_WHICH), options=("--attempt", "4")).begin()
+    wait_until(lambda: b"it is attempt 1, not 4 or later" in pod.stderr, "what it waits for")
+    tell(pod, **{**ATTEMPT, "attempt": 4})
+    assert "attempt" not in pod.record()  # the one that it was made for
+    pod.agree()
+
+
+def test_asked_to_leave_between_two_attempts_it_tells_the_sidecar_nothing(pod: Pod) -> None:
+    pod.run(pod.script(SLEEPS_FOR_EVER)).begin()
+    wait_until(lambda: pod.stdout, "the rank")
+    tell(pod, attempt=2, nodeRank=0, numNodes=1)
+    wait_until(lambda: b"Waiting for the next one" in pod.stderr, "what it waits for")
+    pod.ask_to_leave()
+    assert pod.message()["reason"] == "Terminated"
+    assert pod.wait() == 143
+    assert not (pod.exchange / "record.json").exists()
+
+
+def _lives(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+# What the file says
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> Options:
+    return parse_options(
+        ["--num-nodes=2", "--node-rank=1", f"--attempt-file={tmp_path / 'attempt'}", "--", "x.py"]
+    )
+
+
+PLACED = {"attempt": 2, "nodeRank": 1, "numNodes": 2, "address": "10.0.0.1", "port": 29402}
+
+
+def test_an_attempt_without_an_address_is_closed_by_and_not_begun(options: Options) -> None:
+    file = AttemptFile(options)
+    assert not file.is_closed(1)
+    told = {name: PLACED[name] for name in ("attempt", "nodeRank", "numNodes")}
+    options.attempt_file.write_text(json.dumps(told))
+    assert file.is_closed(1)
+    assert not file.is_closed(2)
+    assert file.after(1) is None
+    options.attempt_file.write_text(json.dumps(PLACED))
+    found = file.after(1)
+    assert found is not None
+    assert (found.number, found.address, found.max_restarts) == (2, "10.0.0.1", None)
+    assert file.after(2) is None
+
+
+def test_the_budget_is_the_one_that_is_told_last(options: Options) -> None:
+    told = {**PLACED, "maxRestarts": 2, "furthestStep": 40}
+    found = parse_attempt(json.dumps(told), options)
+    assert (found.max_restarts, found.furthest_step) == (2, 40)
+
+
+@pytest.mark.parametrize("wrong", [{"maxRestarts": "2"}, {"furthestStep": True}, {"address": None}])
+def test_what_is_wrong_in_it_is_not_followed(options: Options, wrong: dict[str, Any]) -> None:
+    with pytest.raises(NotThisAttempt):
+        parse_attempt(json.dumps({**PLACED, **wrong}), options)
+
+
+# Whose pod ends, and who waits
+
+
+class Node:
+    """One node's succession over real sockets; its ranks have ended in a way that a test says."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        signals = Signals()
+        self.gang = Member(attempt) if attempt.node_rank else Leader(attempt, Restarts(0))
+        self.pod: Any = SimpleNamespace(
+            attempt=attempt,
+            gang=self.gang,
+            signals=signals,
+            children=Children(signals),
+            is_superseded=False,
+        )
+
+    def ended(self, record: dict[str, Any], order: Order | None = None) -> Any:
+        node = self.pod.attempt.node_rank
+        generation: Any = SimpleNamespace(
+            number=0,
+            order=order,
+            report=lambda state, said: Report(node, 0, state, said),
+        )
+        return GangSuccession(self.gang, self.pod).end_of(generation, record)
+
+
+@pytest.fixture
+def nodes() -> tuple[Node, Node]:
+    port = free_port()
+    leader = Node(Attempt(1, 0, 2, "127.0.0.1", 29401, port, TOKEN))
+    member = Node(Attempt(1, 1, 2, "127.0.0.1", 29401, port, TOKEN))
+    wait_until(member.gang.order, "the first answer")
+    return leader, member
+
+
+BUG = {"outcome": "Failed", "reason": "UserError", "rank": 1, "exitCode": 1, "message": "boom"}
+VICTIM = {**BUG, "rank": 0, "message": "Connection closed by peer"}
+WELL = {"outcome": "Succeeded", "reason": "Succeeded"}
+
+
+def test_whose_rank_failed_for_good_ends_and_its_peers_wait(nodes: tuple[Node, Node]) -> None:
+    leader, member = nodes
+    member.gang.tell(Report(1, 0, "failed", BUG))
+    wait_until(lambda: leader.gang.order().act == END, "the end")  # type: ignore[union-attr]
+    assert member.ended(BUG) == (BUG, False, None)
+    assert leader.ended(VICTIM) == (VICTIM, True, Loss(1, "boom"))
+
+
+def test_the_peers_of_a_pod_that_leaves_wait(nodes: tuple[Node, Node]) -> None:
+    leader, member = nodes
+    member.gang.tell(Report(1, 0, LEAVING))
+    wait_until(lambda: leader.gang.order().act == END, "the end")  # type: ignore[union-attr]
+    assert leader.ended(VICTIM) == (VICTIM, True, Loss(1, "Node 1 leaves the gang."))
+
+
+def test_a_pod_whose_ranks_ended_well_ends_whoever_leaves(nodes: tuple[Node, Node]) -> None:
+    leader, member = nodes
+    member.gang.tell(Report(1, 0, LEAVING))
+    assert leader.ended(WELL) == (WELL, False, None)
+
+
+def test_who_lost_a_peer_waits_and_says_whom(nodes: tuple[Node, Node]) -> None:
+    leader, _ = nodes
+    order = Order(PART, 0, "Node 1's launcher was not heard for 10 s.", silent_node=1)
+    ended = leader.ended({**BUG, "reason": "Partitioned"}, order)
+    assert ended.waits
+    assert ended.loss == Loss(1, order.why, 10.0)
+
+
+def test_ranks_that_failed_in_a_closed_attempt_wait_for_no_verdict(
+    nodes: tuple[Node, Node],
+) -> None:
+    _, member = nodes
+    member.pod.is_superseded = True
+    assert member.ended(VICTIM) == (VICTIM, True, None)
+
+
+LEFT = {"outcome": "Failed", "reason": "Saved", "step": 7}
+
+
+def test_a_pod_whose_ranks_left_for_another_s_sake_stays(nodes: tuple[Node, Node]) -> None:
+    _, member = nodes
+    member.pod.signals.ask_to_leave(for_others=True)
+    assert member.ended(LEFT) == (LEFT, True, None)
+    member.pod.signals.stay()
+    assert member.pod.signals.asked_to_leave_at is None
+
+
+@pytest.mark.parametrize("first_for_others", [True, False])
+def test_a_pod_that_was_asked_itself_ends(
+    nodes: tuple[Node, Node], *, first_for_others: bool
+) -> None:
+    _, member = nodes
+    member.pod.signals.ask_to_leave(for_others=first_for_others)
+    member.pod.signals.ask_to_leave(for_others=not first_for_others)
+    assert member.ended(LEFT) == (LEFT, False, None)
+    member.pod.signals.stay()
+    assert member.pod.signals.asked_to_leave_at is not None
+
+
+def test_the_next_attempt_is_not_asked_what_the_last_one_was(tmp_path: Path) -> None:
+    exchange = Exchange(tmp_path)
+    exchange.begin_anew()
+    exchange.ask_to_save(12)
+    exchange.begin_anew()
+    assert not (tmp_path / "save").exists()
+
+
+def test_a_gang_that_was_left_answers_and_asks_nobody(nodes: tuple[Node, Node]) -> None:
+    leader, member = nodes
+    assert member.gang.order() == Order(RUN, 0)
+    leader.gang.leave()
+    member.gang.leave()
+    port = leader.pod.attempt.gang_port
+    later = wait_until(lambda: _leader_on(port), "a leader of the next attempt on its port")
+    assert not later.coordinator.heard_since(0)
+
+
+def _leader_on(port: int) -> Leader | None:
+    try:
+        return Leader(Attempt(2, 0, 2, "127.0.0.1", 29402, port, TOKEN), Restarts(0))
+    except OSError:
+        return None
+
+
+def test_a_loss_is_told_beside_how_far_the_ranks_came(tmp_path: Path) -> None:
+    exchange = Exchange(tmp_path)
+    exchange.tell_progress({"attempt": 2, "generation": 1, "phase": "training", "step": 7})
+    exchange.tell_loss(2, Loss(1, "Node 1 leaves the gang."))
+    told = json.loads((tmp_path / "progress.json").read_text())
+    assert (told["step"], told["lost"]["node"], told["lost"]["seconds"]) == (7, 1, 0.0)
+    exchange.tell_loss(3, Loss(1, "Node 1 leaves the gang."))
+    told = json.loads((tmp_path / "progress.json").read_text())
+    assert (told["attempt"], told["generation"], told["phase"]) == (3, 0, "starting")
+    assert "step" not in told
