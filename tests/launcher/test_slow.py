@@ -144,6 +144,10 @@ TORCH = {
     "torch/distributed/elastic/__init__.py": "",
     "torch/distributed/elastic/multiprocessing/__init__.py": "",
     "torch/distributed/elastic/multiprocessing/errors.py": "class ChildFailedError(Exception): ...",
+    "torch/distributed/elastic/multiprocessing/api.py": """
+class PContext:
+    def close(self, *arguments, **keywords): ...
+""",
     "torch/distributed/launcher/__init__.py": "",
     "torch/distributed/launcher/api.py": """
 import dataclasses, os, subprocess
