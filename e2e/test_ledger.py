@@ -91,6 +91,7 @@ def test_the_ledger_of_an_interrupted_run_is_what_its_script_knows(
     assert sum(spent.values()) == pytest.approx(wall, rel=0.01)
 
 
+@pytest.mark.long
 def test_a_throttled_rank_is_named_with_its_node_until_it_keeps_up(
     bare_namespace: Kubectl,
 ) -> None:

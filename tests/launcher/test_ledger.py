@@ -265,4 +265,6 @@ def test_a_pod_s_ledger_is_true_over_three_generations(pod: Pod) -> None:
 
 def test_a_script_that_nobody_can_see_into_is_unobserved(pod: Pod) -> None:
     pod.run(pod.script("import time; time.sleep(1)")).begin().agree()
-    assert pod.message()["ledger"]["unobserved"] == pytest.approx(1, abs=0.5)
+    spent = pod.message()["ledger"]
+    assert set(spent) == {"start", "unobserved"}
+    assert spent["unobserved"] >= 1
