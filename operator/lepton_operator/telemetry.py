@@ -1,12 +1,13 @@
 """Asks the sidecars of rank 0 how far their trainings are: seldom, and never trusting the answer.
 
 Beside the work on objects: a pod that does not answer holds up nobody. Where rank 0's does not, the
-next one is asked: it may tell that the gang has lost rank 0.
+next ones are asked: they may tell that the gang has lost rank 0.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ MAX_DOUBLINGS = 10
 ROUND_SECONDS = 5.0
 ANSWER_SECONDS = 2.0
 MOST_AT_ONCE = 32
+MOST_OF_A_GANG = 16  # as many as one node that is cut off may have, and one more
 
 _log = logs.logger(__name__)
 
@@ -94,15 +96,17 @@ class Telemetry:
         await asyncio.gather(*(ask(uid, key, pod) for uid, (key, pod) in due))
 
     def _asked(self) -> Iterator[tuple[str, tuple[Key, PodView]]]:
-        """Yield the pods that run rank 0, and of those that do not answer a peer."""
+        """Yield pods of rank 0, and of those that do not answer peers up to one that does."""
         for key in self._cache.own_keys():
             own = self._cache.own(key) if key.kind == "TrainingJob" else None
             running = [each for each in self._cache.pods(own.uid) if _runs(each)] if own else []
-            leaders = [each for each in running if each.labels.get(names.RANK) == "0"]
-            yield from ((pod.uid, (key, pod)) for pod in leaders)
-            if any(self._is_silent(each) for each in leaders):
-                peers = [each for each in running if each not in leaders]
-                yield from ((pod.uid, (key, pod)) for pod in sorted(peers, key=_rank)[:1])
+            if not any(_rank(pod) == 0 for pod in running):
+                continue
+            ranked = sorted(running, key=lambda pod: (_rank(pod), pod.deleting))
+            for pod in ranked[:MOST_OF_A_GANG]:
+                yield pod.uid, (key, pod)
+                if not self._is_silent(pod):
+                    break
 
     def _is_silent(self, pod: PodView) -> bool:
         known = self._known.get(pod.uid)
@@ -141,9 +145,9 @@ def _runs(pod: PodView) -> bool:
     return bool(pod.ip) and pod.phase == "Running" and not pod.gone
 
 
-def _rank(pod: PodView) -> int:
+def _rank(pod: PodView) -> float:
     label = pod.labels.get(names.RANK, "")
-    return int(label) if label.isdecimal() else 0
+    return int(label) if label.isdecimal() else math.inf
 
 
 def _newness(told: Told) -> tuple[int, datetime]:

@@ -118,6 +118,9 @@ class Pod:
     def log(self) -> str:
         return (self.folder / "log").read_text(errors="replace")
 
+    def waits(self) -> bool:
+        return "Waiting for the next one" in self.log()
+
     def step(self) -> int:
         try:
             told = json.loads((self.exchange / "progress.json").read_bytes())
@@ -178,6 +181,16 @@ class LeavingTest(unittest.TestCase):
         found = self.folder.glob("checkpoints/local/step-*/attempt-*/manifest.json")
         return sorted(json.loads(each.read_bytes())["step"] for each in found)
 
+    def messages(self, pods: list[Pod], *asked: int) -> list[dict[str, Any]]:
+        """What the pods end with: those that were not asked stay, until they are asked too."""
+        told = {rank: pods[rank].message() for rank in asked}
+        for rank in set(range(NODES)) - told.keys():
+            wait_until(pods[rank].waits, f"node {rank} waits for another attempt")
+            self.assertIsNone(pods[rank].process.poll())
+            pods[rank].ask_in_the_annotation()
+            told[rank] = pods[rank].message()
+        return [told[rank] for rank in range(NODES)]
+
     def leave(self, pods: list[Pod], ask: Callable[[Pod], None], *asked: int) -> int:
         """Ask some pods once all train; return the step that all of them saved at."""
         wait_until(lambda: all(pod.step() > 30 for pod in pods), "steps")
@@ -185,7 +198,7 @@ class LeavingTest(unittest.TestCase):
         begun = time.monotonic()
         for rank in asked:
             ask(pods[rank])
-        messages = [pod.message() for pod in pods]
+        messages = self.messages(pods, *asked)
         self.assertLess(time.monotonic() - begun, 20)
         self.assertEqual({each["reason"] for each in messages}, {"Saved"}, messages)
         (step,) = {each["step"] for each in messages}
@@ -212,7 +225,7 @@ class LeavingTest(unittest.TestCase):
         pods = self.gang(1, PLAIN, "--leave-signal=SIGUSR1", "--grace-seconds=25")
         wait_until(lambda: all(pod.step() > 30 for pod in pods), "steps")
         pods[2].ask_by_signal()
-        messages = [pod.message() for pod in pods]
+        messages = self.messages(pods, 2)
         self.assertEqual({each["reason"] for each in messages}, {"Terminated"}, messages)
         saved = {(pod.output / "saved").read_text().split()[1] for pod in pods}
         self.assertEqual(saved, {"22"})
