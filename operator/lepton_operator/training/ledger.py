@@ -152,7 +152,8 @@ def _while_it_runs(left: float, span: Span, told: LastWord | None, rest: Rest) -
 def closed(situation: Situation, gang: Gang, outcome: str, running: datetime | None) -> Ledger:
     """Return the ledger of the open attempt, as it is recorded when that is closed."""
     span = _span(gang.attempt, situation.now, running)
-    rest: Rest = "checkpointing" if outcome == "Succeeded" else "waiting"
+    stores = outcome == "Succeeded" and situation.spec.output is not None
+    rest: Rest = "checkpointing" if stores else "waiting"
     classes = of_attempt(span, gang.pods.values(), _told(situation, gang), rest)
     return _ledger(classes, _gpus(situation, gang.resolved))
 
