@@ -86,9 +86,9 @@ def test_the_ledger_of_an_interrupted_run_is_what_its_script_knows(
     assert spent.get("unobserved", 0) == pytest.approx(0, abs=1)
     for each in attempts(job):
         wall = seconds_between(each["startTime"], each["endTime"])
-        assert sum(classes(each["ledger"]).values()) == pytest.approx(wall, rel=0.01)
+        assert sum(classes(each["ledger"]).values()) == pytest.approx(wall, rel=0.01, abs=0.5)
     wall = seconds_between(attempts(job)[0]["startTime"], attempts(job)[-1]["endTime"])
-    assert sum(spent.values()) == pytest.approx(wall, rel=0.01)
+    assert sum(spent.values()) == pytest.approx(wall, rel=0.01, abs=0.5)
 
 
 @pytest.mark.long

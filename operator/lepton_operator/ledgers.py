@@ -17,6 +17,7 @@ from lepton_operator.cache import Cache
 
 _KIND = "TrainingJob"
 _UNOBSERVED = "unobserved"
+_UNSETTLED = 2  # the last attempt, and the one before it, of which pods that were kept tell yet
 
 
 class LedgerCollector(Collector):
@@ -56,8 +57,8 @@ class LedgerCollector(Collector):
 def settled(status: Mapping[str, Any]) -> dict[str, float]:
     """Return the classes but for what may still be known better, since a counter never falls."""
     found = {name: _number(status["ledger"].get(name)) for name in Spent.model_fields}
-    last: Mapping[str, Any] = (status.get("attempts") or [{}])[-1]
-    found[_UNOBSERVED] -= _number((last.get("ledger") or {}).get(_UNOBSERVED))
+    for attempt in (status.get("attempts") or ())[-_UNSETTLED:]:
+        found[_UNOBSERVED] -= _number((attempt.get("ledger") or {}).get(_UNOBSERVED))
     return {name: max(0.0, seconds) for name, seconds in found.items()}
 
 

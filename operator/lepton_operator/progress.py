@@ -35,7 +35,7 @@ from lepton_operator.records import (
     Text,
     decimal,
 )
-from lepton_operator.views import InPlace, Loss, Told
+from lepton_operator.views import Earlier, InPlace, Loss, Told
 
 MAX_BYTES = 262_144
 MAX_TOLD_RESTARTS = 64
@@ -76,6 +76,11 @@ class _Slow(StatusModel):
     factor: Annotated[float, Field(ge=1, le=1e6, allow_inf_nan=False)]
 
 
+class _Earlier(StatusModel):
+    attempt: Annotated[StrictInt, Field(ge=1, le=MAX_ATTEMPTS)]
+    ledger: ReportedSeconds = Field(default_factory=dict)
+
+
 class _Told(StatusModel):
     """The sidecar's document, as far as the status needs it."""
 
@@ -96,6 +101,7 @@ class _Told(StatusModel):
     lost: _Lost | None = None
     slow: _Slow | None = None
     ledger: ReportedSeconds = Field(default_factory=dict)
+    earlier: _Earlier | None = None
 
 
 def parse(content: bytes, now: datetime) -> Told | None:
@@ -104,7 +110,12 @@ def parse(content: bytes, now: datetime) -> Told | None:
         told = _Told.model_validate_json(content)
     except ValidationError:
         return None
-    return Told(_progress(told, now), _in_place(told), _loss(told, now))
+    return Told(_progress(told, now), _in_place(told), _loss(told, now), _earlier(told))
+
+
+def _earlier(told: _Told) -> Earlier | None:
+    before = told.earlier
+    return Earlier(before.attempt, before.ledger) if before else None
 
 
 def _loss(told: _Told, now: datetime) -> Loss | None:

@@ -163,8 +163,16 @@ class InPlace:
 
 
 @dataclass(frozen=True, slots=True)
+class Earlier:
+    """Where the time of an earlier attempt went: the pod was kept, and left no record of it."""
+
+    attempt: int
+    seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Told:
-    """What rank 0's sidecar told last, all of it about the attempt that `progress` names.
+    """What rank 0's sidecar told last, all but `earlier` about the attempt that `progress` names.
 
     `loss`: its launcher waits for another attempt, because the gang lost that node.
     """
@@ -172,6 +180,7 @@ class Told:
     progress: Progress
     in_place: InPlace = InPlace()
     loss: Loss | None = None
+    earlier: Earlier | None = None
 
 
 @dataclass(frozen=True, slots=True)

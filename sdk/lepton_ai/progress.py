@@ -73,6 +73,13 @@ class Loss(Document):
     seconds: Seconds
 
 
+class EarlierAttempt(Document):
+    """What the time of the attempt before went into, in a pod that was kept."""
+
+    attempt: Count
+    ledger: Annotated[dict[Name, Seconds], Field(max_length=16)] = Field(default_factory=dict)
+
+
 class Progress(Document):
     """How far the ranks of this pod are. An absent field means unknown."""
 
@@ -94,6 +101,7 @@ class Progress(Document):
     restarts: Annotated[tuple[Restart, ...], Field(max_length=MAX_RESTARTS)] = ()
     counted_restarts: Count = 0
     ledger: Annotated[dict[Name, Seconds], Field(max_length=16)] = Field(default_factory=dict)
+    earlier: EarlierAttempt | None = None
     lost: Loss | None = None
 
     @property

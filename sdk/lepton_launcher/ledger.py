@@ -50,13 +50,21 @@ class Ending(NamedTuple):
     """Since when its ranks had stood still, monotonic seconds; infinity if they had not."""
 
 
+class Earlier(NamedTuple):
+    """The whole ledger of the attempt that this pod was in before, since its end left no record."""
+
+    attempt: int
+    ledger: dict[str, float]
+
+
 class Ledger:
     """The time of one attempt, over all generations of its ranks. Times are monotonic seconds.
 
     `furthest` is the furthest step that attempts before this one reported or saved; -1 without one.
     """
 
-    def __init__(self, now: float, furthest: int = -1) -> None:
+    def __init__(self, now: float, furthest: int = -1, earlier: Earlier | None = None) -> None:
+        self.earlier = earlier
         self._ended: dict[str, float] = {}
         self._ended_at = now
         self._furthest = furthest

@@ -16,7 +16,7 @@ from lepton_launcher.attempts import Attempt, AttemptFile, attempt_alone
 from lepton_launcher.exchange import Exchange
 from lepton_launcher.gang import join
 from lepton_launcher.generation import Generation, Pod
-from lepton_launcher.ledger import Ledger
+from lepton_launcher.ledger import Earlier, Ledger
 from lepton_launcher.options import Options, parse_options
 from lepton_launcher.processes import Children, Signals
 from lepton_launcher.progress import Before
@@ -121,10 +121,11 @@ class Supervisor:
             if pod.gang is not None:
                 pod.gang.leave()
             self._exchange.begin_anew()
-            attempt, ledger = following, self._ledger_from_now(following)
+            earlier = Earlier(attempt.number, ledger.seconds())
+            attempt, ledger = following, self._ledger_from_now(following, earlier)
 
-    def _ledger_from_now(self, attempt: Attempt) -> Ledger:
-        return Ledger(time.monotonic(), self._furthest_before(attempt))
+    def _ledger_from_now(self, attempt: Attempt, earlier: Earlier) -> Ledger:
+        return Ledger(time.monotonic(), self._furthest_before(attempt), earlier)
 
     def _furthest_before(self, attempt: Attempt) -> int:
         """The furthest step of the attempts before; -1 if there is none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -59,13 +60,18 @@ def ends_in(pod: Pod, attempt: int) -> Pod:
 
 
 def test_a_pod_that_is_told_of_a_later_attempt_begins_it(pod: Pod) -> None:
+    begun_at = time.monotonic()
     ends_in(pod, 3).run(pod.script(SAYS_WHICH)).begin()
     first = wait_until(lambda: begun(pod), "the first attempt")
     assert first[1] == b"1"
     tell(pod, **{**ATTEMPT, "attempt": 3, "port": 29403})
     record = pod.record()
     assert (record["outcome"], record["attempt"]) == ("Succeeded", 3)
-    assert sum(record["ledger"].values()) < 3600  # of this attempt alone
+    progress = json.loads((pod.exchange / "progress.json").read_bytes())
+    earlier = progress["earlier"]
+    assert earlier["attempt"] == 1
+    whole = sum(earlier["ledger"].values()) + sum(record["ledger"].values())
+    assert 0 < whole <= time.monotonic() - begun_at
     pod.agree()
     assert pod.message()["attempt"] == 3
     assert [line.split()[1] for line in pod.stdout.splitlines()] == [b"1", b"3"]

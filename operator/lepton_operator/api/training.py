@@ -485,7 +485,7 @@ class Spent(StatusModel):
         "repeated: steps that had been done before and were lost, and steps that failed half done."
     )
     checkpointing: Decimal | None = _spent(
-        "checkpointing: the training stood still to save, or its result was stored."
+        "checkpointing: the training stood still to save, or its output was stored."
     )
     hang: Decimal | None = _spent("hang: ranks stood still, until that was found.")
     unobserved: Decimal | None = _spent(

@@ -152,7 +152,8 @@ def _while_it_runs(left: float, span: Span, told: LastWord | None, rest: Rest) -
 def closed(situation: Situation, gang: Gang, outcome: str, running: datetime | None) -> Ledger:
     """Return the ledger of the open attempt, as it is recorded when that is closed."""
     span = _span(gang.attempt, situation.now, running)
-    rest: Rest = "checkpointing" if outcome == "Succeeded" else "waiting"
+    stores = outcome == "Succeeded" and situation.spec.output is not None
+    rest: Rest = "checkpointing" if stores else "waiting"
     classes = of_attempt(span, gang.pods.values(), _told(situation, gang), rest)
     return _ledger(classes, _gpus(situation, gang.resolved))
 
@@ -176,7 +177,8 @@ def superseded(situation: Situation, attempt: Attempt) -> Ledger:
 
 def settled(situation: Situation, attempt: Attempt) -> Ledger | None:
     """Return the ledger of a closed attempt once a pod of it has told more than was known."""
-    told = next(_final(situation, attempt, _pods_of(situation)), None)
+    record = next(_final(situation, attempt, _pods_of(situation)), None)
+    told = record or _of_kept_pod(situation, attempt.number)
     before = _read(attempt.ledger)
     if told is None or attempt.running_time is None or not before.get("unobserved"):
         return None
@@ -219,8 +221,17 @@ def _told(situation: Situation, gang: Gang) -> LastWord | None:
     every = (told.progress if told else None, situation.status.progress)
     found = next((each for each in every if each and each.attempt == gang.number), None)
     spent = _read(found.ledger) if found else {}
-    since = _since(gang.attempt, container.started)
-    return LastWord(spent, since, is_final=False) if spent else None
+    return LastWord(spent, container.started, is_final=False) if spent else None
+
+
+def _of_kept_pod(situation: Situation, attempt: int) -> LastWord | None:
+    """Return the whole word about an attempt whose rank 0 goes on in the next one."""
+    earlier = situation.view.told.earlier if situation.view.told else None
+    first = situation.gang.pods.get(0) if situation.gang else None
+    container = training_container(first) if first else None
+    if earlier is None or earlier.attempt != attempt or not container or not container.started:
+        return None
+    return LastWord(earlier.seconds, container.started, is_final=True)
 
 
 def _final(situation: Situation, attempt: Attempt, pods: Sequence[PodView]) -> Iterator[LastWord]:
@@ -231,13 +242,7 @@ def _final(situation: Situation, attempt: Attempt, pods: Sequence[PodView]) -> I
         if not (record and record.ledger and container and container.started and made):
             continue
         if (record.attempt or made[0]) == attempt.number:
-            since = _since(attempt, container.started)
-            yield LastWord(record.ledger, since, is_final=True)
-
-
-def _since(attempt: Attempt, started: datetime) -> datetime:
-    """Return since when a launcher's ledger runs: a pod that was kept began before its attempt."""
-    return max(started, _whole_second(attempt.start_time))
+            yield LastWord(record.ledger, container.started, is_final=True)
 
 
 def _pods_of(situation: Situation) -> list[PodView]:

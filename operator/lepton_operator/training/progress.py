@@ -82,9 +82,16 @@ def _slow_now(situation: Situation, news: Progress | None) -> tuple[Event, ...]:
 
 
 def _with_ledger(situation: Situation, gang: Gang) -> list[Attempt]:
-    """Return the attempts with what the time of the open one went into."""
+    """Return the attempts with what the time of the open one went into, and of the one before."""
     spent = ledger.present(situation, gang, evidence.running_since(gang))
-    return attempts.recorded(situation, gang.attempt.model_copy(update={"ledger": spent}))
+    every = attempts.recorded(situation, gang.attempt.model_copy(update={"ledger": spent}))
+    return [_settled(situation, each) for each in every]
+
+
+def _settled(situation: Situation, attempt: Attempt) -> Attempt:
+    """Return it with what a pod that was kept tells of it now."""
+    found = None if attempt.outcome == "Running" else ledger.settled(situation, attempt)
+    return attempt if found is None else attempt.model_copy(update={"ledger": found})
 
 
 def _verdict(situation: Situation, gang: Gang, known: Progress | None) -> Verdict:

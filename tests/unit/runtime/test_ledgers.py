@@ -43,8 +43,10 @@ def test_a_ledger_is_told_by_class_and_use() -> None:
 def test_what_may_still_be_known_better_is_not_counted_yet() -> None:
     lines = rendered({"ledger": LEDGER, "attempts": [LAST]})
     assert f'lepton_trainingjob_seconds_total{{class="unobserved",{JOB}}} 12.0' in lines
-    follows = {"number": 3}
-    lines = rendered({"ledger": LEDGER, "attempts": [LAST, follows]})
+    follows = [{"number": 3}, {"number": 4}]
+    lines = rendered({"ledger": LEDGER, "attempts": [LAST, follows[0]]})
+    assert f'lepton_trainingjob_seconds_total{{class="unobserved",{JOB}}} 12.0' in lines
+    lines = rendered({"ledger": LEDGER, "attempts": [LAST, *follows]})
     assert f'lepton_trainingjob_seconds_total{{class="unobserved",{JOB}}} 20.0' in lines
 
 

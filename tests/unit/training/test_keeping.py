@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from lepton_operator import names
-from lepton_operator.api.training import Progress, TrainingJob
+from lepton_operator.api.training import Progress, Spent, TrainingJob
 from lepton_operator.build import training as build
 from lepton_operator.plan import Patch, Plan
 from lepton_operator.training.evidence import PROGRESS_HOLDS
 from lepton_operator.training.failure import LOSS_PATIENCE
-from lepton_operator.views import Loss, PodView, Told
+from lepton_operator.views import Earlier, Loss, PodView, Told
 from tests.builders import a_container, a_node, a_pod, a_record, ago, defaults
 from tests.unit.training.builders import (
     a_view,
@@ -355,3 +355,36 @@ def test_how_a_pod_ended_outranks_that_its_peers_lost_it() -> None:
     said = a_record("Failed", reason="UserError", message="boom")
     pods[1] = replace(pods[1], containers=(a_container(exit_code=1, message=said),), phase="Failed")
     assert closed(job, pods, told=lost_node(1, 60)).status.attempts[-1].reason == "UserError"
+
+
+def test_a_kept_launcher_completes_the_ledger_of_the_attempt_before() -> None:
+    at = ago(5).replace(microsecond=0)
+    said = Progress(time=at, attempt=1, phase="training", ledger=Spent(productive="5"))
+    pods = a_gang(job := an_open_job(2))
+    job = after(job, decide(a_view(job, *pods, nodes=NODES, told=Told(said))))
+    pods[1] = lost(pods[1])
+    job, pods = opened(job, pods)
+    before = job.status.attempts[0].ledger
+    assert before is not None
+    assert float(before.unobserved or 0) == pytest.approx(15, abs=1)
+    now = said.model_copy(update={"attempt": 2})
+    word = Told(now, earlier=Earlier(1, {"productive": 14, "hang": 1000}))
+    decided = decide(a_view(job, *pods, nodes=NODES, told=word))
+    job = after(job, decided)
+    ledger = job.status.attempts[0].ledger
+    assert ledger is not None
+    assert (ledger.productive, ledger.unobserved) == ("14", None)
+    assert float(ledger.hang or 0) == pytest.approx(6, abs=1)
+    assert decide(a_view(job, *pods, nodes=NODES, told=word)).status is None
+
+
+def test_what_a_kept_launcher_tells_of_another_attempt_changes_no_ledger() -> None:
+    at = ago(5).replace(microsecond=0)
+    pods = a_gang(job := an_open_job(2))
+    pods[1] = lost(pods[1])
+    job, pods = opened(job, pods)
+    word = Told(
+        Progress(time=at, attempt=2, phase="training"), earlier=Earlier(7, {"productive": 14})
+    )
+    again = after(job, decide(a_view(job, *pods, nodes=NODES, told=word)))
+    assert again.status.attempts[0].ledger == job.status.attempts[0].ledger

@@ -15,7 +15,7 @@ from lepton_operator.api.training import Attempt, Ledger, Progress, Spent, Train
 from lepton_operator.build import training as build
 from lepton_operator.training.ledger import CLASSES, LastWord, Span, of_attempt, with_late_word
 from lepton_operator.views import ContainerView, PodView, Told
-from tests.builders import NOW, a_container, a_pod, a_record, ago, stamp
+from tests.builders import DIGEST, NOW, a_container, a_pod, a_record, ago, stamp
 from tests.unit.training.builders import a_view, after, an_open_job, decide, status_of
 
 BEGIN = datetime.fromisoformat("2026-11-22T03:00:00Z")
@@ -269,6 +269,19 @@ def test_a_record_closes_the_ledger_and_adds_it_to_the_job_s() -> None:
     assert {name: found[name] for name in expected} == expected
     assert sum(spent for name, spent in found.items() if "Gpu" not in name) == 60
     assert job.status.ledger == last(job).ledger
+
+
+@pytest.mark.parametrize(
+    ("output", "rest"), [("digits", "checkpointing"), (None, "waiting")], ids=["stored", "not kept"]
+)
+def test_after_a_success_the_result_is_stored_if_there_is_to_be_one(
+    output: str | None, rest: str
+) -> None:
+    said = a_record(ledger={"productive": 15}, model={"version": 1, "digest": DIGEST})
+    ended = a_container(exit_code=0, message=said, started=seconds_ago(20))
+    pod = replace(running_pod(), phase="Succeeded", containers=(ended,))
+    found = ledger_of(last(failed(an_open_job(output=output), pod)).ledger)
+    assert found[rest] == 5 + (10 if rest == "waiting" else 0)
 
 
 def test_the_time_until_the_next_attempt_is_the_job_s() -> None:
