@@ -32,13 +32,22 @@ def suspend(situation: Situation) -> Plan | None:
     What was asked to leave does, even if the job is to go on meanwhile.
     """
     gang = situation.gang
-    was_asked = gang is not None and gang.attempt.leave_time is not None
-    if not (situation.spec.suspend or was_asked):
+    if not (situation.spec.suspend or (gang is not None and _was_asked(gang))):
         return None
     awaited = _awaited(situation, gang) if gang else []
     if gang is not None and awaited:
         return _ask(situation, gang, awaited)
     return _end(situation, gang)
+
+
+def _was_asked(gang: Gang) -> bool:
+    """By the pods too: an operator may have died before the status said so."""
+    return gang.attempt.leave_time is not None or any(map(_is_asked, gang.pods.values()))
+
+
+def _is_asked(pod: PodView) -> bool:
+    found = pod.annotations.get(names.ATTEMPT)
+    return found is not None and build.leave_word(found) == found
 
 
 def _ask(situation: Situation, gang: Gang, awaited: Sequence[PodView]) -> Plan:
@@ -116,6 +125,8 @@ def _end(situation: Situation, gang: Gang | None) -> Plan:
 def _closed(situation: Situation, gang: Gang) -> Attempt:
     """Return the attempt as suspended, with what its ranks say if they saved."""
     closed, left = attempts.closed(situation, gang, "Suspended"), evidence.left(gang)
+    if closed.leave_time is None and _was_asked(gang):
+        closed = closed.model_copy(update={"leave_time": situation.now})
     if left is None:
         return closed
     return closed.model_copy(update={"reason": Cause.SAVED.value, "message": cut(left.message)})

@@ -204,8 +204,9 @@ class LeavingTest(unittest.TestCase):
         (step,) = {each["step"] for each in messages}
         self.assertGreater(step, before)
         self.assertEqual({pod.process.returncode for pod in pods}, {75})
-        agreed = {json.loads((pod.exchange / "save").read_bytes())["step"] for pod in pods}
-        self.assertEqual(agreed, {step})
+        (agreed,) = {json.loads((pod.exchange / "save").read_bytes())["step"] for pod in pods}
+        # A rank that reads it late takes all with it, to the step after the next one.
+        self.assertIn(step - agreed, (0, 1, 2))
         return int(step)
 
     def test_sigterm_to_one_pod_or_a_word_to_some_has_all_save_at_one_step(self) -> None:

@@ -143,6 +143,14 @@ def test_who_was_asked_leaves_though_the_job_is_to_go_on_meanwhile() -> None:
     assert created(decide(a_view(job))) == ["digits-train-2-0", "digits-train-2-1"]
 
 
+def test_an_operator_that_died_after_it_asked_knows_it_by_the_pods() -> None:
+    job = an_open_job(2)  # the status says nothing, and suspend is false again
+    recorded = decide(a_view(job, left(0), left(1)))
+    assert last_attempt(recorded)["outcome"] == "Suspended"
+    assert last_attempt(recorded)["leaveTime"] == stamp(NOW)
+    assert set(status_of(recorded)["restarts"].values()) == {0}
+
+
 def test_a_result_while_it_is_being_suspended_is_not_thrown_away() -> None:
     done = [a_pod(rank, succeeded=True, said=a_result()) for rank in (0, 1)]
     assert condition(decide(a_view(asked_job(), *done))).reason == "Complete"
