@@ -33,11 +33,14 @@ def shared(installed: Target, namespace: Kubectl) -> Iterator[Shared]:
 
 
 def after(shared: Shared, fault: str) -> Measured:
-    """Return what a fault did; all that was wrong about it fails the test."""
+    """Return what a fault did; all that was wrong about it fails the test.
+
+    How soon it was noticed is for `make bench-recovery` to say: a busy machine is no defect.
+    """
     found = measured(shared, fault.replace("_", "-"), FAULTS[fault])
     print(f"\n{fault}: {rounded(found.recovery)}")  # make test-long shows it
     assert not found.wrong
-    assert not found.beyond_bounds, found.recovery
+    assert not found.lost_too_much, found.recovery
     return found
 
 

@@ -38,14 +38,21 @@ class Measured:
     progress: Mapping[str, Any]
 
     @property
+    def lost_too_much(self) -> list[str]:
+        """Return a sentence if more steps were lost than lie between checkpoints."""
+        lost = self.recovery.lost_steps
+        if lost is None or lost <= self.lost_steps_bound:
+            return []
+        return [f"{lost} steps lost, not {self.lost_steps_bound}"]
+
+    @property
     def beyond_bounds(self) -> list[str]:
         """Return a sentence for each bound that was missed."""
-        found, missed = self.recovery, []
-        if found.detect_s > self.detect_bound_s:
-            missed.append(f"detected after {found.detect_s:.1f} s, not {self.detect_bound_s:.1f}")
-        if found.lost_steps is not None and found.lost_steps > self.lost_steps_bound:
-            missed.append(f"{found.lost_steps} steps lost, not {self.lost_steps_bound}")
-        return missed
+        took = self.recovery.detect_s
+        if took <= self.detect_bound_s:
+            return self.lost_too_much
+        late = f"detected after {took:.1f} s, not {self.detect_bound_s:.1f}"
+        return [late, *self.lost_too_much]
 
 
 def measured(shared: Shared, name: str, fault: Fault) -> Measured:
