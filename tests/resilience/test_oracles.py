@@ -7,7 +7,7 @@ import pytest
 from tests.resilience.faults import ExpiredWatch, Fault, Kill
 from tests.resilience.harness import Harness, Reference
 from tests.resilience.laboratory import Laboratory
-from tests.resilience.scenarios import GANG_POD_LOST, GANG_RESTART, Scenario
+from tests.resilience.scenarios import GANG_POD_GONE, GANG_RESTART, Scenario
 from tests.resilience.test_faults import CLOSE_ATTEMPT
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -47,10 +47,9 @@ async def test_what_is_deleted_before_it_is_recorded_is_lost(laboratory: Laborat
 async def test_a_deletion_missed_in_a_gap_of_the_watch_stops_the_gang(
     laboratory: Laboratory,
 ) -> None:
-    # Pods that have finished need not be gone: here they run until they are deleted.
-    reference = await laboratory.reference(GANG_POD_LOST)
+    reference = await laboratory.reference(GANG_POD_GONE)
     broken = "tests.resilience.broken.no_relist"
     async with laboratory.harness.replaced(broken, DEADLINE_SECONDS) as harness:
         fault = ExpiredWatch("pods", "DELETED")
-        found = await differences(harness, GANG_POD_LOST, reference, fault)
+        found = await differences(harness, GANG_POD_GONE, reference, fault)
     assert f"nothing more after {DEADLINE_SECONDS} s" in found

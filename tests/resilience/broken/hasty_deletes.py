@@ -1,7 +1,7 @@
-"""An operator with a bug: the pods of a failed attempt go in the pass that closes it.
+"""An operator with a bug: the pod that failed goes in the pass that closes its attempt.
 
 Deletes come before the status, so whoever is killed in between has destroyed what it had not
-recorded: the attempt then looks like one whose pods were lost.
+recorded: the attempt then looks like one whose pod was lost.
 """
 
 from __future__ import annotations
@@ -29,4 +29,5 @@ def _plan(view: TrainingView, now: datetime) -> Plan:
     open_before = {each.number for each in view.job.status.attempts if each.outcome == "Running"}
     if not failed & open_before:
         return plan
-    return replace(plan, delete=tuple(Delete(pod.reference) for pod in view.pods if not pod.gone))
+    doomed = [pod for pod in view.pods if pod.phase == "Failed" and not pod.gone]
+    return replace(plan, delete=tuple(Delete(pod.reference) for pod in doomed))
