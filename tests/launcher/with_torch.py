@@ -125,11 +125,11 @@ else:
     d.barrier()
 """
         record = self.run_ranks(then, "--hang-timeout-seconds=3")
-        self.assertEqual((record["reason"], record["stacks"]), ("Hang", "0-0.txt"))
+        self.assertEqual((record["reason"], record["stacks"]), ("Hang", "1-0-0.txt"))
         self.assertIn("every rank waits in a collective", record["message"])
         last = []
         for rank in (0, 1):
-            flight = self.folder / "exchange" / "stacks" / f"0-{rank}.flight.json"
+            flight = self.folder / "exchange" / "stacks" / f"1-0-{rank}.flight.json"
             entries = json.loads(flight.read_bytes())["torch"]["entries"]
             last.append([each["profiling_name"] for each in entries if not each["retired"]])
         self.assertNotEqual(*last)
