@@ -12,7 +12,7 @@ import pytest
 
 from e2e.cluster.ports import free_port
 from lepton_launcher.attempts import Attempt, AttemptFile, NotThisAttempt, parse_attempt
-from lepton_launcher.coordinator import END, LEAVING, PART, RUN, Order, Report
+from lepton_launcher.coordinator import END, LEAVE, LEAVING, PART, RUN, STOP, Order, Report
 from lepton_launcher.exchange import Exchange
 from lepton_launcher.gang import Leader, Member
 from lepton_launcher.options import parse_options
@@ -242,6 +242,42 @@ def test_a_pod_whose_ranks_left_for_another_s_sake_stays(nodes: tuple[Node, Node
     assert member.ended(LEFT) == (LEFT, True, None)
     member.pod.signals.stay()
     assert member.pod.signals.asked_to_leave_at is None
+
+
+STOPPED = {"outcome": "Failed", "reason": "Terminated", "message": "stopped to start again"}
+
+
+@pytest.mark.parametrize("record", [STOPPED, VICTIM], ids=["stopped", "victim"])
+def test_a_pod_whose_ranks_had_ended_when_all_were_asked_to_leave_stays(
+    nodes: tuple[Node, Node], record: dict[str, Any]
+) -> None:
+    """The order overtakes it between two generations, or its ranks miss those that left first."""
+    leader, member = nodes
+    leader.gang.tell(Report(0, 0, "running", is_asked=True))
+    wait_until(lambda: member.gang.order().act == LEAVE, "the order to leave")  # type: ignore[union-attr]
+    order = Order(STOP, 0, "boom") if record is STOPPED else None
+    assert member.ended(record, order) == (record, True, None)
+
+
+def test_a_pod_whose_ranks_left_before_it_heard_why_stays(nodes: tuple[Node, Node]) -> None:
+    """Ranks agree among themselves on the step, and one launcher may be late."""
+    leader, member = nodes
+    leader.gang.tell(Report(0, 0, "running", is_asked=True))
+    assert member.ended(LEFT) == (LEFT, True, None)
+
+
+def test_a_pod_whose_ranks_left_though_nobody_asked_ends(nodes: tuple[Node, Node]) -> None:
+    _, member = nodes
+    assert member.ended(LEFT) == (LEFT, False, None)
+
+
+def test_a_pod_whose_own_rank_failed_before_all_were_asked_to_leave_ends(
+    nodes: tuple[Node, Node],
+) -> None:
+    leader, member = nodes
+    leader.gang.tell(Report(0, 0, "running", is_asked=True))
+    wait_until(lambda: member.gang.order().act == LEAVE, "the order to leave")  # type: ignore[union-attr]
+    assert member.ended(BUG) == (BUG, False, None)
 
 
 @pytest.mark.parametrize("first_for_others", [True, False])
