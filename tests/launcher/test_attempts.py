@@ -40,6 +40,14 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("begun", flush=True)
 time.sleep(3600)
 """
+REPORTS_TEN_STEPS = """
+import time
+from lepton_launcher import board
+ours = board.of_this_process()
+for step in range(1, 11):
+    time.sleep(0.1)
+    ours.finish_step(step)
+"""
 
 
 def tell(pod: Pod, **told: Any) -> None:
@@ -109,6 +117,26 @@ def test_asked_to_leave_between_two_attempts_it_tells_the_sidecar_nothing(pod: P
     assert pod.message()["reason"] == "Terminated"
     assert pod.wait() == 143
     assert not (pod.exchange / "record.json").exists()
+
+
+def test_a_later_attempt_that_cannot_begin_is_the_one_that_its_record_is_about(pod: Pod) -> None:
+    spoils = f"import os; os.rmdir({str(pod.output)!r}); open({str(pod.output)!r}, 'w').close()\n"
+    pod.run(pod.script(spoils + SLEEPS_FOR_EVER)).begin()
+    wait_until(lambda: pod.stdout, "the rank")
+    tell(pod, **{**ATTEMPT, "attempt": 2})
+    record = pod.record()
+    assert "The ranks cannot be started" in record["message"]
+    assert record["attempt"] == 2
+    pod.agree()
+
+
+def test_a_pod_whose_first_attempt_is_a_later_one_takes_its_furthest_step(pod: Pod) -> None:
+    script = pod.script(REPORTS_TEN_STEPS)
+    pod.run(script).begin(attempt=2, furthestStep=10)
+    record = pod.record()
+    assert record["outcome"] == "Succeeded"
+    assert record["ledger"]["repeated"] > 0.5
+    pod.agree()
 
 
 def _lives(pid: int) -> bool:
