@@ -320,6 +320,16 @@ def test_a_pod_that_was_asked_itself_ends(
     assert member.pod.signals.asked_to_leave_at is not None
 
 
+def test_a_request_of_its_own_is_heeded_while_the_ranks_leave_for_others() -> None:
+    signals = Signals()
+    signals.also_heed(lambda: True)
+    signals.ask_to_leave(for_others=True)
+    assert signals.asked_to_leave_at is not None
+    assert not signals.is_asked_for_others
+    signals.stay()
+    assert signals.asked_to_leave_at is not None
+
+
 def test_the_next_attempt_is_not_asked_what_the_last_one_was(tmp_path: Path) -> None:
     exchange = Exchange(tmp_path)
     exchange.begin_anew()
