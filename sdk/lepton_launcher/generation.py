@@ -316,7 +316,8 @@ class Generation:
         if order.act == PART:
             return records.partitioned(order.why, order.silent_node)
         if order.act == END:
-            return records.hang(order.why)
+            waiting, is_ours = self._observer.waiting, order.leaver == self._pod.attempt.node_rank
+            return self._hung(waiting, names) if waiting and is_ours else records.hang(order.why)
         return records.terminated(f"Its ranks were stopped to start the gang again: {order.why}")
 
     def _hung(self, hang: Hang, names: dict[int, str]) -> records.Record:

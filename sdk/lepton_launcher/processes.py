@@ -28,8 +28,9 @@ class Signals:
     """Signals as wake-ups of one select call, so that an idle launcher takes no CPU time."""
 
     def __init__(self) -> None:
+        # Two fields: a signal may come while the main thread is in any line of these methods.
         self._asked_at: float | None = None
-        self._is_for_others = False
+        self._asked_for_others_at: float | None = None
         self._is_told: Callable[[], bool] = lambda: False
         self._looked_at = 0.0
         self._wakeups, self._write = os.pipe()
@@ -43,7 +44,8 @@ class Signals:
             self._looked_at = time.monotonic()
             if self._is_told():
                 self.ask_to_leave()
-        return self._asked_at
+        asked = (self._asked_for_others_at, self._asked_at)
+        return min((each for each in asked if each is not None), default=None)
 
     def also_heed(self, is_told: Callable[[], bool]) -> None:
         """Take it for a request to leave, too, when this becomes true."""
@@ -51,19 +53,19 @@ class Signals:
 
     def ask_to_leave(self, *, for_others: bool = False) -> None:
         """Do as if a signal had come; `for_others`: another pod of the gang leaves."""
-        self._is_for_others = for_others and (self._asked_at is None or self._is_for_others)
-        if self._asked_at is None:
-            self._asked_at = time.monotonic()
+        if for_others:
+            self._asked_for_others_at = self._asked_for_others_at or time.monotonic()
+        else:
+            self._asked_at = self._asked_at or time.monotonic()
 
     @property
     def is_asked_for_others(self) -> bool:
         """Whether the ranks are to leave, and this pod need not."""
-        return self._asked_at is not None and self._is_for_others
+        return self._asked_for_others_at is not None and self._asked_at is None
 
     def stay(self) -> None:
-        """The ranks have left, which was asked for others: this process was not asked."""
-        if self._is_for_others:
-            self._asked_at, self._is_for_others = None, False
+        """The ranks have left: what was asked for others is done."""
+        self._asked_for_others_at = None
 
     def listen(self) -> None:
         """Take over SIGTERM, SIGINT and SIGHUP (all ask to leave) and SIGCHLD."""

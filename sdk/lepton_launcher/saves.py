@@ -53,6 +53,10 @@ class Saves:
         """Look no more: the script tells its checkpoints itself."""
         self._is_over.set()
 
+    def begin_anew(self) -> None:
+        """Another attempt begins, which has saved nothing yet; the count goes on."""
+        self.saved_at = None
+
     def look(self, now: float) -> None:
         """Look once. A file is complete when two looks see the same of it."""
         found = self._scan()

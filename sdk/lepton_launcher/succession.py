@@ -20,6 +20,7 @@ from lepton_launcher.coordinator import (
 )
 from lepton_launcher.gang import Leader
 from lepton_launcher.restarts import is_of_ranks
+from lepton_launcher.stderr import blames_a_peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,7 +115,7 @@ class GangSuccession:
         state = _state_of(generation, record)
         self._gang.tell(generation.report(state, record))
         if state == LEAVING:
-            return Ended(record, waits=self._pod.signals.is_asked_for_others)
+            return Ended(record, waits=self._left_for_others(record))
         order = self._settled_order(generation, record)
         if order is not None:
             return self._obey(order, generation, record)
@@ -144,9 +145,32 @@ class GangSuccession:
             self._gang.tell(generation.report(LEAVING, record))
             ended = records.partitioned(order.why, order.silent_node)
             return Ended(ended, waits=True, loss=_unheard(order))
+        if order.act == LEAVE:
+            # Between two generations, or as ranks of another pod left before these were asked.
+            return Ended(record, waits=self._is_bystander(record))
         if order.leaver in (-1, self._pod.attempt.node_rank):
             return Ended(record)
         return Ended(record, waits=True, loss=Loss(order.leaver, order.why))
+
+    def _left_for_others(self, record: Record) -> bool:
+        """Whether this pod need not leave; its ranks may have learnt it from others before it."""
+        signals, latest = self._pod.signals, time.monotonic() + _REACH_SECONDS
+        if signals.asked_to_leave_at is not None or record["reason"] != "Saved":
+            return signals.is_asked_for_others
+
+        def all_leave() -> bool | None:
+            order = self._gang.order()
+            return (order is not None and order.act == LEAVE) or None
+
+        all_do = self._pod.children.wait_for(all_leave, lambda: latest)
+        return bool(all_do) and signals.asked_to_leave_at is None
+
+    def _is_bystander(self, record: Record) -> bool:
+        """Whether neither this pod was asked to leave nor its own ranks are to blame."""
+        signals = self._pod.signals
+        if signals.asked_to_leave_at is not None and not signals.is_asked_for_others:
+            return False
+        return not is_of_ranks(record) or blames_a_peer(str(record.get("message", "")))
 
     def _until(self, reached_by: float) -> Callable[[], float]:
         def latest() -> float:

@@ -53,6 +53,7 @@ class Supervisor:
         self._exchange = Exchange(options.exchange)
         self._attempt_file = AttemptFile(options)
         self._began_at = time.monotonic()
+        self._attempt_number = options.attempt
 
     def run(self) -> int:
         """Run the pod's attempt to its end; the exit code is 0 only for a success."""
@@ -84,7 +85,7 @@ class Supervisor:
             return self._follow(attempt)
         except (OSError, RuntimeError) as error:  # no such folder, no process or thread left, ...
             self._children.kill_all()
-            return records.user_error(f"The ranks cannot be started: {error}.")
+            return self._of_attempt(records.user_error(f"The ranks cannot be started: {error}."))
 
     def _attempt(self) -> Attempt | None:
         if self._options.alone:
@@ -108,11 +109,11 @@ class Supervisor:
         saves = Saves(place_in(os.environ) if attempt.node_rank == 0 else None)
         saves.watch()
         # Its first second is that of the container, whose start the operator can see.
-        ledger = Ledger(self._began_at, self._options.furthest_step)
+        ledger = Ledger(self._began_at, self._furthest_before(attempt))
         while True:
             pod = self._pod(attempt, saves, ledger)
             ended = self._train(pod)
-            record = self._of_attempt(ended.record, attempt)
+            record = self._of_attempt(ended.record)
             if not ended.waits:
                 return record
             following = self._next_attempt(pod, ended)
@@ -121,6 +122,7 @@ class Supervisor:
             if pod.gang is not None:
                 pod.gang.leave()
             self._exchange.begin_anew()
+            saves.begin_anew()
             earlier = Earlier(attempt.number, ledger.seconds())
             attempt, ledger = following, self._ledger_from_now(following, earlier)
 
@@ -134,6 +136,7 @@ class Supervisor:
 
     def _pod(self, attempt: Attempt, saves: Saves, ledger: Ledger) -> Pod:
         options = self._options
+        self._attempt_number = attempt.number
         say(
             f"attempt {attempt.number}, node {attempt.node_rank} of {attempt.num_nodes}, "
             f"{options.nproc_per_node} per node, meeting at {attempt.address}:{attempt.port}"
@@ -150,11 +153,11 @@ class Supervisor:
             None if options.alone else self._attempt_file,
         )
 
-    def _of_attempt(self, record: records.Record, attempt: Attempt) -> records.Record:
+    def _of_attempt(self, record: records.Record) -> records.Record:
         """Say which attempt it is about, where that is not the one that the pod was made for."""
-        if attempt.number == self._options.attempt:
+        if self._attempt_number == self._options.attempt:
             return record
-        return {**record, "attempt": attempt.number}
+        return {**record, "attempt": self._attempt_number}
 
     def _next_attempt(self, pod: Pod, ended: Ended) -> Attempt | None:
         """Wait for the operator; None if asked to leave, or never told of one in all that time."""

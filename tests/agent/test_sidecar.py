@@ -224,6 +224,18 @@ def test_a_result_that_is_no_model_is_the_users_failure(
     assert folder_store.open().paths_below("models") == []
 
 
+def test_what_the_launcher_told_stays_with_a_result_that_is_no_model(
+    folder_store: StoreUnderTest, tmp_path: Path
+) -> None:
+    told = {"attempt": 2, "step": 9, "furthest": 9, "restarts": 1, "ledger": {"productive": 4.5}}
+    with sidecar(folder_store, tmp_path / "pod", model="reader") as pod:
+        pod.start()
+        pod.end({**SUCCEEDED, **told})
+        answer = pod.answer()
+    assert answer["reason"] == "NoModel"
+    assert {name: answer.get(name) for name in told} == told
+
+
 def test_the_first_success_of_a_run_stays(
     folder_store: StoreUnderTest, tmp_path: Path, digits: Path
 ) -> None:

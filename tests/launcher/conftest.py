@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from e2e.cluster.ports import free_port
 from lepton_launcher.archive import write_zipapp
 
 if TYPE_CHECKING:
@@ -19,6 +20,38 @@ if TYPE_CHECKING:
 
 DEADLINE_SECONDS = 15
 ATTEMPT = {"attempt": 1, "nodeRank": 0, "numNodes": 1, "address": "127.0.0.1", "port": 29401}
+
+TORCH = {
+    "torch/__init__.py": "",
+    "torch/distributed/__init__.py": "",
+    "torch/distributed/elastic/__init__.py": "",
+    "torch/distributed/elastic/multiprocessing/__init__.py": "",
+    "torch/distributed/elastic/multiprocessing/errors.py": "class ChildFailedError(Exception): ...",
+    "torch/distributed/elastic/multiprocessing/api.py": """
+class PContext:
+    def close(self, *arguments, **keywords): ...
+""",
+    "torch/distributed/launcher/__init__.py": "",
+    "torch/distributed/launcher/api.py": """
+import dataclasses, os, subprocess
+@dataclasses.dataclass
+class LaunchConfig:
+    min_nodes: int
+    max_nodes: int
+    nproc_per_node: int
+    run_id: str
+    rdzv_backend: str
+    rdzv_endpoint: str
+    rdzv_configs: dict
+    max_restarts: int
+    monitor_interval: float
+    log_dir: str
+def launch_agent(config, program, arguments):
+    rank = str(config.rdzv_configs["rank"])
+    environment = {**os.environ, "RANK": rank, "LOCAL_RANK": "0"}
+    subprocess.run([program, *arguments], env=environment, check=True)
+""",
+}
 
 
 def wait_until(condition: Callable[[], Any], what: str) -> Any:
@@ -134,6 +167,34 @@ def pod(tmp_path: Path, launcher: Path) -> Iterator[Pod]:
     made = Pod(tmp_path, launcher)
     yield made
     end(made)
+
+
+@pytest.fixture
+def gang(
+    tmp_path: Path, launcher: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., list[Pod]]]:
+    """Three launchers that know each other, each with one rank."""
+    for name, source in TORCH.items():
+        path = tmp_path / "site" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(source)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    made: list[Pod] = []
+
+    def start(source: str, *more: str) -> list[Pod]:
+        told = {"numNodes": 3, "gangPort": free_port(), "token": "of this gang"}
+        for rank in range(3):
+            folder = tmp_path / str(rank)
+            folder.mkdir()
+            pod = Pod(folder, launcher)
+            options = ("--num-nodes", "3", "--node-rank", str(rank), *more)
+            pod.run(pod.script(source), options=options).begin(**told, nodeRank=rank)
+            made.append(pod)
+        return made
+
+    yield start
+    for pod in made:
+        end(pod)
 
 
 def end(made: Pod) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from e2e.cluster.ports import free_port
 from lepton_launcher.attempts import Attempt, AttemptFile, NotThisAttempt, parse_attempt
-from lepton_launcher.coordinator import END, LEAVING, PART, RUN, Order, Report
+from lepton_launcher.coordinator import END, LEAVE, LEAVING, PART, RUN, STOP, Order, Report
 from lepton_launcher.exchange import Exchange
 from lepton_launcher.gang import Leader, Member
 from lepton_launcher.options import parse_options
@@ -39,6 +39,14 @@ import signal, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("begun", flush=True)
 time.sleep(3600)
+"""
+REPORTS_TEN_STEPS = """
+import time
+from lepton_launcher import board
+ours = board.of_this_process()
+for step in range(1, 11):
+    time.sleep(0.1)
+    ours.finish_step(step)
 """
 
 
@@ -109,6 +117,26 @@ def test_asked_to_leave_between_two_attempts_it_tells_the_sidecar_nothing(pod: P
     assert pod.message()["reason"] == "Terminated"
     assert pod.wait() == 143
     assert not (pod.exchange / "record.json").exists()
+
+
+def test_a_later_attempt_that_cannot_begin_is_the_one_that_its_record_is_about(pod: Pod) -> None:
+    spoils = f"import os; os.rmdir({str(pod.output)!r}); open({str(pod.output)!r}, 'w').close()\n"
+    pod.run(pod.script(spoils + SLEEPS_FOR_EVER)).begin()
+    wait_until(lambda: pod.stdout, "the rank")
+    tell(pod, **{**ATTEMPT, "attempt": 2})
+    record = pod.record()
+    assert "The ranks cannot be started" in record["message"]
+    assert record["attempt"] == 2
+    pod.agree()
+
+
+def test_a_pod_whose_first_attempt_is_a_later_one_takes_its_furthest_step(pod: Pod) -> None:
+    script = pod.script(REPORTS_TEN_STEPS)
+    pod.run(script).begin(attempt=2, furthestStep=10)
+    record = pod.record()
+    assert record["outcome"] == "Succeeded"
+    assert record["ledger"]["repeated"] > 0.5
+    pod.agree()
 
 
 def _lives(pid: int) -> bool:
@@ -244,6 +272,42 @@ def test_a_pod_whose_ranks_left_for_another_s_sake_stays(nodes: tuple[Node, Node
     assert member.pod.signals.asked_to_leave_at is None
 
 
+STOPPED = {"outcome": "Failed", "reason": "Terminated", "message": "stopped to start again"}
+
+
+@pytest.mark.parametrize("record", [STOPPED, VICTIM], ids=["stopped", "victim"])
+def test_a_pod_whose_ranks_had_ended_when_all_were_asked_to_leave_stays(
+    nodes: tuple[Node, Node], record: dict[str, Any]
+) -> None:
+    """The order overtakes it between two generations, or its ranks miss those that left first."""
+    leader, member = nodes
+    leader.gang.tell(Report(0, 0, "running", is_asked=True))
+    wait_until(lambda: member.gang.order().act == LEAVE, "the order to leave")  # type: ignore[union-attr]
+    order = Order(STOP, 0, "boom") if record is STOPPED else None
+    assert member.ended(record, order) == (record, True, None)
+
+
+def test_a_pod_whose_ranks_left_before_it_heard_why_stays(nodes: tuple[Node, Node]) -> None:
+    """Ranks agree among themselves on the step, and one launcher may be late."""
+    leader, member = nodes
+    leader.gang.tell(Report(0, 0, "running", is_asked=True))
+    assert member.ended(LEFT) == (LEFT, True, None)
+
+
+def test_a_pod_whose_ranks_left_though_nobody_asked_ends(nodes: tuple[Node, Node]) -> None:
+    _, member = nodes
+    assert member.ended(LEFT) == (LEFT, False, None)
+
+
+def test_a_pod_whose_own_rank_failed_before_all_were_asked_to_leave_ends(
+    nodes: tuple[Node, Node],
+) -> None:
+    leader, member = nodes
+    leader.gang.tell(Report(0, 0, "running", is_asked=True))
+    wait_until(lambda: member.gang.order().act == LEAVE, "the order to leave")  # type: ignore[union-attr]
+    assert member.ended(BUG) == (BUG, False, None)
+
+
 @pytest.mark.parametrize("first_for_others", [True, False])
 def test_a_pod_that_was_asked_itself_ends(
     nodes: tuple[Node, Node], *, first_for_others: bool
@@ -254,6 +318,16 @@ def test_a_pod_that_was_asked_itself_ends(
     assert member.ended(LEFT) == (LEFT, False, None)
     member.pod.signals.stay()
     assert member.pod.signals.asked_to_leave_at is not None
+
+
+def test_a_request_of_its_own_is_heeded_while_the_ranks_leave_for_others() -> None:
+    signals = Signals()
+    signals.also_heed(lambda: True)
+    signals.ask_to_leave(for_others=True)
+    assert signals.asked_to_leave_at is not None
+    assert not signals.is_asked_for_others
+    signals.stay()
+    assert signals.asked_to_leave_at is not None
 
 
 def test_the_next_attempt_is_not_asked_what_the_last_one_was(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -14,6 +14,8 @@ from lepton_launcher import saves
 from lepton_launcher.records import with_spent
 from lepton_launcher.restarts import Restarts
 from lepton_launcher.saves import Saves, place_in
+
+from .conftest import ATTEMPT, wait_until
 
 if TYPE_CHECKING:
     from .conftest import Pod
@@ -164,18 +166,23 @@ sys.exit(main(sys.argv[3:]))
 """
 
 
-def test_a_plain_script_that_saves_is_started_again_for_free(
-    pod: Pod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def oftener(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """What the launcher runs through to look oftener; its script finds the place in PLACE."""
     place = tmp_path / "place"
     place.mkdir()
     monkeypatch.setenv("PLACE", str(place))
     monkeypatch.setenv("LEPTON_CHECKPOINT_URI", place.as_uri())
     through = tmp_path / "oftener.py"
     through.write_text(OFTENER)
+    return "python3", str(through)
+
+
+def test_a_plain_script_that_saves_is_started_again_for_free(
+    pod: Pod, oftener: tuple[str, str]
+) -> None:
     script = pod.script(SAVES_AND_DIES)
-    options = ("--max-restarts", "1")
-    pod.run(script, options=options, through=("python3", str(through))).begin().agree()
+    pod.run(script, options=("--max-restarts", "1"), through=oftener).begin().agree()
     message = pod.message()
     assert (message["exitCode"], message["restarts"], message["saved"]) == (3, 1, True)
     assert pod.stdout.decode().split("\n")[:-1] == [f"epoch {each}" for each in (1, 2, 3, 4, 4)]
@@ -183,3 +190,30 @@ def test_a_plain_script_that_saves_is_started_again_for_free(
     assert (told["saved"], told["countedRestarts"]) == (True, 1)
     assert 0 < told["checkpoint"]["ageSeconds"] < 15
     assert "step" not in told["checkpoint"]
+
+
+SAVES_IN_THE_FIRST_ATTEMPT = """
+import os, pathlib, time
+if os.environ["LEPTON_ATTEMPT"] == "1":
+    pathlib.Path(os.environ["PLACE"], "1.pt").write_text("weights")
+    time.sleep(3600)
+time.sleep(1.5)
+"""
+
+
+def test_what_an_attempt_saved_is_not_told_of_the_next_one(
+    pod: Pod, oftener: tuple[str, str]
+) -> None:
+    def told() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((pod.exchange / "progress.json").read_bytes())
+        return found
+
+    pod.run(pod.script(SAVES_IN_THE_FIRST_ATTEMPT), through=oftener).begin()
+    wait_until((pod.exchange / "progress.json").exists, "its first word")
+    wait_until(lambda: told().get("saved"), "the file")
+    pod.attempt_file.write_text(json.dumps({**ATTEMPT, "attempt": 2, "port": 29402}))
+    assert pod.record()["outcome"] == "Succeeded"
+    assert told()["attempt"] == 2
+    assert "saved" not in told()
+    assert "checkpoint" not in told()
+    pod.agree()

@@ -11,11 +11,12 @@ import pytest
 from e2e.cluster.ports import free_port
 from lepton_launcher.slow import OwnTime, OwnTimes, Slow, SlowWatch, Stopwatch
 
-from .conftest import Pod, end, wait_until
+from .conftest import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
+
+    from .conftest import Pod
 
 STEPS = 2000
 THROTTLED_AT = 1003
@@ -138,37 +139,6 @@ def test_a_sampled_wait_is_that_of_each_step_it_stands_for() -> None:
 
 # Real launchers and ranks. Torch's agent is played: it starts one rank, and tells it who it is.
 
-TORCH = {
-    "torch/__init__.py": "",
-    "torch/distributed/__init__.py": "",
-    "torch/distributed/elastic/__init__.py": "",
-    "torch/distributed/elastic/multiprocessing/__init__.py": "",
-    "torch/distributed/elastic/multiprocessing/errors.py": "class ChildFailedError(Exception): ...",
-    "torch/distributed/elastic/multiprocessing/api.py": """
-class PContext:
-    def close(self, *arguments, **keywords): ...
-""",
-    "torch/distributed/launcher/__init__.py": "",
-    "torch/distributed/launcher/api.py": """
-import dataclasses, os, subprocess
-@dataclasses.dataclass
-class LaunchConfig:
-    min_nodes: int
-    max_nodes: int
-    nproc_per_node: int
-    run_id: str
-    rdzv_backend: str
-    rdzv_endpoint: str
-    rdzv_configs: dict
-    max_restarts: int
-    monitor_interval: float
-    log_dir: str
-def launch_agent(config, program, arguments):
-    rank = str(config.rdzv_configs["rank"])
-    environment = {**os.environ, "RANK": rank, "LOCAL_RANK": "0"}
-    subprocess.run([program, *arguments], env=environment, check=True)
-""",
-}
 THROTTLED, RESTORED, LAST = 31, 86, 146
 TRAINS = f"""
 import os, socket, time
@@ -197,34 +167,6 @@ for step in range(1, {LAST + 1}):
                 peer.send(b"x")
     ours.finish_step(step)
 """
-
-
-@pytest.fixture
-def gang(
-    tmp_path: Path, launcher: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[str], list[Pod]]]:
-    """Three launchers that know each other, each with one rank."""
-    for name, source in TORCH.items():
-        path = tmp_path / "site" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(source)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
-    made: list[Pod] = []
-
-    def start(source: str) -> list[Pod]:
-        told = {"numNodes": 3, "gangPort": free_port(), "token": "of this gang"}
-        for rank in range(3):
-            folder = tmp_path / str(rank)
-            folder.mkdir()
-            pod = Pod(folder, launcher)
-            options = ("--num-nodes", "3", "--node-rank", str(rank))
-            pod.run(pod.script(source), options=options).begin(**told, nodeRank=rank)
-            made.append(pod)
-        return made
-
-    yield start
-    for pod in made:
-        end(pod)
 
 
 def told(pod: Pod) -> dict[str, Any]:

@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lepton_launcher.hangs import SHORTEST_LIMIT_SECONDS
+
 from .conftest import wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .conftest import Pod
 
 SHORT = ("--hang-timeout-seconds", "1.5")
@@ -121,3 +125,26 @@ def test_py_spy_is_asked_where_the_image_has_it(
     assert f"native frames: dump --nonblocking --pid {pid}" in stacks
     assert "refused" in stacks
     pod.agree().wait()
+
+
+# So many steps that a limit is learnt from them.
+ALL_WAIT = STEPS_THEN.replace("range(1, 31)", "range(1, 151)").replace(
+    "{stuck}", "with ours.collective(): time.sleep(600)"
+)
+
+
+def test_of_a_gang_that_waits_for_itself_one_pod_ends_and_names_its_rank_and_stacks(
+    gang: Callable[..., list[Pod]],
+) -> None:
+    first, *others = gang(ALL_WAIT)
+    first.wait_for_file("stuck")
+    time.sleep(SHORTEST_LIMIT_SECONDS)
+    wait_until(lambda: b"every rank waits in a collective" in first.stderr, "the verdict")
+    record = first.record()
+    assert (record["reason"], record["rank"], record["stacks"]) == ("Hang", 0, "1-0-0.txt")
+    assert "every rank waits in a collective" in record["message"]
+    assert "in train" in (first.exchange / "stacks" / record["stacks"]).read_text()
+    stay = b"Waiting for the next one"
+    wait_until(lambda: all(stay in other.stderr for other in others), "its peers")
+    assert not any((other.exchange / "record.json").exists() for other in others)
+    first.agree()

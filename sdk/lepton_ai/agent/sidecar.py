@@ -33,6 +33,10 @@ SUCCESS_PATIENCE_SECONDS = 15.0
 LONGEST_DELAY_SECONDS = 30.0
 MAX_TAIL_BYTES = 64 * 1024
 MAX_IMAGE_ID = 1024
+# Of a success, what is as true of a failure.
+TOLD_BY_LAUNCHER = (
+    *("attempt", "step", "resumed_from", "furthest", "restarts", "repeated", "saved", "ledger"),
+)
 
 STORE_ERRORS = (NoStoreError, StoreUnavailableError)
 
@@ -218,21 +222,17 @@ def hand_over(options: argparse.Namespace, record: Record) -> Record:
         return _keep_briefly(options, record, success=True)
     try:
         manifest = _checked_model(options)
+        return _until_stored(lambda: _publish(options, record, manifest))
     except FailureError as failure:
         return _keep_briefly(options, _failed(record, failure))
-    return _until_stored(lambda: _publish(options, record, manifest))
 
 
 def _failed(record: Record, failure: FailureError) -> Record:
+    """Return what becomes of a success whose result is none; what its launcher told stays."""
     logger.info("%s", failure)
-    return Record.failed(failure.reason, str(failure)).model_copy(
-        update={
-            "rank": 0,
-            "attempt": record.attempt,
-            "step": record.step,
-            "restarts": record.restarts,
-        }
-    )
+    told = {name: getattr(record, name) for name in TOLD_BY_LAUNCHER}
+    failed = Record.failed(failure.reason, str(failure))
+    return failed.model_copy(update={"rank": 0, **told})
 
 
 def _keep_briefly(options: argparse.Namespace, record: Record, *, success: bool = False) -> Record:
@@ -325,9 +325,6 @@ def _until_stored(publish: Callable[[], Record]) -> Record:
                 tries + 1,
                 delay_seconds,
             )
-        except FailureError as failure:
-            logger.warning("%s", failure)
-            return Record.failed(failure.reason, str(failure))
         time.sleep(delay_seconds)
         delay_seconds = min(2 * delay_seconds, LONGEST_DELAY_SECONDS)
         tries += 1
