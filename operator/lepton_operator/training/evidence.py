@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from lepton_operator import records
+from lepton_operator import names, records
 from lepton_operator.api.training import Budget, Cause
 from lepton_operator.build import training as build
 from lepton_operator.training.causes import TRAITS, Trait
@@ -102,7 +102,7 @@ class Suspect:
     @property
     def record(self) -> records.Record | None:
         """Return what the launcher left; None where that is nothing readable."""
-        return record_of(self.pod)
+        return _record_in(self.gang, self.pod)
 
     def said(self, sign: records.Sign) -> bool:
         """Tell whether the pod found this sign in its own log."""
@@ -156,6 +156,21 @@ class Suspect:
 def record_of(pod: PodView) -> records.Record | None:
     container = training_container(pod)
     return records.parse(container.message) if container else None
+
+
+_OF_ITS_ATTEMPT = dict.fromkeys(("step", "resumed_from", "furthest", "restarts", "stacks"))
+
+
+def _record_in(gang: Gang, pod: PodView) -> records.Record | None:
+    """Return what a pod left, without the figures of an attempt that was closed before.
+
+    One that keeps its place may end while it waits for this one. Its record names an attempt where
+    that is not the one that the pod was made for.
+    """
+    record = record_of(pod)
+    if record is None or (record.attempt or names.made_for(pod.name)) == gang.number:
+        return record
+    return record.model_copy(update={**_OF_ITS_ATTEMPT, "repeated": False, "saved": False})
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +236,7 @@ def running_since(gang: Gang) -> datetime | None:
 
 def _records(gang: Gang) -> Iterator[records.Record]:
     for pod in gang.pods.values():
-        record = record_of(pod)
+        record = _record_in(gang, pod)
         if record is not None:
             yield record
 

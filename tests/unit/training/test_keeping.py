@@ -14,7 +14,7 @@ from lepton_operator.build import training as build
 from lepton_operator.plan import Patch, Plan
 from lepton_operator.training.evidence import PROGRESS_HOLDS
 from lepton_operator.training.failure import LOSS_PATIENCE
-from lepton_operator.views import Earlier, Loss, PodView, Told
+from lepton_operator.views import Earlier, InPlace, Loss, PodView, Told
 from tests.builders import a_container, a_node, a_pod, a_record, ago, defaults
 from tests.unit.training.builders import (
     a_view,
@@ -83,9 +83,11 @@ def test_only_the_lost_pod_is_made_anew() -> None:
     )
 
 
-def opened(job: TrainingJob, pods: list[PodView]) -> tuple[TrainingJob, list[PodView]]:
+def opened(
+    job: TrainingJob, pods: list[PodView], **more: Any
+) -> tuple[TrainingJob, list[PodView]]:
     """Attempt 2, and its pods: those that were made have no node yet."""
-    closed_job = closed(job, pods)
+    closed_job = closed(job, pods, **more)
     decided = next_plan(closed_job, pods)
     living = [each for each in pods if not each.gone]
     made = [
@@ -146,6 +148,23 @@ def test_the_launchers_that_stay_are_told_what_is_left_of_the_budget() -> None:
     kept = told(patches["digits-train-1-0"])
     # The launchers spent one; the attempt itself got further than any before it, and is free.
     assert (kept["furthestStep"], kept["maxRestarts"]) == (40, 4)
+
+
+def test_what_a_record_says_of_an_earlier_attempt_is_counted_there_only() -> None:
+    job = an_open_job(2, failurePolicy={"maxRestarts": 5})
+    pods = a_gang(job)
+    pods[1] = lost(pods[1])
+    spent = Told(Progress(time=ago(1), attempt=1, phase="training"), InPlace(restarts=2))
+    job, pods = opened(job, pods, told=spent)
+    assert job.status.restarts and job.status.restarts.user == 2
+    # It ends while it waits for attempt 2, and so it tells of the one that it was made for.
+    said = a_record("Failed", reason="UserError", message="x", restarts=2, step=40, furthest=40)
+    kept = replace(pods[0], containers=(a_container(exit_code=1, message=said),), phase="Failed")
+    job = closed(job, [kept, pods[1]])
+    last = job.status.attempts[-1]
+    assert (last.number, last.restarts, last.step, last.furthest_step) == (2, None, None, None)
+    assert job.status.restarts is not None
+    assert job.status.restarts.user == 3  # the two of attempt 1, and attempt 2
 
 
 def test_a_pod_that_was_told_belongs_to_the_new_attempt() -> None:
