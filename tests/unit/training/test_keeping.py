@@ -83,9 +83,7 @@ def test_only_the_lost_pod_is_made_anew() -> None:
     )
 
 
-def opened(
-    job: TrainingJob, pods: list[PodView], **more: Any
-) -> tuple[TrainingJob, list[PodView]]:
+def opened(job: TrainingJob, pods: list[PodView], **more: Any) -> tuple[TrainingJob, list[PodView]]:
     """Attempt 2, and its pods: those that were made have no node yet."""
     closed_job = closed(job, pods, **more)
     decided = next_plan(closed_job, pods)
@@ -156,7 +154,8 @@ def test_what_a_record_says_of_an_earlier_attempt_is_counted_there_only() -> Non
     pods[1] = lost(pods[1])
     spent = Told(Progress(time=ago(1), attempt=1, phase="training"), InPlace(restarts=2))
     job, pods = opened(job, pods, told=spent)
-    assert job.status.restarts and job.status.restarts.user == 2
+    assert job.status.restarts is not None
+    assert job.status.restarts.user == 2
     # It ends while it waits for attempt 2, and so it tells of the one that it was made for.
     said = a_record("Failed", reason="UserError", message="x", restarts=2, step=40, furthest=40)
     kept = replace(pods[0], containers=(a_container(exit_code=1, message=said),), phase="Failed")
