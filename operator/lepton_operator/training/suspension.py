@@ -102,22 +102,21 @@ def _end(situation: Situation, gang: Gang | None) -> Plan:
     """Phase two: the attempt is closed, and what is left of it goes in a later pass."""
     closed = _closed(situation, gang) if gang else None
     holds = _holds(situation)
-    verdict = _verdict(situation, closed, holds=holds)
+    wanted = _verdict(situation, closed, holds=holds)
     status = written(
         situation,
-        verdict,
+        wanted,
         attempts=attempts.recorded(situation, closed) if closed else None,
         restarts=attempts.counters(situation, gang) if gang else None,
     )
     left = [] if gang else [each for each in situation.others if not each.pod.deleting]
-    new = situation.spec.suspend and not is_true(situation.status.conditions, SUSPENDED)
     told = [f"delete {waiting.describe(left)}"] if left else []
     said = ["say that the job is suspended"] if status else []
     return Plan(
         because=", ".join([*told, *said]),
         delete=waiting.deletes(left),
         status=status,
-        events=(Event("Normal", SUSPENDED, verdict.message),) if new else (),
+        events=(Event("Normal", SUSPENDED, wanted.message),) if is_untold(situation) else (),
         due=waiting.given_up_at(situation) if holds and not gang else None,
     )
 
@@ -130,6 +129,16 @@ def _closed(situation: Situation, gang: Gang) -> Attempt:
     if left is None:
         return closed
     return closed.model_copy(update={"reason": Cause.SAVED.value, "message": cut(left.message)})
+
+
+def is_untold(situation: Situation) -> bool:
+    """Tell whether no status says yet that the job is suspended."""
+    return situation.spec.suspend and not is_true(situation.status.conditions, SUSPENDED)
+
+
+def verdict(situation: Situation) -> Verdict:
+    """Return the verdict while no attempt is open, be the job suspended or not."""
+    return _verdict(situation, situation.last, holds=_holds(situation))
 
 
 def _verdict(situation: Situation, closed: Attempt | None, *, holds: bool) -> Verdict:
