@@ -226,12 +226,14 @@ def left(gang: Gang) -> records.Record | None:
 def running_since(gang: Gang) -> datetime | None:
     """Return when the last of the pods that are left started its ranks; None if one never did.
 
-    By what the pods say, not by what a pass happened to see: an attempt may be short.
+    By what the pods say, not by what a pass happened to see: an attempt may be short. One that
+    was kept may have started them before it.
     """
     containers = [training_container(pod) for pod in gang.pods.values()]
     started = [each.started if each is not None else None for each in containers]
     known = [each for each in started if each is not None]
-    return max(known) if known and len(known) == len(started) else None
+    whole = known and len(known) == len(started)
+    return max(*known, gang.attempt.start_time) if whole else None
 
 
 def _records(gang: Gang) -> Iterator[records.Record]:
