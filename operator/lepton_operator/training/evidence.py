@@ -155,7 +155,7 @@ class Suspect:
 
 def record_of(pod: PodView) -> records.Record | None:
     container = training_container(pod)
-    return records.parse(container.message) if container else None
+    return records.parse(container.message) if container and container.message else None
 
 
 _OF_ITS_ATTEMPT = dict.fromkeys(("step", "resumed_from", "furthest", "restarts", "stacks"))

@@ -280,6 +280,7 @@ def test_a_pod_that_dies_while_its_attempt_is_opened_is_waited_for() -> None:
         '{"attempt": "2", "nodeRank": 0}',
         '{"attempt": 2, "nodeRank": 1}',
         '{"attempt": 99999999999999, "nodeRank": 0}',
+        '{"attempt": 1000000000, "nodeRank": 0}',
         '{"attempt": -1, "nodeRank": 0}',
     ],
 )
