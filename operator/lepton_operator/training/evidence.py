@@ -170,7 +170,10 @@ def _record_in(gang: Gang, pod: PodView) -> records.Record | None:
     record = record_of(pod)
     if record is None or (record.attempt or names.made_for(pod.name)) == gang.number:
         return record
-    return record.model_copy(update={**_OF_ITS_ATTEMPT, "repeated": False, "saved": False})
+    figures = {**_OF_ITS_ATTEMPT, "repeated": False, "saved": False}
+    if record.reason is records.Reason.SAVED:
+        figures["reason"] = records.Reason.TERMINATED
+    return record.model_copy(update=figures)
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,6 +166,32 @@ def test_what_a_record_says_of_an_earlier_attempt_is_counted_there_only() -> Non
     assert job.status.restarts.user == 3  # the two of attempt 1, and attempt 2
 
 
+def test_what_was_saved_in_an_earlier_attempt_is_not_said_of_the_one_that_is_suspended() -> None:
+    pods = a_gang(job := an_open_job(2))
+    pods[1] = lost(pods[1])
+    job, pods = opened(job, pods)
+    job = with_spec(job, suspend=True)
+    said = a_record("Failed", reason="Saved", message="Saved at step 120 and left.", step=120)
+    left = replace(pods[0], containers=(a_container(exit_code=75, message=said),), phase="Failed")
+    last = after(job, next_plan(job, [left, pods[1]])).status.attempts[-1]
+    assert (last.number, last.outcome, last.reason, last.step) == (2, "Suspended", None, None)
+
+
+def test_what_was_saved_in_an_earlier_attempt_is_no_reason_for_the_end_of_the_next() -> None:
+    pods = a_gang(job := an_open_job(2))
+    pods[1] = lost(pods[1])
+    job, pods = opened(job, pods)
+    said = a_record("Failed", reason="Saved", message="Saved at step 120 and left.", step=120)
+    drained = replace(
+        pods[0],
+        containers=(a_container(exit_code=75, message=said),),
+        phase="Failed",
+        deleted_by_eviction=True,
+    )
+    last = closed(job, [drained, pods[1]]).status.attempts[-1]
+    assert (last.number, last.reason, last.budget) == (2, "Evicted", "Infrastructure")
+
+
 def test_a_pod_that_was_told_belongs_to_the_new_attempt() -> None:
     pods = a_gang(job := an_open_job(2))
     pods[1] = lost(pods[1])
