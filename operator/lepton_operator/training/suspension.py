@@ -150,7 +150,8 @@ def _verdict(situation: Situation, closed: Attempt | None, *, holds: bool) -> Ve
 
 def _at_rest(last: Attempt | None) -> Verdict:
     go_on = "set suspend to false to go on"
-    if last is not None and last.outcome == "Suspended" and last.reason == Cause.SAVED:
+    has_saved = last is not None and last.outcome == "Suspended" and last.reason == Cause.SAVED
+    if last is not None and has_saved and last.step is not None:
         go_on = f"its ranks saved at step {last.step}. Set suspend to false to go on from there"
     return settled(Reason.SUSPENDED, f"The job is suspended and holds nothing: {go_on}.")
 

@@ -222,3 +222,10 @@ def test_a_late_word_leaves_a_suspended_job_suspended() -> None:
     assert decided.because == "complete the ledger of attempt 1"
     assert condition(decided).reason == "Suspended"
     assert decide(a_view(after(job, decided), *pods), late).status is None
+
+
+def test_a_word_of_a_save_without_a_step_names_no_step() -> None:
+    said = a_record("Failed", reason="Saved", message="Saved and left.")
+    job = asked_job()
+    job = after(job, decide(a_view(job, left(0, said), left(1, said))))
+    assert "step None" not in condition(decide(a_view(job))).message
