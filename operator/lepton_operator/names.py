@@ -46,6 +46,11 @@ def parse_training_pod(job: str, pod: str) -> tuple[int, int] | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
+def made_for(training_pod: str) -> int:
+    """Return the attempt in the name of a pod that is known to be one of a gang."""
+    return int(training_pod.rsplit("-", 2)[1])
+
+
 def training_hostname(job: str, rank: int) -> str:
     """Return the host name of a rank: the same in every attempt."""
     return f"{job}-train-{rank}"

@@ -198,7 +198,7 @@ def followed_attempt(annotation: str | None, rank: int) -> int | None:
         number, of_rank = told["attempt"], told["nodeRank"]
     except (ValueError, TypeError, KeyError, RecursionError):
         return None
-    is_number = isinstance(number, int) and 0 < number <= MAX_ATTEMPTS
+    is_number = isinstance(number, int) and 0 < number < MAX_ATTEMPTS  # another one may follow
     return number if is_number and of_rank == rank else None
 
 
@@ -260,7 +260,7 @@ def _placement_at_creation(job: TrainingJob, attempt: int) -> Mapping[str, str]:
 def restarts_left(job: TrainingJob) -> int:
     """Return how often the launchers may start ranks again in their pods, in one attempt.
 
-    None where a rule of the user's that says anything but Restart may be about any failure, and in
+    Never where a rule of the user's that says anything but Restart may be about any failure, and in
     the attempt after a pod was moved for an error that came twice: there again it is the user's.
     """
     policy, restarts = job.spec.failure_policy, job.status.restarts

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from lepton_operator import records
+from lepton_operator import names, records
 from lepton_operator.api.training import Budget, Cause
 from lepton_operator.build import training as build
 from lepton_operator.training.causes import TRAITS, Trait
@@ -102,7 +102,7 @@ class Suspect:
     @property
     def record(self) -> records.Record | None:
         """Return what the launcher left; None where that is nothing readable."""
-        return record_of(self.pod)
+        return _record_in(self.gang, self.pod)
 
     def said(self, sign: records.Sign) -> bool:
         """Tell whether the pod found this sign in its own log."""
@@ -155,7 +155,25 @@ class Suspect:
 
 def record_of(pod: PodView) -> records.Record | None:
     container = training_container(pod)
-    return records.parse(container.message) if container else None
+    return records.parse(container.message) if container and container.message else None
+
+
+_OF_ITS_ATTEMPT = dict.fromkeys(("step", "resumed_from", "furthest", "restarts", "stacks"))
+
+
+def _record_in(gang: Gang, pod: PodView) -> records.Record | None:
+    """Return what a pod left, without the figures of an attempt that was closed before.
+
+    One that keeps its place may end while it waits for this one. Its record names an attempt where
+    that is not the one that the pod was made for.
+    """
+    record = record_of(pod)
+    if record is None or (record.attempt or names.made_for(pod.name)) == gang.number:
+        return record
+    figures = {**_OF_ITS_ATTEMPT, "repeated": False, "saved": False}
+    if record.reason is records.Reason.SAVED:
+        figures["reason"] = records.Reason.TERMINATED
+    return record.model_copy(update=figures)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,17 +229,19 @@ def left(gang: Gang) -> records.Record | None:
 def running_since(gang: Gang) -> datetime | None:
     """Return when the last of the pods that are left started its ranks; None if one never did.
 
-    By what the pods say, not by what a pass happened to see: an attempt may be short.
+    By what the pods say, not by what a pass happened to see: an attempt may be short. One that
+    was kept may have started them before it.
     """
     containers = [training_container(pod) for pod in gang.pods.values()]
     started = [each.started if each is not None else None for each in containers]
     known = [each for each in started if each is not None]
-    return max(known) if known and len(known) == len(started) else None
+    whole = known and len(known) == len(started)
+    return max(*known, gang.attempt.start_time) if whole else None
 
 
 def _records(gang: Gang) -> Iterator[records.Record]:
     for pod in gang.pods.values():
-        record = record_of(pod)
+        record = _record_in(gang, pod)
         if record is not None:
             yield record
 

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
+from lepton_operator.conditions import READY, find
 from lepton_operator.plan import Plan
 from lepton_operator.training.situation import Situation, training_container
 from lepton_operator.training.status import Reason, reconciling, written
 from lepton_operator.views import PodView
 
 SLACK_SECONDS = 5  # for the kubelet to kill a pod at the end of its grace period, and to say so
+
+_LEAVES = (
+    " was asked to leave: all ranks save at one step, if they can, and leave. The next attempt "
+    "goes on from there."
+)
 
 
 def wait(situation: Situation) -> Plan | None:
@@ -23,12 +29,11 @@ def wait(situation: Situation) -> Plan | None:
     if not ends:
         return None
     name = min(ends)
-    verdict = reconciling(
-        Reason.RESTARTING,
-        f"Pod {name} was asked to leave: all ranks save at one step, if they can, and leave. "
-        "The next attempt goes on from there.",
-    )
-    status = written(situation, verdict)
+    stands = find(situation.status.conditions, READY)
+    # Pods that leave one after the other are told of once.
+    is_told = stands is not None and stands.message.endswith(_LEAVES)
+    message = stands.message if stands is not None and is_told else f"Pod {name}{_LEAVES}"
+    status = written(situation, reconciling(Reason.RESTARTING, message))
     because = f"wait for pod {name}, which was asked to leave" if status else ""
     return Plan(because=because, status=status, due=max(ends.values()))
 

@@ -36,6 +36,7 @@ _IN_ORDER = (
     "unobserved",
 )
 _DIGITS = 1
+_MOST = 1e20  # of GPUs a spec may ask for any number
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +186,7 @@ def settled(situation: Situation, attempt: Attempt) -> Ledger | None:
     end = attempt.end_time or situation.now
     classes = with_late_word(_span(attempt, end, attempt.running_time), before, told)
     found = _ledger(classes, _gpus(situation, build.parse_resolved(attempt.resolved)))
-    return found if found != attempt.ledger else None
+    return found if _read(found).get("unobserved", 0.0) < before["unobserved"] else None
 
 
 def total(status: TrainingJobStatus, attempts: Sequence[Attempt]) -> Ledger | None:
@@ -282,7 +283,8 @@ def _ledger(classes: Seconds, gpus: int) -> Ledger:
 
 
 def _model(fields: Seconds) -> Ledger:
-    texts = {name: f"{spent:.{_DIGITS}f}" for name, spent in fields.items() if spent > 0}
+    took = {name: min(spent, _MOST) for name, spent in fields.items() if spent > 0}
+    texts = {name: f"{spent:.{_DIGITS}f}" for name, spent in took.items()}
     return Ledger.model_validate(
         {name: text.removesuffix(".0") for name, text in texts.items() if float(text) > 0}
     )

@@ -51,7 +51,10 @@ def plan(view: TrainingView, now: datetime) -> Plan:
     """Return what is to be done about a job now, and when to ask again."""
     situation = understand(view, now)
     decided = next(found for rule in RULES if (found := rule(situation)) is not None)
-    return replace(decided, due=_earliest(decided.due, deadline.active_until(situation)))
+    until = deadline.active_until(situation)
+    # A rule that goes before the deadline's may let it pass, and wait for something else.
+    ahead = until if until is not None and until > now else None
+    return replace(decided, due=_earliest(decided.due, ahead))
 
 
 def _earliest(*moments: datetime | None) -> datetime | None:

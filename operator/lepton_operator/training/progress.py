@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from lepton_operator.api.training import Attempt, Cause, Progress, RankRestart
 from lepton_operator.build import training as build
 from lepton_operator.conditions import Verdict, cut, is_true, sentence
@@ -43,8 +45,15 @@ def follow(situation: Situation) -> Plan | None:
         patch=(*placements, *images),
         status=status,
         events=_slow_now(situation, news),
-        due=failure.silence_due(situation),
+        due=_due(situation),
     )
+
+
+def _due(situation: Situation) -> datetime | None:
+    placing = waiting.placing_told_at(situation)
+    told = placing if placing is not None and placing > situation.now else None
+    dues = (failure.silence_due(situation), told)
+    return min((each for each in dues if each is not None), default=None)
 
 
 def _news(situation: Situation, gang: Gang) -> Progress | None:
@@ -104,7 +113,7 @@ def _verdict(situation: Situation, gang: Gang, known: Progress | None) -> Verdic
     asked = situation.asked(gang.resolved)
     found = ((pod, diagnose(pod, asked)) for pod in idle)
     held_up = next(((pod, each) for pod, each in found if each.reason not in TRANSIENT), None)
-    # Of an ordinary start the gang's two stages are told, and not each pod's: each is a write.
+    # Of an ordinary start no pod's stages are told: each would be a write.
     return _held_up(situation, *held_up) if held_up else waiting.verdict(situation)
 
 

@@ -46,8 +46,9 @@ def _was_asked(gang: Gang) -> bool:
 
 
 def _is_asked(pod: PodView) -> bool:
-    found = pod.annotations.get(names.ATTEMPT)
-    return found is not None and build.leave_word(found) == found
+    found = pod.annotations.get(names.ATTEMPT, "")
+    # Of thousands of pods most were not: their annotations need no reading.
+    return '"leave"' in found and build.leave_word(found) == found
 
 
 def _ask(situation: Situation, gang: Gang, awaited: Sequence[PodView]) -> Plan:
@@ -102,22 +103,21 @@ def _end(situation: Situation, gang: Gang | None) -> Plan:
     """Phase two: the attempt is closed, and what is left of it goes in a later pass."""
     closed = _closed(situation, gang) if gang else None
     holds = _holds(situation)
-    verdict = _verdict(situation, closed, holds=holds)
+    wanted = _verdict(situation, closed, holds=holds)
     status = written(
         situation,
-        verdict,
+        wanted,
         attempts=attempts.recorded(situation, closed) if closed else None,
         restarts=attempts.counters(situation, gang) if gang else None,
     )
     left = [] if gang else [each for each in situation.others if not each.pod.deleting]
-    new = situation.spec.suspend and not is_true(situation.status.conditions, SUSPENDED)
     told = [f"delete {waiting.describe(left)}"] if left else []
     said = ["say that the job is suspended"] if status else []
     return Plan(
         because=", ".join([*told, *said]),
         delete=waiting.deletes(left),
         status=status,
-        events=(Event("Normal", SUSPENDED, verdict.message),) if new else (),
+        events=(Event("Normal", SUSPENDED, wanted.message),) if is_untold(situation) else (),
         due=waiting.given_up_at(situation) if holds and not gang else None,
     )
 
@@ -132,6 +132,16 @@ def _closed(situation: Situation, gang: Gang) -> Attempt:
     return closed.model_copy(update={"reason": Cause.SAVED.value, "message": cut(left.message)})
 
 
+def is_untold(situation: Situation) -> bool:
+    """Tell whether no status says yet that the job is suspended."""
+    return situation.spec.suspend and not is_true(situation.status.conditions, SUSPENDED)
+
+
+def verdict(situation: Situation) -> Verdict:
+    """Return the verdict while no attempt is open, be the job suspended or not."""
+    return _verdict(situation, situation.last, holds=_holds(situation))
+
+
 def _verdict(situation: Situation, closed: Attempt | None, *, holds: bool) -> Verdict:
     if not situation.spec.suspend:
         return waiting.verdict_after(situation, closed)
@@ -140,7 +150,8 @@ def _verdict(situation: Situation, closed: Attempt | None, *, holds: bool) -> Ve
 
 def _at_rest(last: Attempt | None) -> Verdict:
     go_on = "set suspend to false to go on"
-    if last is not None and last.outcome == "Suspended" and last.reason == Cause.SAVED:
+    has_saved = last is not None and last.outcome == "Suspended" and last.reason == Cause.SAVED
+    if last is not None and has_saved and last.step is not None:
         go_on = f"its ranks saved at step {last.step}. Set suspend to false to go on from there"
     return settled(Reason.SUSPENDED, f"The job is suspended and holds nothing: {go_on}.")
 

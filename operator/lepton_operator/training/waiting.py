@@ -15,6 +15,8 @@ from lepton_operator.training.situation import Member, Situation
 from lepton_operator.training.status import MAX_CAUSE, Reason, reconciling, written
 from lepton_operator.views import PodView
 
+PLACING_SECONDS = 5  # a scheduler that takes longer is told of
+
 
 def verdict(situation: Situation) -> Verdict:
     """Return the verdict while no attempt is open, or the pods of one are on their way."""
@@ -43,14 +45,19 @@ def verdict_after(situation: Situation, previous: Attempt | None) -> Verdict:
 
 
 def _opening(situation: Situation, number: int) -> Verdict:
-    """Return the verdict about an attempt that nothing holds up: placed first, then started."""
+    """Return the verdict about an attempt that nothing holds up.
+
+    It stays the same until all pods run, unless one waits long for a node: each change is a write.
+    """
     nodes = situation.spec.num_nodes
     if situation.gang is None and still_leaving(situation):
         return reconciling(
             Reason.SCHEDULING,
             f"Attempt {number} waits until the pods of the one before are gone.",
         )
-    if not _are_placed(situation):
+    gang, at = situation.gang, placing_told_at(situation)
+    is_open = gang is not None and gang.number >= number
+    if is_open and at is not None and at <= situation.now:
         pods = "its pod has" if nodes == 1 else f"all {pods_of(nodes)} have"
         return reconciling(
             Reason.SCHEDULING,
@@ -62,11 +69,15 @@ def _opening(situation: Situation, number: int) -> Verdict:
     )
 
 
-def _are_placed(situation: Situation) -> bool:
+def placing_told_at(situation: Situation) -> datetime | None:
+    """Return when it is told that pods of the open attempt wait for nodes; None if none does."""
     gang = situation.gang
-    return gang is not None and all(
-        rank in gang.pods and gang.pods[rank].node is not None for rank in situation.ranks
-    )
+    if gang is None:
+        return None
+    if all(rank in gang.pods and gang.pods[rank].node is not None for rank in situation.ranks):
+        return None
+    opened = gang.attempt.start_time.replace(microsecond=0)
+    return opened + timedelta(seconds=PLACING_SECONDS)
 
 
 def clear(situation: Situation) -> Plan | None:

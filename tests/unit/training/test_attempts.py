@@ -43,8 +43,8 @@ def test_a_new_job_gets_all_its_pods_and_a_record_in_one_pass() -> None:
     assert created(decided) == ["digits-train-1-0", "digits-train-1-1", "digits-train-1-2"]
     assert status_of(decided)["attempts"][0]["outcome"] == "Running"
     assert status_of(decided)["startTime"] == "2026-11-22T04:00:00Z"
-    assert condition(decided).reason == "Scheduling"
-    assert "once all 3 pods have a node" in condition(decided).message
+    assert condition(decided).reason == "Starting"
+    assert "as soon as all 3 pods run" in condition(decided).message
     assert condition(decided, "Reconciling").status == "True"
     assert [each.reason for each in decided.events] == ["AttemptStarted"]
     assert decided.because == "start attempt 1 on 3 pods"
@@ -52,9 +52,10 @@ def test_a_new_job_gets_all_its_pods_and_a_record_in_one_pass() -> None:
 
 
 def test_a_job_of_one_pod_is_told_of_in_the_singular() -> None:
-    assert "once its pod has a node" in condition(decide(a_view(a_training_job()))).message
-    placed = condition(decide(a_view(an_open_job(), a_pod(0))))
-    assert placed.message == "Attempt 1 starts: the job is Ready as soon as its pod runs."
+    opened = condition(decide(a_view(a_training_job())))
+    assert opened.message == "Attempt 1 starts: the job is Ready as soon as its pod runs."
+    waits = condition(decide(a_view(an_open_job(), a_pod(0, node=None))))
+    assert "once its pod has a node" in waits.message
 
 
 def test_the_next_attempt_looks_again_whether_the_old_pods_are_gone() -> None:

@@ -14,7 +14,7 @@ from lepton_operator.build import training as build
 from lepton_operator.plan import Patch, Plan
 from lepton_operator.training.evidence import PROGRESS_HOLDS
 from lepton_operator.training.failure import LOSS_PATIENCE
-from lepton_operator.views import Earlier, Loss, PodView, Told
+from lepton_operator.views import Earlier, InPlace, Loss, PodView, Told
 from tests.builders import a_container, a_node, a_pod, a_record, ago, defaults
 from tests.unit.training.builders import (
     a_view,
@@ -83,9 +83,9 @@ def test_only_the_lost_pod_is_made_anew() -> None:
     )
 
 
-def opened(job: TrainingJob, pods: list[PodView]) -> tuple[TrainingJob, list[PodView]]:
+def opened(job: TrainingJob, pods: list[PodView], **more: Any) -> tuple[TrainingJob, list[PodView]]:
     """Attempt 2, and its pods: those that were made have no node yet."""
-    closed_job = closed(job, pods)
+    closed_job = closed(job, pods, **more)
     decided = next_plan(closed_job, pods)
     living = [each for each in pods if not each.gone]
     made = [
@@ -146,6 +146,50 @@ def test_the_launchers_that_stay_are_told_what_is_left_of_the_budget() -> None:
     kept = told(patches["digits-train-1-0"])
     # The launchers spent one; the attempt itself got further than any before it, and is free.
     assert (kept["furthestStep"], kept["maxRestarts"]) == (40, 4)
+
+
+def test_what_a_record_says_of_an_earlier_attempt_is_counted_there_only() -> None:
+    job = an_open_job(2, failurePolicy={"maxRestarts": 5})
+    pods = a_gang(job)
+    pods[1] = lost(pods[1])
+    spent = Told(Progress(time=ago(1), attempt=1, phase="training"), InPlace(restarts=2))
+    job, pods = opened(job, pods, told=spent)
+    assert job.status.restarts is not None
+    assert job.status.restarts.user == 2
+    # It ends while it waits for attempt 2, and so it tells of the one that it was made for.
+    said = a_record("Failed", reason="UserError", message="x", restarts=2, step=40, furthest=40)
+    kept = replace(pods[0], containers=(a_container(exit_code=1, message=said),), phase="Failed")
+    job = closed(job, [kept, pods[1]])
+    last = job.status.attempts[-1]
+    assert (last.number, last.restarts, last.step, last.furthest_step) == (2, None, None, None)
+    assert job.status.restarts is not None
+    assert job.status.restarts.user == 3  # the two of attempt 1, and attempt 2
+
+
+def test_what_was_saved_in_an_earlier_attempt_is_not_said_of_the_one_that_is_suspended() -> None:
+    pods = a_gang(job := an_open_job(2))
+    pods[1] = lost(pods[1])
+    job, pods = opened(job, pods)
+    job = with_spec(job, suspend=True)
+    said = a_record("Failed", reason="Saved", message="Saved at step 120 and left.", step=120)
+    left = replace(pods[0], containers=(a_container(exit_code=75, message=said),), phase="Failed")
+    last = after(job, next_plan(job, [left, pods[1]])).status.attempts[-1]
+    assert (last.number, last.outcome, last.reason, last.step) == (2, "Suspended", None, None)
+
+
+def test_what_was_saved_in_an_earlier_attempt_is_no_reason_for_the_end_of_the_next() -> None:
+    pods = a_gang(job := an_open_job(2))
+    pods[1] = lost(pods[1])
+    job, pods = opened(job, pods)
+    said = a_record("Failed", reason="Saved", message="Saved at step 120 and left.", step=120)
+    drained = replace(
+        pods[0],
+        containers=(a_container(exit_code=75, message=said),),
+        phase="Failed",
+        deleted_by_eviction=True,
+    )
+    last = closed(job, [drained, pods[1]]).status.attempts[-1]
+    assert (last.number, last.reason, last.budget) == (2, "Evicted", "Infrastructure")
 
 
 def test_a_pod_that_was_told_belongs_to_the_new_attempt() -> None:
@@ -262,6 +306,7 @@ def test_a_pod_that_dies_while_its_attempt_is_opened_is_waited_for() -> None:
         '{"attempt": "2", "nodeRank": 0}',
         '{"attempt": 2, "nodeRank": 1}',
         '{"attempt": 99999999999999, "nodeRank": 0}',
+        '{"attempt": 1000000000, "nodeRank": 0}',
         '{"attempt": -1, "nodeRank": 0}',
     ],
 )

@@ -89,6 +89,13 @@ def test_a_peer_that_saved_tells_of_a_pod_that_vanished_unseen() -> None:
     assert attempt(decided)["reason"] == "Saved"
 
 
+def test_pods_that_leave_one_after_the_other_are_not_a_write_for_each() -> None:
+    job = an_open_job(2)
+    second = a_pod(1, running=True, node="node-2", leaves_by=KILLED_AT, **DRAINED)
+    job = with_status(job, decide(a_view(job, LEAVES, second)).status)
+    assert decide(a_view(job, left(0, leaves_by=KILLED_AT, **DRAINED), second)).status is None
+
+
 def test_where_nobody_disturbed_the_gang_its_own_word_is_the_user_s() -> None:
     decided = decide(a_view(an_open_job(2), left(0), left(1)))
     assert attempt(decided)["reason"] == "Terminated"

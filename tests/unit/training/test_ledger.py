@@ -321,6 +321,36 @@ def test_the_last_words_of_a_closed_attempt_complete_its_ledger_once() -> None:
     assert "ledger" not in again.because
 
 
+def test_the_words_of_many_pods_are_not_a_write_for_each() -> None:
+    job, lost = an_open_job(3), replace(running_pod(2), deleting=True)
+    job = failed(job, running_pod(), running_pod(1), lost)
+
+    def gone(rank: int, productive: float) -> PodView:
+        said = a_record("Failed", reason="Terminated", ledger={"productive": productive})
+        ended = a_container(exit_code=1, message=said, started=seconds_ago(20), finished=NOW)
+        return replace(running_pod(rank), phase="Failed", containers=(ended,), gone=True)
+
+    job = after(job, decide(a_view(job, gone(0, 14.1), gone(1, 14), lost)))
+    assert ledger_of(last(job).ledger)["productive"] == 14.1
+    # The tombstone of rank 0 is forgotten.
+    assert "ledger" not in decide(a_view(job, gone(1, 14), lost)).because
+    assert "ledger" in decide(a_view(job, gone(1, 15), lost)).because
+
+
+def test_an_attempt_of_which_only_kept_pods_are_left_did_not_run_before_it_began() -> None:
+    job, kept = an_open_job(2), a_container(started=ago(5000))
+    job = failed(job, replace(running_pod(), containers=(kept,)))
+    assert last(job).reason == "PodLost"
+    assert last(job).running_time == last(job).start_time
+
+
+@pytest.mark.parametrize("count", ["9" * 20, "9" * 32])
+def test_gpus_beyond_all_measure_hinder_no_status(count: str) -> None:
+    job = an_open_job(resourcesPerNode={"limits": {"nvidia.com/gpu": count}})
+    job = after(job, decide(a_view(job, running_pod(), told=progress(productive="11.5"))))
+    assert ledger_of(last(job).ledger)["productive"] == 11.5
+
+
 def test_a_ledger_that_is_forged_changes_no_sum() -> None:
     said = a_record("Failed", reason="UserError", ledger={"productive": 9e7, "hang": 1e300})
     job = failed(an_open_job(), replace(running_pod(), phase="Failed"))

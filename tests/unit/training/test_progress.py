@@ -8,7 +8,7 @@ import pytest
 from lepton_operator.api.training import Progress, RankRestart, SlowRank, TrainingJob
 from lepton_operator.training.status import Reason
 from lepton_operator.views import InPlace, PodView, Told
-from tests.builders import NOW, a_node, a_pod, a_waiting_container, ago, stamp
+from tests.builders import NOW, a_node, a_pod, a_training_job, a_waiting_container, ago, stamp
 from tests.unit.training.builders import (
     a_restarting_job,
     a_view,
@@ -208,14 +208,35 @@ def test_what_holds_up_a_gang_is_said_in_a_sentence(
     assert all(word in condition(decided).message for word in words)
 
 
-def test_a_start_is_two_stages_and_no_write_for_each_pod() -> None:
-    job = an_open_job(2)
-    assert job.status.conditions[0].reason == "Scheduling"
-    for pods in ((a_pod(0, node=None), a_pod(1, node=None)), (a_pod(0), a_pod(1, node=None))):
+def test_an_ordinary_start_writes_the_status_when_it_is_opened_and_when_it_runs() -> None:
+    job = after(a_training_job(2), opening := decide(a_view(a_training_job(2))))
+    assert condition(opening).reason == "Starting"
+    for pods in (
+        (a_pod(0, node=None), a_pod(1, node=None)),
+        (a_pod(0), a_pod(1, node=None)),
+        (a_pod(0), a_pod(1)),
+        (a_pod(0, running=True), a_pod(1)),
+    ):
         assert decide(a_view(job, *pods)).status is None
-    placed = decide(a_view(job, a_pod(0), a_pod(1)))
+    runs = decide(a_view(job, a_pod(0, running=True), a_pod(1, running=True)))
+    assert condition(runs).reason == "Running"
+
+
+def test_the_wait_for_the_scheduler_is_told_when_it_lasts_and_not_for_each_pod() -> None:
+    job = after(a_training_job(2), decide(a_view(a_training_job(2))))
+    nowhere = (a_pod(0, node=None), a_pod(1, node=None))
+    due = decide(a_view(job, *nowhere)).due
+    assert due == NOW.replace(microsecond=0) + timedelta(seconds=5)
+    told = decide(a_view(job, *nowhere), due)
+    assert condition(told).reason == "Scheduling"
+    assert "once all 2 pods have a node" in condition(told).message
+    job = after(job, told)
+    for pods in (nowhere, (a_pod(0), a_pod(1, node=None))):
+        again = decide(a_view(job, *pods), due)
+        assert (again.status, again.due) == (None, None)
+    placed = decide(a_view(job, a_pod(0), a_pod(1)), due)
     assert condition(placed).reason == "Starting"
-    assert decide(a_view(after(job, placed), a_pod(0, running=True), a_pod(1))).status is None
+    assert decide(a_view(after(job, placed), a_pod(0, running=True), a_pod(1)), due).status is None
 
 
 def test_a_restarted_job_says_so_until_it_runs() -> None:

@@ -13,7 +13,7 @@ from lepton_operator import names
 from lepton_operator.api.training import TrainingJob
 from lepton_operator.plan import Plan
 from lepton_operator.views import PodView
-from tests.builders import NOW, a_node, a_pod, a_record, a_result, stamp
+from tests.builders import NOW, a_container, a_node, a_pod, a_record, a_result, stamp
 from tests.unit.training.builders import (
     a_view,
     after,
@@ -196,3 +196,36 @@ def test_the_time_of_several_suspensions_adds_up() -> None:
         job = with_spec(job, suspend=False)
         job = after(job, decide(a_view(job), now))
         now += timedelta(seconds=100)
+
+
+def test_a_deadline_that_passes_while_ranks_leave_asks_for_no_pass_at_once() -> None:
+    job = with_spec(asked_job(activeDeadlineSeconds=70), suspend=False)
+    later = NOW + timedelta(seconds=20)
+    waits = decide(a_view(job, *ASKED_PODS), later)
+    assert condition(waits).reason == "Suspending"
+    assert waits.due == WHOLE_NOW + timedelta(seconds=30 + 30)
+
+
+def test_a_late_word_leaves_a_suspended_job_suspended() -> None:
+    job, began = asked_job(), NOW - timedelta(seconds=20)
+    trains = [replace(pod, containers=(a_container(started=began),)) for pod in ASKED_PODS]
+    late = NOW + timedelta(seconds=70)
+    job = after(job, decide(a_view(job, *trains), late))
+    assert (job.status.attempts[-1].outcome, job.status.conditions[0].reason) == (
+        "Suspended",
+        "Suspended",
+    )
+    said = a_record("Failed", reason="Terminated", ledger={"productive": 80})
+    ended = a_container(exit_code=1, message=said, started=began)
+    pods = [replace(pod, phase="Failed", containers=(ended,), deleting=True) for pod in trains]
+    decided = decide(a_view(job, *pods), late)
+    assert decided.because == "complete the ledger of attempt 1"
+    assert condition(decided).reason == "Suspended"
+    assert decide(a_view(after(job, decided), *pods), late).status is None
+
+
+def test_a_word_of_a_save_without_a_step_names_no_step() -> None:
+    said = a_record("Failed", reason="Saved", message="Saved and left.")
+    job = asked_job()
+    job = after(job, decide(a_view(job, left(0, said), left(1, said))))
+    assert "step None" not in condition(decide(a_view(job))).message
