@@ -262,7 +262,8 @@ class InferenceWorld(RuleBasedStateMachine):
             assert len(serving_pods - doomed) >= view.service.spec.replicas, found.because
 
     def must_be_recorded(self, pod: PodView) -> None:
-        if pod.phase == "Failed":
+        seen = self.world.seen.get(pod.uid)
+        if seen is not None and seen.phase == "Failed":
             recorded = self.service.status.last_failure
             assert recorded is not None, f"{pod.name} is deleted, and no status says why"
 
