@@ -298,7 +298,7 @@ class ModelWorld(RuleBasedStateMachine):
         assert not self.live()
         assert status.observed_generation == self.model.metadata.generation
         newest = sorted(self.store.accuracies, reverse=True)[:KEPT_VERSIONS]
-        if not is_true(status.conditions, STALLED) and spec.source is None:
+        if spec.source is None:
             assert [each.version for each in status.versions][: len(newest)] == newest
         accepted = [each for each in status.versions if gate.passes(each)]
         if accepted:

@@ -39,9 +39,9 @@ class Failure:
     reason: ModelReason
     message: str
 
-    @property
-    def final(self) -> bool:
-        return self.reason in FINAL
+    def is_final(self, step: Step) -> bool:
+        """Return whether only a change of the spec can help, which says nothing to an index."""
+        return self.reason in FINAL and step.kind != "index"
 
 
 def recorded(view: ModelView, status: LeptonModelStatus, now: datetime) -> LeptonModelStatus:
@@ -188,6 +188,7 @@ def _with_failure(
 def _entry(ended: _Ended, found: Failure, failures: int, generation: int) -> StepStatus:
     step, container = ended.step, ended.pod.container(CONTAINER)
     finished = container.finished if container else None
+    final = found.is_final(step)
     return StepStatus(
         step=step.kind,
         version=step.version,
@@ -199,8 +200,8 @@ def _entry(ended: _Ended, found: Failure, failures: int, generation: int) -> Ste
         failures=failures,
         last_failure_time=(finished or ended.now).replace(microsecond=0),
         reason=found.reason,
-        message=cut(f"{found.message.rstrip('. ')}. {GIVEN_UP if found.final else TRIED_AGAIN}"),
-        final=found.final,
+        message=cut(f"{found.message.rstrip('. ')}. {GIVEN_UP if final else TRIED_AGAIN}"),
+        final=final,
     )
 
 

@@ -52,6 +52,7 @@ class ModelReason(StrEnum):
 
 
 # The user's own: only a change of the LeptonModel can mend them, so they are not tried again.
+# An index has none: given up, it would hide versions from a model that is Ready by an older one.
 FINAL = frozenset(
     {
         ModelReason.DIGEST_MISMATCH,

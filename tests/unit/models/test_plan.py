@@ -9,6 +9,7 @@ import pytest
 from lepton_operator.api.model import LeptonModelStatus
 from lepton_operator.conditions import find
 from lepton_operator.models.plan import plan
+from lepton_operator.models.reasons import FINAL
 from lepton_operator.plan import Plan
 from lepton_operator.views import ModelView, Refusal
 from tests.builders import NOW, a_model, a_node, a_training_job, a_waiting_container, ago, stamp
@@ -372,6 +373,17 @@ def test_a_failure_for_good_is_tried_again_when_the_spec_changed() -> None:
     assert created(plan(same, NOW)) == []
     changed = view(source=SOURCE, status=a_status(failing=[failing]), meta={"generation": 2})
     assert created(plan(changed, NOW)) == ["digits-import-2"]
+
+
+@pytest.mark.parametrize("reason", sorted(FINAL))
+def test_an_index_is_never_given_up(reason: str) -> None:
+    step = replace(INDEX, known="2")
+    listed = a_status(a_version(2), unlisted=True)
+    start = settled(view(status=listed, pods=(failed(step, reason),)))
+    (entry,) = start.model.status.failing
+    assert (entry.reason, entry.final) == (reason, False)
+    later = NOW + timedelta(seconds=5)
+    assert created(plan(replace(start, pods=()), later)) == ["digits-index-2"]
 
 
 @pytest.mark.parametrize(
