@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -98,6 +99,9 @@ class Client:
 
     def _saw(self, event: Manifest) -> None:
         if event["type"] == "ERROR":
+            # Its cache may be behind what it has told already: then it is asked once more.
+            if event["object"]["code"] == HTTPStatus.GATEWAY_TIMEOUT:
+                return
             raise RuntimeError(event["object"]["message"])
         metadata = event["object"]["metadata"]
         self._resource_version = metadata["resourceVersion"]
