@@ -37,6 +37,15 @@ def job_of(kubectl: Kubectl, name: str) -> dict[str, Any] | None:
     return kubectl.get("trainingjob", name)
 
 
+def runs(kubectl: Kubectl, name: str) -> dict[str, Any]:
+    """Wait until all pods of a job run."""
+    found = wait_until(
+        lambda: job_of(kubectl, name), lambda job: has_reason(job, "Running"), "a pod runs"
+    )
+    assert found is not None
+    return found
+
+
 def completes(kubectl: Kubectl, name: str) -> dict[str, Any]:
     found = wait_until(
         lambda: job_of(kubectl, name),
@@ -75,11 +84,7 @@ def test_two_pods_with_a_gpu_each_train_together(bare_namespace: Kubectl) -> Non
 
 def test_a_deleted_pod_restarts_the_gang(bare_namespace: Kubectl) -> None:
     bare_namespace.apply(gang("lost", then=WAIT_IN_FIRST_ATTEMPT))
-    wait_until(
-        lambda: job_of(bare_namespace, "lost"),
-        lambda job: has_reason(job, "Running"),
-        "a pod runs",
-    )
+    runs(bare_namespace, "lost")
     bare_namespace.delete("pod", "lost-train-1-1")
     job = completes(bare_namespace, "lost")
     first, second = attempts(job)
