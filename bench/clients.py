@@ -74,14 +74,11 @@ class Client:
     async def watch(self) -> None:
         """Note the pods that come and go, and when each owner's first came, until cancelled."""
         while True:  # the API server ends the watch of a client that is too slow for it
-            await self._watch_from(self._resource_version)
-
-    async def _watch_from(self, resource_version: str) -> None:
-        async for line in self._lines("Pod", resource_version):
-            # What else a pod does is not measured, and reading it would cost the CPU time that
-            # operator and API server share with this client.
-            if line.startswith(_READ):
-                self._saw(json.loads(line))
+            async for line in self._lines("Pod", self._resource_version):
+                # What else a pod does is not measured, and reading it would cost the CPU time that
+                # operator and API server share with this client.
+                if line.startswith(_READ):
+                    self._saw(json.loads(line))
 
     async def objects(self, kind: str) -> AsyncIterator[Manifest]:
         """Yield every object of a kind that exists, then each again when it changed, for ever."""
@@ -95,14 +92,12 @@ class Client:
         async with self.session.get(self._url(kind), params=query, timeout=_NO_TIMEOUT) as stream:
             stream.raise_for_status()
             async for line in stream.content:
+                if line.startswith(_ERROR):
+                    _check(json.loads(line)["object"])
+                    return
                 yield line
 
     def _saw(self, event: Manifest) -> None:
-        if event["type"] == "ERROR":
-            # Its cache may be behind what it has told already: then it is asked once more.
-            if event["object"]["code"] == HTTPStatus.GATEWAY_TIMEOUT:
-                return
-            raise RuntimeError(event["object"]["message"])
         metadata = event["object"]["metadata"]
         self._resource_version = metadata["resourceVersion"]
         if event["type"] == "DELETED":
@@ -121,11 +116,18 @@ class Client:
         return f"{self.server}/{group}/namespaces/{self.namespace}/{_PLURALS[kind]}"
 
 
-_READ = tuple(b'{"type":"%s"' % each for each in (b"ADDED", b"DELETED", b"ERROR"))
+_READ = (b'{"type":"ADDED"', b'{"type":"DELETED"')
+_ERROR = b'{"type":"ERROR"'
 _NO_TIMEOUT = aiohttp.ClientTimeout(total=None)
 _CONNECTIONS = 20
 # Lines of a watch are whole pods.
 _LONGEST_LINE_BYTES = 1 << 20
+
+
+def _check(status: Manifest) -> None:
+    """Raise RuntimeError unless a watch may be asked for again: the server's cache is behind."""
+    if status["code"] != HTTPStatus.GATEWAY_TIMEOUT:
+        raise RuntimeError(status["message"])
 
 
 @asynccontextmanager

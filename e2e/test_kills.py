@@ -14,7 +14,7 @@ from e2e.models import bucket_of, upload_digits
 from e2e.operators import kill_leader
 from e2e.test_models import GATE, job_with_model, ready
 from e2e.test_serving import serves, service_of
-from e2e.test_training import completes, job_of
+from e2e.test_training import completes, runs
 from e2e.waiting import has_reason, wait_until
 
 MADE = {"pods", "services", "leptonmodels"}
@@ -56,9 +56,7 @@ def test_during_training(namespace: Kubectl, embedded: Target) -> None:
     job = job_with_model("digits")
     job["spec"]["env"][0]["value"] = "import time; time.sleep(8)\n" + code_of(job)
     namespace.apply(job)
-    wait_until(
-        lambda: job_of(namespace, "digits"), lambda each: has_reason(each, "Running"), "a pod runs"
-    )
+    runs(namespace, "digits")
     kill_leader(namespace)
     assert [each["outcome"] for each in attempts(completes(namespace, "digits"))] == ["Succeeded"]
     assert ready(namespace, "digits")["status"]["served"]["version"] == 1

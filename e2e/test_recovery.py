@@ -14,8 +14,8 @@ from e2e.jobs import attempts, counted, model, service, training_job
 from e2e.kubectl import Kubectl
 from e2e.models import upload_digits
 from e2e.test_serving import serves
-from e2e.test_training import WAIT_IN_FIRST_ATTEMPT, completes, gang, job_of
-from e2e.waiting import has_reason, wait_until
+from e2e.test_training import WAIT_IN_FIRST_ATTEMPT, completes, gang, job_of, runs
+from e2e.waiting import wait_until
 
 
 def pods_by_uid(kubectl: Kubectl) -> dict[str, str]:
@@ -44,9 +44,7 @@ def crowd(kubectl: Kubectl, node: str) -> None:
         "crowd", asleep, numProcPerNode=1, resourcesPerNode={"limits": limits}, **place
     )
     kubectl.apply(job)
-    wait_until(
-        lambda: job_of(kubectl, "crowd"), lambda each: has_reason(each, "Running"), "a pod runs"
-    )
+    runs(kubectl, "crowd")
 
 
 def test_a_node_that_dies_loses_its_pods_and_the_others_keep_their_place(
@@ -56,11 +54,7 @@ def test_a_node_that_dies_loses_its_pods_and_the_others_keep_their_place(
     crowd(bare_namespace, cluster.nodes[0])
     spread = {"nodeSelector": {"node.lepton.ai/e2e": "true"}}
     bare_namespace.apply(gang("stranded", then=WAIT_IN_FIRST_ATTEMPT, **spread))
-    job = wait_until(
-        lambda: job_of(bare_namespace, "stranded"),
-        lambda each: has_reason(each, "Running"),
-        "a pod runs",
-    )
+    job = runs(bare_namespace, "stranded")
     on_it = [pod for pod in bare_namespace.list("pods") if pod["spec"].get("nodeName") == node]
     assert on_it, f"the gang does not reach {node}: {job}"
     bare_namespace.delete("trainingjob", "crowd")
@@ -77,9 +71,7 @@ def test_a_node_that_dies_loses_its_pods_and_the_others_keep_their_place(
 
 def test_a_killed_operator_makes_nothing_twice(namespace: Kubectl) -> None:
     namespace.apply(gang("twice", then=WAIT_IN_FIRST_ATTEMPT))
-    wait_until(
-        lambda: job_of(namespace, "twice"), lambda each: has_reason(each, "Running"), "a pod runs"
-    )
+    runs(namespace, "twice")
     kept = namespace.get("pod", "twice-train-1-0")
     system = namespace.within(SYSTEM)
     operators = "app.kubernetes.io/component=operator"
@@ -101,9 +93,7 @@ def test_an_upgrade_with_other_images_deletes_no_pod(namespace: Kubectl, install
         gang("running", then=WAIT_IN_FIRST_ATTEMPT),
     )
     serves(namespace, "digits", version=1)
-    wait_until(
-        lambda: job_of(namespace, "running"), lambda each: has_reason(each, "Running"), "a pod runs"
-    )
+    runs(namespace, "running")
     chosen = "lepton.ai/role in (train,serve)"
     before = {pod["metadata"]["uid"] for pod in namespace.list("pods", chosen)}
     other = {"images": {"trainer": "localhost/other:1", "triton": "localhost/other:1"}}
@@ -126,9 +116,7 @@ def test_an_upgrade_with_other_images_deletes_no_pod(namespace: Kubectl, install
 
 def test_deleting_works_while_the_operator_is_down(namespace: Kubectl) -> None:
     namespace.apply(gang("orphan", then=WAIT_IN_FIRST_ATTEMPT))
-    wait_until(
-        lambda: job_of(namespace, "orphan"), lambda each: has_reason(each, "Running"), "a pod runs"
-    )
+    runs(namespace, "orphan")
     system = namespace.within(SYSTEM)
     system.run("scale", "deployment", installation.RELEASE, "--replicas=0")
     try:

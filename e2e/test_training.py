@@ -37,6 +37,15 @@ def job_of(kubectl: Kubectl, name: str) -> dict[str, Any] | None:
     return kubectl.get("trainingjob", name)
 
 
+def runs(kubectl: Kubectl, name: str) -> dict[str, Any]:
+    """Wait until all pods of a job run."""
+    found = wait_until(
+        lambda: job_of(kubectl, name), lambda job: has_reason(job, "Running"), "a pod runs"
+    )
+    assert found is not None
+    return found
+
+
 def completes(kubectl: Kubectl, name: str) -> dict[str, Any]:
     found = wait_until(
         lambda: job_of(kubectl, name),
@@ -78,11 +87,7 @@ def test_a_deleted_pod_is_replaced_and_the_other_keeps_its_place(
     bare_namespace: Kubectl, rank: int
 ) -> None:
     bare_namespace.apply(gang("lost", then=WAIT_IN_FIRST_ATTEMPT))
-    wait_until(
-        lambda: job_of(bare_namespace, "lost"),
-        lambda job: has_reason(job, "Running"),
-        "a pod runs",
-    )
+    runs(bare_namespace, "lost")
     kept = f"lost-train-1-{1 - rank}"
     before = bare_namespace.get("pod", kept)
     bare_namespace.delete("pod", f"lost-train-1-{rank}")
