@@ -38,10 +38,13 @@ SETUP = (
     (Suite("go-tools", (sys.executable, "-m", "e2e.cluster", "tools"), 2400),),
     (Suite("images", (sys.executable, "-m", "images", "build"), 1500),),
 )
+# What has a suite of its own; "unit" is the rest of tests/.
+APART = ("launcher", "integration", "resilience")
 QUICK = (
     (Suite("lint", ("make", "--no-print-directory", "lint"), 180),),
     (
-        _pytest("unit", 420, "tests", "--ignore=tests/integration", "--ignore=tests/resilience"),
+        _pytest("unit", 420, "tests", *(f"--ignore=tests/{each}" for each in APART)),
+        _pytest("launcher", 420, "tests/launcher"),
         _pytest("integration", 420, "tests/integration"),
     ),
 )
@@ -65,9 +68,10 @@ def _on_clusters(resilience_seconds: int, seconds: int, *arguments: str) -> Grou
             _pytest("resilience", resilience_seconds, "tests/resilience", *arguments),
             _on_cluster("e2e-machine", seconds, *arguments),
         ),
-        tuple(_on_cluster(name, seconds, *arguments) for name in ("e2e-jobs", "e2e-models")),
-        # Alone: it measures how soon a failure is noticed.
-        (_on_cluster("e2e-faults", seconds, *arguments),),
+        tuple(
+            _on_cluster(name, seconds, *arguments)
+            for name in ("e2e-jobs", "e2e-models", "e2e-faults")
+        ),
     )
 
 

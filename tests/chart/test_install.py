@@ -75,7 +75,9 @@ def releases(helm: Helm, kubectl: Kubectl) -> Iterator[Releases]:
     yield found
     for name, namespace in found.all():
         found.uninstall(name, namespace)
-    kubectl.run("delete", "crds", "--all", "--wait=false")
+    # Waited for: a CRD that is still going belongs to its old release when the next test installs.
+    kubectl.run("delete", "crds", "--all", "--timeout=60s")
+    # Nothing here takes a claim's finalizer away.
     kubectl.run("delete", "pvc", "--all", "--wait=false")
 
 
