@@ -296,6 +296,7 @@ class Checkpointer:
 
         Raises:
             AttemptClosedError: a later attempt has begun; this one must end.
+            CheckpointError: it was to save and leave, and could not save.
 
         """
         if self._attempt is None:
