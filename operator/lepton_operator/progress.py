@@ -52,7 +52,7 @@ class _Checkpoint(StatusModel):
 
 class _Restart(StatusModel):
     generation: Annotated[StrictInt, Field(ge=0, le=MAX_ATTEMPTS)]
-    reason: Literal["UserError", "Hang"]
+    reason: Literal["UserError", "OutOfMemory", "Hang"]
     rank: Annotated[StrictInt, Field(ge=0, lt=MAX_NODES * MAX_RANKS_PER_POD)] | None = None
     exit_code: Annotated[StrictInt, Field(ge=0, le=255)] | None = None
     signal: Annotated[StrictInt, Field(ge=1, le=64)] | None = None

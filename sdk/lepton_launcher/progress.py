@@ -187,7 +187,7 @@ class Progress:
         facts = {
             "rank": sighting.rank,
             "step": sighting.standing.step or None,
-            "silentSeconds": round(now - sighting.step_at, 1) if sighting.step_at else None,
+            "silentSeconds": _ago(sighting.step_at, now) if sighting.step_at else None,
             "ownSeconds": _rounded(sighting.standing.own_seconds or None),
         }
         return _known(facts)
@@ -207,14 +207,19 @@ def _checkpoint(sighting: Sighting, now: float) -> dict[str, Any] | None:
         return None
     return {
         "step": standing.checkpoint_step,
-        "ageSeconds": round(now - standing.checkpoint_at / 1e9, 1),
+        "ageSeconds": _ago(standing.checkpoint_at / 1e9, now),
         "seconds": round(standing.checkpoint_seconds, _DIGITS),
     }
 
 
 def _saved(saved_at: float | None, now: float) -> dict[str, Any] | None:
     """A checkpoint of a script's own, of which only its age is known."""
-    return None if saved_at is None else {"ageSeconds": round(now - saved_at, 1)}
+    return None if saved_at is None else {"ageSeconds": _ago(saved_at, now)}
+
+
+def _ago(moment: float, now: float) -> float:
+    """Seconds; a rank may write while it is looked at, and so after `now`."""
+    return round(max(0.0, now - moment), 1)
 
 
 def _slow_facts(slow: Slow | None) -> dict[str, Any] | None:

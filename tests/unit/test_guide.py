@@ -16,6 +16,7 @@ from lepton_operator.training.status import (
     CHECKPOINT_PLACE_KNOWN,
     FAILED,
     PROGRESS_KNOWN,
+    SLOW_RANK,
     Reason,
 )
 
@@ -64,5 +65,5 @@ def test_the_page_on_failing_trainings_says_what_to_do_for_every_reason() -> Non
     told = [word for reasons, _ in rows for word in words(reasons)]
     assert sorted(told) == sorted(each.value for each in Reason)
     assert all(advice.strip() for _, advice in rows)
-    for condition in (FAILED, PROGRESS_KNOWN, CHECKPOINT_PLACE_KNOWN):
+    for condition in (FAILED, PROGRESS_KNOWN, CHECKPOINT_PLACE_KNOWN, SLOW_RANK):
         assert f"`{condition}" in page

@@ -442,7 +442,8 @@ class RankRestart(StatusModel):
         description="generation of the ranks that ended; the first is 0 in each attempt."
     )
     reason: Annotated[str, StringConstraints(max_length=64)] = Field(
-        description="reason: UserError (a rank exited non-zero or by a signal) or Hang."
+        description="reason: UserError (a rank exited non-zero or by a signal), OutOfMemory or "
+        "Hang."
     )
     rank: Annotated[int, Field(ge=0, le=MAX_NODES * MAX_RANKS_PER_POD)] | None = Field(
         default=None, description="rank is the global rank that failed first."

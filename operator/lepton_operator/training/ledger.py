@@ -93,8 +93,7 @@ def _until_it_runs(span: Span, pod: PodView) -> dict[str, float]:
     """Where the time went until the ranks of this pod started, or until the end."""
     classes: dict[str, float] = {}
     at, latest = span.start, min(span.running or span.end, span.end)
-    stages = list(_stages(pod))
-    for name, until in stages:
+    for name, until in _stages(pod):
         reached = max(at, min(until or latest, latest))
         _add(classes, {name: _between(at, reached)})
         at = reached

@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from lepton_launcher.restarts import OF_RANKS
 from lepton_operator import names, progress
 from lepton_operator.api.training import SlowRank, Spent
 from lepton_operator.cache import Cache, Key
@@ -132,6 +133,14 @@ def test_what_the_launchers_did_themselves_is_told_too() -> None:
     assert len(told.last[0].message or "") == 256
     assert "\n" not in (told.last[0].message or "")
     assert found.progress.wire().keys().isdisjoint(SPENT)
+
+
+@pytest.mark.parametrize("reason", OF_RANKS)
+def test_every_restart_that_a_launcher_makes_is_understood(reason: str) -> None:
+    told = TOLD | {"restarts": [{"generation": 0, "reason": reason, "rank": 3, "signal": 9}]}
+    found = progress.parse(json.dumps(told).encode(), NOW)
+    assert found is not None
+    assert [each.reason for each in found.in_place.last] == [reason]
 
 
 LOST = {"node": 0, "message": "Node 0's launcher did not answer for 10 s.", "seconds": 12.5}
