@@ -170,9 +170,10 @@ class Supervisor:
         def until() -> float:
             return math.inf if pod.is_superseded else latest
 
-        return self._children.wait_for(
+        following = self._children.wait_for(
             lambda: self._told_after(number), lambda: min(until(), self._end_of_waiting())
         )
+        return following if self._signals.asked_to_leave_at is None else None
 
     def _train(self, pod: Pod) -> Ended:
         self._options.output.mkdir(parents=True, exist_ok=True)
