@@ -74,7 +74,9 @@ class Departure:
         if order is not None and order.act == LEAVE:
             self._ask(order.save_at, sightings)
         elif order is None or order.act != RUN or is_late:
-            fastest = fastest_to_save(sightings, self._ranks)
+            # Where ranks of the gang have ended, those that are left cannot save with them.
+            is_whole = order is None or order.act == RUN
+            fastest = fastest_to_save(sightings, self._ranks) if is_whole else -1
             self._ask(save_step(fastest, step_seconds, LOOK_SECONDS), sightings)
 
     def _ask(self, save_at: int, sightings: Sequence[Sighting]) -> None:

@@ -204,10 +204,14 @@ class Generation:
             hang = self._observer.look()
             order = self._obeyed()
             self._compare()
-            if signals.asked_to_leave_at is not None:
-                self._leave(signals.asked_to_leave_at)
-            elif hang or order:
+            asked_at = signals.asked_to_leave_at
+            if asked_at is None and (hang or order):
                 return hang, order
+            if asked_at is not None:
+                # Ranks whose peers were ended cannot save with them; each may that got a signal.
+                if order and not self._departure.has_signalled:
+                    return None, order
+                self._leave(asked_at)
             self._is_superseded = self._pod.is_superseded
             if self._is_superseded or (signals.asked_to_leave_at is None and self._has_failed()):
                 break

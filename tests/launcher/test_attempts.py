@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,18 @@ import pytest
 
 from e2e.cluster.ports import free_port
 from lepton_launcher.attempts import Attempt, AttemptFile, NotThisAttempt, parse_attempt
-from lepton_launcher.coordinator import END, LEAVE, LEAVING, PART, RUN, STOP, Order, Report
+from lepton_launcher.coordinator import (
+    END,
+    IDLE,
+    LEAVE,
+    LEAVING,
+    PART,
+    RUN,
+    STOP,
+    Coordinator,
+    Order,
+    Report,
+)
 from lepton_launcher.exchange import Exchange
 from lepton_launcher.gang import Leader, Member
 from lepton_launcher.options import parse_options
@@ -23,6 +35,8 @@ from lepton_launcher.succession import GangSuccession, Loss
 from .conftest import ATTEMPT, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lepton_launcher.options import Options
 
     from .conftest import Pod
@@ -117,6 +131,47 @@ def test_asked_to_leave_between_two_attempts_it_tells_the_sidecar_nothing(pod: P
     assert pod.message()["reason"] == "Terminated"
     assert pod.wait() == 143
     assert not (pod.exchange / "record.json").exists()
+
+
+ONE_FAILS = """
+import os, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("begun", flush=True)
+fails = pathlib.Path(os.environ["LEPTON_OUTPUT_DIR"], "fails")
+while not fails.exists():
+    time.sleep(0.05)
+sys.exit("boom")
+"""
+
+
+def test_asked_to_leave_as_its_gang_stops_a_pod_leaves_at_once(
+    gang: Callable[..., list[Pod]],
+) -> None:
+    """Its peers' ranks have ended, so nothing that its own could do would be of any use."""
+    first, second, third = gang(ONE_FAILS, "--max-restarts", "3", "--grace-seconds", "60")
+    wait_until(lambda: first.stdout and second.stdout and third.stdout, "the ranks")
+    third.process.send_signal(signal.SIGSTOP)
+    (second.output / "fails").touch()
+    wait_until(lambda: b"generation 0 end: boom" in first.stderr, "the order to stop")
+    asked = time.monotonic()
+    third.ask_to_leave()
+    third.process.send_signal(signal.SIGCONT)
+    third.agree()
+    assert third.message()["reason"] == "Terminated"
+    assert time.monotonic() - asked < 5
+    wait_until(lambda: b"Waiting for the next one" in first.stderr, "what its peers do")
+    assert b"generation 1" not in first.stderr + second.stderr + third.stderr
+
+
+def test_asked_to_leave_as_another_attempt_comes_it_starts_no_ranks(pod: Pod) -> None:
+    ends_in(pod, 9).run(pod.script(SAYS_WHICH)).begin()
+    wait_until(lambda: begun(pod), "the first attempt")
+    pod.process.send_signal(signal.SIGSTOP)  # so that it finds both at one look
+    tell(pod, **{**ATTEMPT, "attempt": 2, "port": 29402})
+    pod.ask_to_leave()
+    pod.process.send_signal(signal.SIGCONT)
+    assert pod.message()["reason"] == "Terminated"
+    assert b"attempt 2," not in pod.stderr
 
 
 def test_a_later_attempt_that_cannot_begin_is_the_one_that_its_record_is_about(pod: Pod) -> None:
@@ -306,6 +361,23 @@ def test_a_pod_whose_own_rank_failed_before_all_were_asked_to_leave_ends(
     leader.gang.tell(Report(0, 0, "running", is_asked=True))
     wait_until(lambda: member.gang.order().act == LEAVE, "the order to leave")  # type: ignore[union-attr]
     assert member.ended(BUG) == (BUG, False, None)
+
+
+def test_a_pod_that_was_asked_itself_starts_no_other_generation(nodes: tuple[Node, Node]) -> None:
+    leader, member = nodes
+    leader.gang.coordinator = Coordinator(2, Restarts(1))  # type: ignore[union-attr]
+    member.gang.tell(Report(1, 0, "failed", BUG))
+    wait_until(lambda: leader.gang.order().act == STOP, "the order to stop")  # type: ignore[union-attr]
+    member.gang.tell(Report(1, 0, IDLE))
+    wait_until(lambda: _is_idle(leader.gang), "that the other has stopped")
+    leader.pod.signals.ask_to_leave()
+    assert leader.ended(STOPPED, Order(STOP, 0, "boom")) == (STOPPED, False, None)
+    assert leader.gang.order().act == END  # type: ignore[union-attr]
+
+
+def _is_idle(leader: Any) -> bool:
+    reports: dict[int, Report] = leader.coordinator._reports
+    return reports[1].state == IDLE
 
 
 @pytest.mark.parametrize("first_for_others", [True, False])
