@@ -179,7 +179,7 @@ class Progress:
             "restarts": list(self._before.told) or None,
             "countedRestarts": self._before.spent.get("restarts"),
             "ledger": self._ledger.seconds(),
-            "earlier": self._ledger.earlier and self._ledger.earlier._asdict(),
+            "earlier": [each._asdict() for each in self._ledger.earlier] or None,
         }
         return _known(facts)
 

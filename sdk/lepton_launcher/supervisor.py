@@ -10,6 +10,7 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lepton_launcher import records
 from lepton_launcher.attempts import Attempt, AttemptFile, attempt_alone
@@ -28,6 +29,9 @@ from lepton_launcher.speech import say
 from lepton_launcher.stderr import blames_a_peer
 from lepton_launcher.succession import Ended, GangSuccession, OwnSuccession
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 # An attempt that did not succeed has nothing to lose by going on without its sidecar's answer.
 _ANSWER_SECONDS = 10.0
 # Ranks whose peer is gone fail moments after it. Their pod ends last, so that whoever looks at the
@@ -36,6 +40,8 @@ _VICTIM_SECONDS = 2.0
 # Who lost a peer waits for the operator, be it dead or busy. If that sees nothing amiss in all this
 # time, and cannot ask this pod, the pod's end tells it.
 _UNHEARD_SECONDS = 3600.0
+# As many attempts as the status of a job keeps.
+_TOLD_ATTEMPTS = 10
 
 
 def main(arguments: list[str]) -> int:
@@ -123,10 +129,11 @@ class Supervisor:
                 pod.gang.leave()
             self._exchange.begin_anew()
             saves.begin_anew()
-            earlier = Earlier(attempt.number, ledger.seconds())
+            # A second loss may come before anybody was told of the first.
+            earlier = [*ledger.earlier, Earlier(attempt.number, ledger.seconds())][-_TOLD_ATTEMPTS:]
             attempt, ledger = following, self._ledger_from_now(following, earlier)
 
-    def _ledger_from_now(self, attempt: Attempt, earlier: Earlier) -> Ledger:
+    def _ledger_from_now(self, attempt: Attempt, earlier: Sequence[Earlier]) -> Ledger:
         return Ledger(time.monotonic(), self._furthest_before(attempt), earlier)
 
     def _furthest_before(self, attempt: Attempt) -> int:

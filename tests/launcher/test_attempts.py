@@ -90,13 +90,29 @@ def test_a_pod_that_is_told_of_a_later_attempt_begins_it(pod: Pod) -> None:
     record = pod.record()
     assert (record["outcome"], record["attempt"]) == ("Succeeded", 3)
     progress = json.loads((pod.exchange / "progress.json").read_bytes())
-    earlier = progress["earlier"]
+    (earlier,) = progress["earlier"]
     assert earlier["attempt"] == 1
     whole = sum(earlier["ledger"].values()) + sum(record["ledger"].values())
     assert 0 < whole <= time.monotonic() - begun_at
     pod.agree()
     assert pod.message()["attempt"] == 3
     assert [line.split()[1] for line in pod.stdout.splitlines()] == [b"1", b"3"]
+
+
+def test_what_an_attempt_went_into_is_told_after_another_that_never_began(pod: Pod) -> None:
+    """A second loss comes before there is anything to tell of the ranks."""
+    ends_in(pod, 3).run(pod.script(SAYS_WHICH)).begin()
+    wait_until(lambda: begun(pod), "the first attempt")
+    pod.process.send_signal(signal.SIGSTOP)
+    tell(pod, **{**ATTEMPT, "attempt": 2, "port": 29402})
+    pod.process.send_signal(signal.SIGCONT)
+    wait_until(lambda: b"attempt 2, node" in pod.stderr, "the second attempt")
+    tell(pod, **{**ATTEMPT, "attempt": 3, "port": 29403})
+    pod.record()
+    told = json.loads((pod.exchange / "progress.json").read_bytes())["earlier"]
+    assert [each["attempt"] for each in told] == [1, 2]
+    assert sum(told[0]["ledger"].values()) > 0
+    pod.agree()
 
 
 def test_a_later_attempt_that_only_comes_ends_the_ranks_and_nothing_else(pod: Pod) -> None:

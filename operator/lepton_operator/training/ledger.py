@@ -227,10 +227,11 @@ def _told(situation: Situation, gang: Gang) -> LastWord | None:
 
 def _of_kept_pod(situation: Situation, attempt: int) -> LastWord | None:
     """Return the whole word about an attempt whose rank 0 goes on in the next one."""
-    earlier = situation.view.told.earlier if situation.view.told else None
+    told = situation.view.told.earlier if situation.view.told else ()
+    earlier = next((each for each in told if each.attempt == attempt), None)
     first = situation.gang.pods.get(0) if situation.gang else None
     container = training_container(first) if first else None
-    if earlier is None or earlier.attempt != attempt or not container or not container.started:
+    if earlier is None or not container or not container.started:
         return None
     return LastWord(earlier.seconds, container.started, is_final=True)
 

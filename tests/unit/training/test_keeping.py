@@ -413,7 +413,7 @@ def test_a_kept_launcher_completes_the_ledger_of_the_attempt_before() -> None:
     assert before is not None
     assert float(before.unobserved or 0) == pytest.approx(15, abs=1)
     now = said.model_copy(update={"attempt": 2})
-    word = Told(now, earlier=Earlier(1, {"productive": 14, "hang": 1000}))
+    word = Told(now, earlier=(Earlier(1, {"productive": 14, "hang": 1000}),))
     decided = decide(a_view(job, *pods, nodes=NODES, told=word))
     job = after(job, decided)
     ledger = job.status.attempts[0].ledger
@@ -429,7 +429,7 @@ def test_what_a_kept_launcher_tells_of_another_attempt_changes_no_ledger() -> No
     pods[1] = lost(pods[1])
     job, pods = opened(job, pods)
     word = Told(
-        Progress(time=at, attempt=2, phase="training"), earlier=Earlier(7, {"productive": 14})
+        Progress(time=at, attempt=2, phase="training"), earlier=(Earlier(7, {"productive": 14}),)
     )
     again = after(job, decide(a_view(job, *pods, nodes=NODES, told=word)))
     assert again.status.attempts[0].ledger == job.status.attempts[0].ledger
