@@ -331,7 +331,7 @@ class Generation:
     def _judge(self, result: Result | None) -> records.Record:
         if self._observer.progress.left_at is not None:
             return records.saved(self._observer.progress.left_at)
-        metrics = records.read_metrics(self._options.output / "metrics.json")
+        metrics = records.read_metrics(self._options.output / records.METRICS_FILE)
         # A script may answer the signal with 0, and is then no success.
         complete = result is not None and not result.failures and not result.error
         if complete and not self._departure.has_signalled:

@@ -5,6 +5,7 @@ When its gang loses a peer, the pod waits and goes on in the next attempt, with 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import tempfile
@@ -127,11 +128,17 @@ class Supervisor:
                 return None if pod.is_superseded else record
             if pod.gang is not None:
                 pod.gang.leave()
-            self._exchange.begin_anew()
-            saves.begin_anew()
+            self._begin_anew(saves)
             # A second loss may come before anybody was told of the first.
             earlier = [*ledger.earlier, Earlier(attempt.number, ledger.seconds())][-_TOLD_ATTEMPTS:]
             attempt, ledger = following, self._ledger_from_now(following, earlier)
+
+    def _begin_anew(self, saves: Saves) -> None:
+        """Leave nothing of an attempt that would be told as the next one's."""
+        self._exchange.begin_anew()
+        saves.begin_anew()
+        with contextlib.suppress(OSError):
+            (self._options.output / records.METRICS_FILE).unlink()
 
     def _ledger_from_now(self, attempt: Attempt, earlier: Sequence[Earlier]) -> Ledger:
         return Ledger(time.monotonic(), self._furthest_before(attempt), earlier)

@@ -99,6 +99,26 @@ def test_a_pod_that_is_told_of_a_later_attempt_begins_it(pod: Pod) -> None:
     assert [line.split()[1] for line in pod.stdout.splitlines()] == [b"1", b"3"]
 
 
+MEASURES_ONCE = """
+import os, pathlib, time
+output = pathlib.Path(os.environ["LEPTON_OUTPUT_DIR"])
+if os.environ["LEPTON_ATTEMPT"] == "1":
+    (output / "metrics.json").write_text('{"accuracy": 0.5}')
+    print("measured", flush=True)
+    time.sleep(3600)
+"""
+
+
+def test_metrics_of_an_earlier_attempt_are_not_told_as_the_next_one_s(pod: Pod) -> None:
+    pod.run(pod.script(MEASURES_ONCE)).begin()
+    wait_until(lambda: pod.stdout, "the metrics")
+    tell(pod, **{**ATTEMPT, "attempt": 2, "port": 29402})
+    record = pod.record()
+    assert (record["outcome"], record["attempt"]) == ("Succeeded", 2)
+    assert "metrics" not in record
+    pod.agree()
+
+
 def test_what_an_attempt_went_into_is_told_after_another_that_never_began(pod: Pod) -> None:
     """A second loss comes before there is anything to tell of the ranks."""
     ends_in(pod, 3).run(pod.script(SAYS_WHICH)).begin()
