@@ -192,6 +192,27 @@ def test_what_was_saved_in_an_earlier_attempt_is_no_reason_for_the_end_of_the_ne
     assert (last.number, last.reason, last.budget) == (2, "Evicted", "Infrastructure")
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"reason": "Partitioned", "message": "Node 1's launcher was not heard.", "silentNode": 1},
+        {"reason": "UserError", "message": "Xid 79", "matched": ["GpuError"]},
+    ],
+    ids=["its peer was lost", "its log told of a GPU"],
+)
+def test_what_ended_an_earlier_attempt_blames_nobody_in_the_next(said: dict[str, Any]) -> None:
+    pods = a_gang(job := an_open_job(2))
+    pods[1] = lost(pods[1])
+    job, pods = opened(job, pods)
+    pods[1] = replace(pods[1], node="node-3", phase="Running")
+    message = a_record("Failed", **said)
+    left = replace(
+        pods[0], containers=(a_container(exit_code=143, message=message),), phase="Failed"
+    )
+    last = closed(job, [left, pods[1]]).status.attempts[-1]
+    assert (last.number, last.reason, last.node, last.rank) == (2, "Terminated", "node-1", 0)
+
+
 def test_a_pod_that_was_told_belongs_to_the_new_attempt() -> None:
     pods = a_gang(job := an_open_job(2))
     pods[1] = lost(pods[1])
