@@ -148,6 +148,18 @@ def test_the_launchers_that_stay_are_told_what_is_left_of_the_budget() -> None:
     assert (kept["furthestStep"], kept["maxRestarts"]) == (40, 4)
 
 
+def test_a_budget_that_changes_is_no_news_for_an_attempt_that_runs() -> None:
+    pods = a_gang(job := an_open_job(2, failurePolicy={"maxRestarts": 5}))
+    pods[1] = lost(pods[1])
+    job, pods = opened(job, pods)
+    patches = by_name(next_plan(job, pods))
+    for index, pod in enumerate(pods):
+        marks = patches[pod.name].body["metadata"]["annotations"]
+        pods[index] = replace(pod, annotations={**pod.annotations, **marks})
+    changed = with_spec(job, failurePolicy={"maxRestarts": 9})
+    assert next_plan(changed, pods).patch == ()
+
+
 def test_what_a_record_says_of_an_earlier_attempt_is_counted_there_only() -> None:
     job = an_open_job(2, failurePolicy={"maxRestarts": 5})
     pods = a_gang(job)
