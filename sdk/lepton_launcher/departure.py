@@ -49,9 +49,7 @@ def _answers(sighting: Sighting) -> bool:
 class Departure:
     """Asks the ranks of one generation to leave, once."""
 
-    def __init__(
-        self, ranks: int, signal_: str, exchange: Exchange | None, children: Children
-    ) -> None:
+    def __init__(self, ranks: int, signal_: str, exchange: Exchange, children: Children) -> None:
         self._ranks = ranks
         self._signal = signal.Signals[signal_]
         self._exchange = exchange
@@ -89,8 +87,6 @@ class Departure:
             self._signal_ranks(sightings)
 
     def _can_tell(self, save_at: int) -> bool:
-        if self._exchange is None:
-            return False
         try:
             self._exchange.ask_to_save(save_at)
         except OSError as error:

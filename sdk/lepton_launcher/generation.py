@@ -15,6 +15,7 @@ from lepton_launcher import flight, records, stacks
 from lepton_launcher.agent import Failure, Job, Result, agent_command, read_result
 from lepton_launcher.coordinator import END, LEAVE, PART, RUNNING, STOP, STUCK, Report
 from lepton_launcher.departure import Departure, fastest_to_save
+from lepton_launcher.exchange import Exchange
 from lepton_launcher.hangs import HangWatch
 from lepton_launcher.ledger import Ending
 from lepton_launcher.memory import oom_kills
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from lepton_launcher.attempts import Attempt, AttemptFile
     from lepton_launcher.coordinator import Order
-    from lepton_launcher.exchange import Exchange
     from lepton_launcher.gang import Leader, Member
     from lepton_launcher.hangs import Hang
     from lepton_launcher.ledger import Ledger
@@ -85,8 +85,10 @@ class Generation:
             RankWatch(folder, first + index, index, pipe) for index, pipe in enumerate(self._pipes)
         ]
         self._observer = self._new_observer(before)
-        exchange = None if pod.options.alone else pod.exchange
-        self._departure = Departure(count, pod.options.leave_signal, exchange, pod.children)
+        # On a laptop nobody shares a folder with the ranks but we.
+        self._shared = folder if pod.options.alone else pod.options.exchange
+        asks = Exchange(self._shared)
+        self._departure = Departure(count, pod.options.leave_signal, asks, pod.children)
         self._left_by = math.inf
         self._oom_kills_before = oom_kills()
         self.order: Order | None = None
@@ -170,7 +172,7 @@ class Generation:
             "LEPTON_OUTPUT_DIR": str(options.output),
             "LEPTON_ATTEMPT": str(attempt.number),
             "LEPTON_GENERATION": str(self.number),
-            "LEPTON_EXCHANGE": str(options.exchange),
+            "LEPTON_EXCHANGE": str(self._shared),
             "LEPTON_GRACE_SECONDS": str(math.floor(self._patience_seconds())),
         }
         if options.world_size == 1:
