@@ -16,7 +16,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Callable
 
 from lepton_launcher import board
-from lepton_launcher.ending import leave_out_garbage
+from lepton_launcher.ending import end_soon_after_an_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +42,7 @@ def install() -> None:
     if ours is None:
         return
     _dump_stacks_on_signal()
-    _end_soon_after_an_error()
+    end_soon_after_an_error()  # its peers wait until it is gone
     hooks = TorchHooks(ours)
     sys.meta_path.insert(0, _ImportHook(hooks.by_module()))
 
@@ -53,17 +53,6 @@ def _dump_stacks_on_signal() -> None:
     if path and STACKS_SIGNAL is not None:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         faulthandler.register(STACKS_SIGNAL, file=file, all_threads=True)
-
-
-def _end_soon_after_an_error() -> None:
-    """A failed rank is noticed when its process is gone, and until then its peers wait."""
-    told = sys.excepthook
-
-    def tell_and_end(*error: Any) -> None:
-        told(*error)
-        leave_out_garbage()
-
-    sys.excepthook = tell_and_end
 
 
 def _leave_flight_record() -> None:
