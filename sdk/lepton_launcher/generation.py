@@ -21,7 +21,7 @@ from lepton_launcher.ledger import Ending
 from lepton_launcher.memory import oom_kills
 from lepton_launcher.observer import LOOK_SECONDS, Observer
 from lepton_launcher.progress import Progress
-from lepton_launcher.rank import pipe_of, rank_command, stacks_of
+from lepton_launcher.rank import has_loaded, pipe_of, rank_command, stacks_of
 from lepton_launcher.sightings import RankWatch
 from lepton_launcher.speech import say
 from lepton_launcher.stderr import RankStderr, blames_a_peer
@@ -85,6 +85,7 @@ class Generation:
             RankWatch(folder, first + index, index, pipe) for index, pipe in enumerate(self._pipes)
         ]
         self._observer = self._new_observer(before)
+        pod.saves.begin(lambda: any(has_loaded(folder, index) for index in range(count)))
         # On a laptop nobody shares a folder with the ranks but we.
         self._shared = folder if pod.options.alone else pod.options.exchange
         asks = Exchange(self._shared)
