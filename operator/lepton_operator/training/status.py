@@ -254,8 +254,8 @@ _NO_STEPS = Extra(
     "False",
     "NoSteps",
     "No rank has reported a step or saved a checkpoint, so every restart counts against its "
-    "budget, however far the run had come: write the step to the file LEPTON_STEP_FILE, save to and "
-    "load from the volume that checkpoint.volume names, or use the SDK.",
+    "budget, however far the run had come: write the step to the file LEPTON_STEP_FILE, save to "
+    "and load from the volume that checkpoint.volume names, or use the SDK.",
 )
 
 
