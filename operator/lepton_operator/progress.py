@@ -39,6 +39,7 @@ from lepton_operator.views import Earlier, InPlace, Loss, Told
 
 MAX_BYTES = 262_144
 MAX_TOLD_RESTARTS = 64
+MAX_TOLD_ATTEMPTS = 16
 
 _Count = Annotated[StrictInt, Field(ge=0, le=MAX_STEP)]
 _Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
@@ -101,7 +102,7 @@ class _Told(StatusModel):
     lost: _Lost | None = None
     slow: _Slow | None = None
     ledger: ReportedSeconds = Field(default_factory=dict)
-    earlier: _Earlier | None = None
+    earlier: Annotated[tuple[_Earlier, ...], Field(max_length=MAX_TOLD_ATTEMPTS)] = ()
 
 
 def parse(content: bytes, now: datetime) -> Told | None:
@@ -113,9 +114,8 @@ def parse(content: bytes, now: datetime) -> Told | None:
     return Told(_progress(told, now), _in_place(told), _loss(told, now), _earlier(told))
 
 
-def _earlier(told: _Told) -> Earlier | None:
-    before = told.earlier
-    return Earlier(before.attempt, before.ledger) if before else None
+def _earlier(told: _Told) -> tuple[Earlier, ...]:
+    return tuple(Earlier(each.attempt, each.ledger) for each in told.earlier)
 
 
 def _loss(told: _Told, now: datetime) -> Loss | None:

@@ -159,7 +159,8 @@ class Progress:
         first = min(sightings, key=lambda each: each.rank)
         pace = self._paces[first.rank]
         furthest = max(self.furthest, self._before.spent.get("furthest", -1))
-        saved_at = self._saves.saved_at if self._saves and furthest < 0 else None
+        saves = self._saves if furthest < 0 else None
+        saved_at = saves.saved_at if saves else None
         facts = {
             "attempt": self._attempt,
             "generation": self._generation,
@@ -173,13 +174,13 @@ class Progress:
             "checkpoint": _checkpoint(first, now) or _saved(saved_at, now),
             "resumedFrom": self.resumed_from,
             "furthest": furthest if furthest >= 0 else None,
-            "saved": True if saved_at is not None else None,
+            "saved": True if saves and saves.is_further else None,
             "ranks": [self._rank(each, now) for each in sightings],
             "slow": _slow_facts(self._slow),
             "restarts": list(self._before.told) or None,
             "countedRestarts": self._before.spent.get("restarts"),
             "ledger": self._ledger.seconds(),
-            "earlier": self._ledger.earlier and self._ledger.earlier._asdict(),
+            "earlier": [each._asdict() for each in self._ledger.earlier] or None,
         }
         return _known(facts)
 

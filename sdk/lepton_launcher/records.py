@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 LIMIT_BYTES = 2048
+METRICS_FILE = "metrics.json"
+"""What a script may leave in its output folder: a flat object of numbers."""
 _MESSAGE_CHARACTERS = 1024
 _SHORTEST_MESSAGE = 80
 _METRICS_FILE_BYTES = 65536

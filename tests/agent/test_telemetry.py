@@ -33,7 +33,7 @@ PROGRESS: dict[str, Any] = {
         {"rank": 4, "step": 121, "silentSeconds": 0.1, "ownSeconds": 0.2},
         {"rank": 5, "step": 120, "silentSeconds": 0.3, "ownSeconds": 0.1},
     ],
-    "earlier": {"attempt": 1, "ledger": {"hang": 4.5}},
+    "earlier": [{"attempt": 1, "ledger": {"hang": 4.5}}],
     "slow": {"rank": 4, "node": 2, "factor": 1.97},
     "ledger": {"start": 3.5, "productive": 30.0},
 }

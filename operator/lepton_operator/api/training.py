@@ -501,7 +501,8 @@ class Ledger(Spent):
         "usefulGpuSeconds: the GPUs of all pods times the productive seconds."
     )
     wasted_gpu_seconds: Decimal | None = _spent(
-        "wastedGpuSeconds: the same for all other classes but waiting, when they are not held."
+        "wastedGpuSeconds: the same for all other classes; of waiting, what pods with a node held "
+        "until all had one."
     )
 
 

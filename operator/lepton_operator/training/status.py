@@ -255,7 +255,7 @@ _NO_STEPS = Extra(
     "NoSteps",
     "No rank has reported a step or saved a checkpoint, so every restart counts against its "
     "budget, however far the run had come: write the step to the file LEPTON_STEP_FILE, save to "
-    "the volume that checkpoint.volume names, or use the SDK.",
+    "and load from the volume that checkpoint.volume names, or use the SDK.",
 )
 
 

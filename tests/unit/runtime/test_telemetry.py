@@ -35,7 +35,7 @@ TOLD: dict[str, Any] = {
     "learningRate": 1e-3,
     "checkpoint": {"step": 100, "ageSeconds": 5.0, "seconds": 1.5},
     "ranks": [{"rank": 0, "step": 121}],
-    "earlier": {"attempt": 1, "ledger": {"hang": 4.5}},
+    "earlier": [{"attempt": 1, "ledger": {"hang": 4.5}}],
     "slow": {"rank": 5, "node": 1, "factor": 1.973},
     "ledger": {"start": 3.5, "unknown": 1},
 }
@@ -106,7 +106,7 @@ async def test_what_rank_0_tells_is_known_and_wakes_its_job_once() -> None:
     assert told.checkpoint_step == 100
     assert told.checkpoint_time == told.time - timedelta(seconds=5)
     assert told.leave_seconds == 4  # twice 1.5 s, and three steps of 0.25 s
-    assert found.earlier == Earlier(1, {"hang": 4.5})
+    assert found.earlier == (Earlier(1, {"hang": 4.5}),)
     assert told.slow == SlowRank(rank=5, pod=1, factor="1.97")
     assert told.ledger == Spent(start="3.5")
     assert (sidecar.asked, woken) == (1, 1)
