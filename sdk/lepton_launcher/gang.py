@@ -217,6 +217,8 @@ class Member:
         while not self._has_left:
             with contextlib.suppress(OSError, _NotOurs):
                 self._ask_while_answered()
+            # News would wait for nothing here, again and again: they are told once it answers.
+            self._is_new.clear()
             self._is_new.wait(self._ask_seconds)
 
     def _ask_while_answered(self) -> None:

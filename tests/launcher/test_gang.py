@@ -70,6 +70,17 @@ def report(**changed: Any) -> bytes:
     return json.dumps({**told, "furthest": -1, "collectives": 0, **changed}).encode() + b"\n"
 
 
+def test_a_member_with_news_does_not_hammer_at_a_node_0_that_is_not_there_yet(
+    attempt: Callable[[int], Attempt],
+) -> None:
+    member = Member(attempt(1))
+    member.tell(Report(1, 0, FAILED, BUG))
+    begun, used = time.monotonic(), time.process_time()
+    time.sleep(1)
+    assert time.process_time() - used < 0.2 * (time.monotonic() - begun)
+    member.leave()
+
+
 def test_a_restart_goes_round_the_gang(attempt: Callable[[int], Attempt]) -> None:
     leader, member = Leader(attempt(0), Restarts(1)), Member(attempt(1))
     wait_until(member.order, "the first answer")
