@@ -19,6 +19,7 @@ KIND = "lepton.ai/kind"
 NAME = "lepton.ai/name"
 ROLE = "lepton.ai/role"
 ATTEMPT = "lepton.ai/attempt"  # a label (the number), and the annotation the launcher reads
+TOLD_AGAIN = "lepton.ai/told-again"  # the attempt of which a kubelet was reminded
 RANK = "lepton.ai/rank"
 REVISION = "lepton.ai/revision"
 IMAGE_ID = "lepton.ai/image-id"  # of the training container, as the kubelet tells it

@@ -9,7 +9,15 @@ from lepton_operator.build import training as build
 from lepton_operator.conditions import Verdict, cut, is_true, sentence
 from lepton_operator.diagnosis import TRANSIENT, Diagnosis, diagnose
 from lepton_operator.plan import Event, Plan
-from lepton_operator.training import attempts, avoidance, evidence, failure, ledger, waiting
+from lepton_operator.training import (
+    attempts,
+    avoidance,
+    evidence,
+    failure,
+    ledger,
+    reminders,
+    waiting,
+)
 from lepton_operator.training.situation import Gang, Situation, ended_well, runs
 from lepton_operator.training.status import (
     MAX_CAUSE,
@@ -33,27 +41,29 @@ def follow(situation: Situation) -> Plan | None:
         return None
     placements = tuple(attempts.placements(situation, gang))
     images = tuple(attempts.image(situation, gang))
+    reminded = tuple(reminders.reminders(situation, gang))
     news = _news(situation, gang)
     verdict = _verdict(situation, gang, news or situation.status.progress)
     spent = _with_ledger(situation, gang) if news else None
     status = written(situation, verdict, attempts=spent, progress=news)
     told = [f"tell {waiting.pods_of(len(placements))} where rank 0 is"] if placements else []
     told += ["tell rank 0's sidecar its image"] if images else []
+    told += ["have kubelets look again at what pods were told"] if reminded else []
     said = [f"say {verdict.reason}"] if status else []
     return Plan(
         because=", ".join([*told, *said]),
-        patch=(*placements, *images),
+        patch=(*placements, *images, *reminded),
         status=status,
         events=_slow_now(situation, news),
-        due=_due(situation),
+        due=_due(situation, gang),
     )
 
 
-def _due(situation: Situation) -> datetime | None:
-    placing = waiting.placing_told_at(situation)
-    told = placing if placing is not None and placing > situation.now else None
-    dues = (failure.silence_due(situation), told)
-    return min((each for each in dues if each is not None), default=None)
+def _due(situation: Situation, gang: Gang) -> datetime | None:
+    told = (waiting.placing_told_at(situation), reminders.remind_at(situation, gang))
+    ahead = [each for each in told if each is not None and each > situation.now]
+    silent = failure.silence_due(situation)
+    return min([*ahead, silent] if silent else ahead, default=None)
 
 
 def _news(situation: Situation, gang: Gang) -> Progress | None:
