@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -134,9 +135,14 @@ def run(options: argparse.Namespace) -> NoReturn:
     if not (exchange.folder / "start.json").exists():
         exchange.tell_start(_find(options))
     # Imported and begun when the launcher need not wait for it any more.
-    from lepton_ai.agent import telemetry  # noqa: PLC0415
+    from lepton_ai.agent import checkpoint_relay, telemetry  # noqa: PLC0415
 
-    telemetry.serve(exchange.folder, options.job, options.port)
+    relay = None
+    if options.checkpoint_uri:
+        relay = checkpoint_relay.CheckpointRelay(options.checkpoint_uri, options.uid)
+        relay.serve(exchange.folder / checkpoint_relay.SOCKET)
+    problem = partial(checkpoint_relay.problem, exchange.folder, relay=relay)
+    telemetry.serve(exchange.folder, options.job, options.port, problem)
     run_stacks = _run_stacks(options, exchange)
     run_stacks.keep_in_background()
     if not exchange.is_answered:

@@ -1,0 +1,219 @@
+"""Hands a training's checkpoints on to the object store, and back: the keys stay in the sidecar.
+
+Ranks speak to it over a socket that only their pod has (lepton_ai/checkpoints/relay.py). They reach
+the checkpoints of their own run, and nothing else that lies in the store.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from socketserver import ThreadingUnixStreamServer
+from typing import BinaryIO
+
+from lepton_ai.checkpoints.manifest import CheckpointError, is_file, is_folder
+from lepton_ai.checkpoints.storage import PART_BYTES, Storage, open_storage
+from lepton_ai.progress import Progress
+
+SOCKET = "checkpoints.sock"
+PROBLEM = "checkpoint-problem"
+MAX_PROBLEM_BYTES = 1000
+MAX_CHUNK_BYTES = 8 * 1024 * 1024
+MAX_RECORD_BYTES = 4 * 1024 * 1024
+TRANSFERS_AT_ONCE = 2  # each holds some 50 MiB at most
+SILENCE_SECONDS = 600.0
+
+_CHUNK = re.compile(rb"([0-9a-f]{1,7})\r\n")
+_RANGE = re.compile(r"bytes=(\d{1,18})-(\d{1,18})")
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointRelay:
+    """The checkpoints of one run, as its ranks in this pod ask for them."""
+
+    def __init__(self, uri: str, uid: str) -> None:
+        self.uri = uri
+        self.was_asked = False
+        self.transfers = threading.BoundedSemaphore(TRANSFERS_AT_ONCE)
+        self._uid = uid
+        self._storage: Storage | None = None
+
+    def storage(self) -> Storage:
+        """Return the run's place. The Secret is read again after a failure: it may be mended."""
+        self.was_asked = True
+        if self._storage is None:
+            self._storage = open_storage(self.uri, self._uid)
+        return self._storage
+
+    def forget(self) -> None:
+        self._storage = None
+
+    def serve(self, path: Path) -> None:
+        """Answer in threads; a socket that a killed sidecar has left is replaced."""
+        path.unlink(missing_ok=True)
+        server = ThreadingUnixStreamServer(str(path), _handler(self))
+        path.chmod(0o666)  # the training container may run as another user
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, name="checkpoints", daemon=True).start()
+
+
+def problem(exchange: Path, progress: Progress, relay: CheckpointRelay | None) -> str | None:
+    """Return why the last step is not as safe as it should be: a sentence, if there is one."""
+    told = _told(exchange / PROBLEM)
+    if told or relay is None or relay.was_asked or not progress.step:
+        return told
+    if progress.checkpoint is not None or progress.resumed_from is not None:
+        return None  # by a sidecar before this one
+    return (
+        f"The script trains and saves nothing at {relay.uri}: only the SDK's Checkpointer reaches "
+        "an object store through the sidecar. Use it, or name a volume in checkpoint.volume and "
+        "save there."
+    )
+
+
+def _told(file: Path) -> str | None:
+    try:
+        # A script may have put a link there, to what it cannot read itself.
+        opened = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with os.fdopen(opened, "rb") as content:
+            if not stat.S_ISREG(os.fstat(opened).st_mode):
+                return None
+            return content.read(MAX_PROBLEM_BYTES).decode(errors="replace").strip() or None
+    except OSError:
+        return None
+
+
+def _handler(relay: CheckpointRelay) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        timeout = SILENCE_SECONDS
+
+        def do_GET(self) -> None:
+            path, _, query = self.path[1:].partition("?")
+            if not path:
+                self._carry_out(self._list)
+            elif not is_file(path):
+                self._refuse()
+            elif query == "size":
+                self._carry_out(lambda: self._tell_size(path))
+            elif asked := _RANGE.fullmatch(self.headers.get("Range", "")):
+                first, last = int(asked[1]), int(asked[2])
+                self._carry_out(lambda: self._send_range(path, first, last + 1))
+            else:
+                self._carry_out(lambda: self._send_file(path))
+
+        def do_PUT(self) -> None:
+            path = self.path[1:]
+            if not is_file(path):
+                self._refuse()
+            elif self.headers.get("If-None-Match") == "*":
+                self._carry_out(lambda: self._put_new(path))
+            else:
+                self._carry_out(lambda: self._create(path))
+
+        def do_DELETE(self) -> None:
+            folder = self.path[1:]
+            if not is_folder(folder):
+                self._refuse()
+                return
+            self._carry_out(lambda: self._remove(folder))
+
+        def _list(self) -> None:
+            self._answer(HTTPStatus.OK, json.dumps(relay.storage().paths()).encode())
+
+        def _tell_size(self, path: str) -> None:
+            size_bytes = relay.storage().size_bytes(path)
+            self._found(None if size_bytes is None else str(size_bytes).encode())
+
+        def _send_file(self, path: str) -> None:
+            self._found(relay.storage().get(path))
+
+        def _send_range(self, path: str, start: int, end: int) -> None:
+            parts = _parts(relay, path, start, end)
+            first = next(parts, b"")  # what is refused is refused before anything is sent
+            self.send_response(HTTPStatus.PARTIAL_CONTENT)
+            self.send_header("Content-Length", str(end - start))
+            self.end_headers()
+            self.wfile.write(first)
+            for part in parts:
+                self.wfile.write(part)
+
+        def _put_new(self, path: str) -> None:
+            length = int(self.headers.get("Content-Length", "0"))
+            if not 0 <= length <= MAX_RECORD_BYTES:
+                self._refuse()
+                return
+            is_new = relay.storage().put_new(path, self.rfile.read(length))
+            self._answer(HTTPStatus.CREATED if is_new else HTTPStatus.PRECONDITION_FAILED, b"")
+
+        def _create(self, path: str) -> None:
+            with relay.transfers, relay.storage().create(path) as file:
+                for chunk in _chunks(self.rfile):
+                    file.write(chunk)
+            stored = file.stored().model_dump_json(by_alias=True)
+            self._answer(HTTPStatus.CREATED, stored.encode())
+
+        def _remove(self, folder: str) -> None:
+            relay.storage().remove_folder(folder)
+            self._answer(HTTPStatus.NO_CONTENT, b"")
+
+        def _carry_out(self, work: Callable[[], None]) -> None:
+            try:
+                work()
+            except CheckpointError as error:
+                relay.forget()
+                logger.warning("%s", error)
+                self._answer(HTTPStatus.SERVICE_UNAVAILABLE, str(error).encode())
+            except (OSError, ValueError) as error:
+                logger.warning("A rank broke off %s %s: %s", self.command, self.path, error)
+
+        def _found(self, content: bytes | None) -> None:
+            status = HTTPStatus.NOT_FOUND if content is None else HTTPStatus.OK
+            self._answer(status, content or b"")
+
+        def _refuse(self) -> None:
+            sentence = "That is no path of a checkpoint: the sidecar hands on nothing else."
+            self._answer(HTTPStatus.NOT_IMPLEMENTED, sentence.encode())
+
+        def _answer(self, status: HTTPStatus, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
+            logger.debug(format, *arguments)
+
+    return Handler
+
+
+def _parts(relay: CheckpointRelay, path: str, start: int, end: int) -> Iterator[bytes]:
+    for offset in range(start, end, PART_BYTES):
+        with relay.transfers:
+            part = relay.storage().read(path, offset, min(PART_BYTES, end - offset))
+        yield part
+
+
+def _chunks(source: BinaryIO) -> Iterator[bytes]:
+    """Yield a chunked body; raise ValueError if it is cut off."""
+    while size := _chunk_size(source.readline(16)):
+        chunk = source.read(size)
+        if len(chunk) < size or source.read(2) != b"\r\n":
+            raise ValueError("the body is cut off")
+        yield chunk
+    source.read(2)
+
+
+def _chunk_size(line: bytes) -> int:
+    found = _CHUNK.fullmatch(line)
+    if found is None or int(found[1], 16) > MAX_CHUNK_BYTES:
+        raise ValueError("the body is cut off, or in other chunks than ours")
+    return int(found[1], 16)
