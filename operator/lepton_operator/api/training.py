@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
@@ -34,6 +35,7 @@ MAX_NODES = 4096
 KEPT_ATTEMPTS = 10
 KEPT_RESTARTS = 5
 MAX_RESTART_MESSAGE = 256
+MAX_CHECKPOINT_PROBLEM = 768
 MAX_RULES = 16
 MAX_ENVIRONMENT = 131_072  # characters; kubectl apply takes objects of 262,144 bytes
 MAX_ENVIRONMENT_OF_GANG = 64 * 1024 * 1024  # and holds 2 GB in all, unless it is told otherwise
@@ -135,17 +137,18 @@ _INTERVAL = Rule(
     f"intervalSeconds: a number of seconds from 1 to {MAX_INTERVAL_SECONDS}, or auto",
     lambda value: value == "auto" if isinstance(value, str) else 1 <= value <= MAX_INTERVAL_SECONDS,
 )
+_PART = "[A-Za-z0-9_][A-Za-z0-9._-]*"
+_PREFIX = f"(s3|gs|az|lepton-store)://{_PART}(/{_PART})*/?"
 _CHECKPOINT_PLACE = Rule(
     "has(self.uri) != has(self.volume)",
     "checkpoint: give either uri, a prefix in an object store, or volume, one of spec.volumes",
     lambda checkpoint: (checkpoint.uri is None) != (checkpoint.volume is None),
 )
 _CHECKPOINT_URI = Rule(
-    "self.matches('^((s3|gs|az)://[a-z0-9]|lepton-store://)[A-Za-z0-9._/-]*$') && "
-    "!self.contains('..')",
-    "checkpoint.uri: lepton-store:// (the namespace's own store), s3://BUCKET, gs://BUCKET or "
-    "az://CONTAINER, with a prefix of letters, digits and ._/- behind it, and no '..'",
-    lambda uri: bool(_PREFIX.fullmatch(uri)) and ".." not in uri,
+    f"self.matches('^{_PREFIX}$')",
+    "checkpoint.uri: lepton-store://PREFIX (in the namespace's own store), s3://BUCKET, "
+    "gs://BUCKET or az://CONTAINER, with /PREFIX if you like; letters, digits and ._- in each part",
+    lambda uri: re.fullmatch(_PREFIX, uri) is not None,
 )
 _CHECKPOINT_VOLUME = Rule(
     "!has(self.checkpoint) || !has(self.checkpoint.volume) || (has(self.volumes) && "
@@ -325,9 +328,7 @@ class Checkpoint(ApiModel):
         "LEPTON_CHECKPOINT_URI; what the SDK saves there lies in a folder of this job's own.",
     )
     uri: (
-        Annotated[
-            str, StringConstraints(min_length=6, max_length=512), *checked(_CHECKPOINT_URI)
-        ]
+        Annotated[str, StringConstraints(min_length=6, max_length=512), *checked(_CHECKPOINT_URI)]
         | None
     ) = Field(
         default=None,
@@ -721,7 +722,9 @@ class Progress(StatusModel):
     ledger: Spent | None = Field(
         default=None, description="ledger is what the time of rank 0 went into, in this attempt."
     )
-    checkpoint_problem: Annotated[str, StringConstraints(max_length=1024)] | None = Field(
+    checkpoint_problem: (
+        Annotated[str, StringConstraints(max_length=MAX_CHECKPOINT_PROBLEM)] | None
+    ) = Field(
         default=None,
         description="checkpointProblem: why the last save failed, or why nothing is saved. Unset: "
         "nothing is known against it.",

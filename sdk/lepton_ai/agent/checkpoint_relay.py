@@ -15,9 +15,9 @@ import threading
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
+from io import BufferedIOBase
 from pathlib import Path
 from socketserver import ThreadingUnixStreamServer
-from typing import BinaryIO
 
 from lepton_ai.checkpoints.manifest import CheckpointError, is_file, is_folder
 from lepton_ai.checkpoints.storage import PART_BYTES, Storage, open_storage
@@ -60,9 +60,8 @@ class CheckpointRelay:
     def serve(self, path: Path) -> None:
         """Answer in threads; a socket that a killed sidecar has left is replaced."""
         path.unlink(missing_ok=True)
-        server = ThreadingUnixStreamServer(str(path), _handler(self))
+        server = _Server(path, self)
         path.chmod(0o666)  # the training container may run as another user
-        server.daemon_threads = True
         threading.Thread(target=server.serve_forever, name="checkpoints", daemon=True).start()
 
 
@@ -92,107 +91,117 @@ def _told(file: Path) -> str | None:
         return None
 
 
-def _handler(relay: CheckpointRelay) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        timeout = SILENCE_SECONDS
+class _Server(ThreadingUnixStreamServer):
+    daemon_threads = True
 
-        def do_GET(self) -> None:
-            path, _, query = self.path[1:].partition("?")
-            if not path:
-                self._carry_out(self._list)
-            elif not is_file(path):
-                self._refuse()
-            elif query == "size":
-                self._carry_out(lambda: self._tell_size(path))
-            elif asked := _RANGE.fullmatch(self.headers.get("Range", "")):
-                first, last = int(asked[1]), int(asked[2])
-                self._carry_out(lambda: self._send_range(path, first, last + 1))
-            else:
-                self._carry_out(lambda: self._send_file(path))
+    def __init__(self, path: Path, relay: CheckpointRelay) -> None:
+        super().__init__(str(path), _Handler)
+        self.relay = relay
 
-        def do_PUT(self) -> None:
-            path = self.path[1:]
-            if not is_file(path):
-                self._refuse()
-            elif self.headers.get("If-None-Match") == "*":
-                self._carry_out(lambda: self._put_new(path))
-            else:
-                self._carry_out(lambda: self._create(path))
 
-        def do_DELETE(self) -> None:
-            folder = self.path[1:]
-            if not is_folder(folder):
-                self._refuse()
-                return
-            self._carry_out(lambda: self._remove(folder))
+class _Handler(BaseHTTPRequestHandler):
+    timeout = SILENCE_SECONDS
+    server: _Server
 
-        def _list(self) -> None:
-            self._answer(HTTPStatus.OK, json.dumps(relay.storage().paths()).encode())
+    @property
+    def _relay(self) -> CheckpointRelay:
+        return self.server.relay
 
-        def _tell_size(self, path: str) -> None:
-            size_bytes = relay.storage().size_bytes(path)
-            self._found(None if size_bytes is None else str(size_bytes).encode())
+    def do_GET(self) -> None:
+        path, _, query = self.path[1:].partition("?")
+        if not path:
+            self._carry_out(self._list)
+        elif not is_file(path):
+            self._refuse()
+        elif query == "size":
+            self._carry_out(lambda: self._tell_size(path))
+        elif asked := _RANGE.fullmatch(self.headers.get("Range", "")):
+            first, last = int(asked[1]), int(asked[2])
+            self._carry_out(lambda: self._send_range(path, first, last + 1))
+        else:
+            self._carry_out(lambda: self._send_file(path))
 
-        def _send_file(self, path: str) -> None:
-            self._found(relay.storage().get(path))
+    def do_PUT(self) -> None:
+        path = self.path[1:]
+        if not is_file(path):
+            self._refuse()
+        elif self.headers.get("If-None-Match") == "*":
+            self._carry_out(lambda: self._put_new(path))
+        else:
+            self._carry_out(lambda: self._create(path))
 
-        def _send_range(self, path: str, start: int, end: int) -> None:
-            parts = _parts(relay, path, start, end)
-            first = next(parts, b"")  # what is refused is refused before anything is sent
-            self.send_response(HTTPStatus.PARTIAL_CONTENT)
-            self.send_header("Content-Length", str(end - start))
-            self.end_headers()
-            self.wfile.write(first)
-            for part in parts:
-                self.wfile.write(part)
+    def do_DELETE(self) -> None:
+        folder = self.path[1:]
+        if not is_folder(folder):
+            self._refuse()
+            return
+        self._carry_out(lambda: self._remove(folder))
 
-        def _put_new(self, path: str) -> None:
-            length = int(self.headers.get("Content-Length", "0"))
-            if not 0 <= length <= MAX_RECORD_BYTES:
-                self._refuse()
-                return
-            is_new = relay.storage().put_new(path, self.rfile.read(length))
-            self._answer(HTTPStatus.CREATED if is_new else HTTPStatus.PRECONDITION_FAILED, b"")
+    def _list(self) -> None:
+        self._answer(HTTPStatus.OK, json.dumps(self._relay.storage().paths()).encode())
 
-        def _create(self, path: str) -> None:
-            with relay.transfers, relay.storage().create(path) as file:
-                for chunk in _chunks(self.rfile):
-                    file.write(chunk)
-            stored = file.stored().model_dump_json(by_alias=True)
-            self._answer(HTTPStatus.CREATED, stored.encode())
+    def _tell_size(self, path: str) -> None:
+        size_bytes = self._relay.storage().size_bytes(path)
+        self._found(None if size_bytes is None else str(size_bytes).encode())
 
-        def _remove(self, folder: str) -> None:
-            relay.storage().remove_folder(folder)
-            self._answer(HTTPStatus.NO_CONTENT, b"")
+    def _send_file(self, path: str) -> None:
+        self._found(self._relay.storage().get(path))
 
-        def _carry_out(self, work: Callable[[], None]) -> None:
-            try:
-                work()
-            except CheckpointError as error:
-                relay.forget()
-                logger.warning("%s", error)
-                self._answer(HTTPStatus.SERVICE_UNAVAILABLE, str(error).encode())
-            except (OSError, ValueError) as error:
-                logger.warning("A rank broke off %s %s: %s", self.command, self.path, error)
+    def _send_range(self, path: str, start: int, end: int) -> None:
+        parts = _parts(self._relay, path, start, end)
+        first = next(parts, b"")  # what is refused is refused before anything is sent
+        self.send_response(HTTPStatus.PARTIAL_CONTENT)
+        self.send_header("Content-Length", str(end - start))
+        self.end_headers()
+        self.wfile.write(first)
+        for part in parts:
+            self.wfile.write(part)
 
-        def _found(self, content: bytes | None) -> None:
-            status = HTTPStatus.NOT_FOUND if content is None else HTTPStatus.OK
-            self._answer(status, content or b"")
+    def _put_new(self, path: str) -> None:
+        length = int(self.headers.get("Content-Length", "0"))
+        if not 0 <= length <= MAX_RECORD_BYTES:
+            self._refuse()
+            return
+        is_new = self._relay.storage().put_new(path, self.rfile.read(length))
+        self._answer(HTTPStatus.CREATED if is_new else HTTPStatus.PRECONDITION_FAILED, b"")
 
-        def _refuse(self) -> None:
-            sentence = "That is no path of a checkpoint: the sidecar hands on nothing else."
-            self._answer(HTTPStatus.NOT_IMPLEMENTED, sentence.encode())
+    def _create(self, path: str) -> None:
+        with self._relay.transfers, self._relay.storage().create(path) as file:
+            for chunk in _chunks(self.rfile):
+                file.write(chunk)
+        stored = file.stored().model_dump_json(by_alias=True)
+        self._answer(HTTPStatus.CREATED, stored.encode())
 
-        def _answer(self, status: HTTPStatus, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def _remove(self, folder: str) -> None:
+        self._relay.storage().remove_folder(folder)
+        self._answer(HTTPStatus.NO_CONTENT, b"")
 
-        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
-            logger.debug(format, *arguments)
+    def _carry_out(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except CheckpointError as error:
+            self._relay.forget()
+            logger.warning("%s", error)
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, str(error).encode())
+        except (OSError, ValueError) as error:
+            logger.warning("A rank broke off %s %s: %s", self.command, self.path, error)
 
-    return Handler
+    def _found(self, content: bytes | None) -> None:
+        status = HTTPStatus.NOT_FOUND if content is None else HTTPStatus.OK
+        self._answer(status, content or b"")
+
+    def _refuse(self) -> None:
+        sentence = "That is no path of a checkpoint: the sidecar hands on nothing else."
+        self._answer(HTTPStatus.NOT_IMPLEMENTED, sentence.encode())
+
+    def _answer(self, status: HTTPStatus, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
+        logger.debug(format, *arguments)
 
 
 def _parts(relay: CheckpointRelay, path: str, start: int, end: int) -> Iterator[bytes]:
@@ -202,7 +211,7 @@ def _parts(relay: CheckpointRelay, path: str, start: int, end: int) -> Iterator[
         yield part
 
 
-def _chunks(source: BinaryIO) -> Iterator[bytes]:
+def _chunks(source: BufferedIOBase) -> Iterator[bytes]:
     """Yield a chunked body; raise ValueError if it is cut off."""
     while size := _chunk_size(source.readline(16)):
         chunk = source.read(size)

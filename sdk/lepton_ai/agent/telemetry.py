@@ -97,9 +97,7 @@ class ProgressCollector(Collector):
         return gauge
 
 
-def serve(
-    exchange: Path, job: str, port: int, problem: Callable[[Progress], str | None]
-) -> None:
+def serve(exchange: Path, job: str, port: int, problem: Callable[[Progress], str | None]) -> None:
     """Answer in a thread; a port that is taken costs the page, never the run.
 
     Args:

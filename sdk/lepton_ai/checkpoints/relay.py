@@ -150,8 +150,6 @@ class Relay:
             yield
         except (OSError, HTTPException, ValueError) as error:
             raise CheckpointError(
-                f"The sidecar does not reach {self._url} for us ({error or type(error).__name__}). "
+                f"The sidecar does not reach {self._url} for us ({str(error) or type(error).__name__}). "
                 "It is started again by itself; look at the log of the pod's container 'sidecar'."
             ) from error
-
-
