@@ -149,7 +149,8 @@ class Relay:
         try:
             yield
         except (OSError, HTTPException, ValueError) as error:
+            cause = str(error) or type(error).__name__
             raise CheckpointError(
-                f"The sidecar does not reach {self._url} for us ({str(error) or type(error).__name__}). "
+                f"The sidecar does not reach {self._url} for us ({cause}). "
                 "It is started again by itself; look at the log of the pod's container 'sidecar'."
             ) from error
