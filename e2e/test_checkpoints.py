@@ -182,7 +182,7 @@ def test_a_killed_pod_s_training_goes_on_from_the_object_store(namespace: Kubect
     def saved() -> Any:
         return (job_of(namespace, "stored") or {}).get("status", {}).get("checkpoint", {})
 
-    found = wait_until(saved, lambda each: bool(each), "a training runs")
+    found = wait_until(saved, bool, "a training runs")
     uid = (job_of(namespace, "stored") or {})["metadata"]["uid"]
     assert found["place"] == f"{STORE}/{uid}/step-{found['step']:09d}"
     namespace.delete("pod", "stored-train-1-0", "--grace-period=0", "--force")
