@@ -20,7 +20,7 @@ from lepton_ai.checkpoints.manifest import CheckpointError
 from lepton_ai.checkpoints.storage import HashedFile
 
 CHUNK_BYTES = 1024 * 1024
-SILENCE_SECONDS = 600.0
+SILENCE_SECONDS = 3600.0
 """The sidecar takes a few files at a time; whoever waits hears nothing meanwhile."""
 START_SECONDS = 30.0
 RETRY_SECONDS = 0.1
