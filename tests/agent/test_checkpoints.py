@@ -160,6 +160,20 @@ def test_a_rank_that_dies_while_it_saves_leaves_no_checkpoint(
         assert whole(archive, SECOND) == [20]
 
 
+@pytest.mark.parametrize("size_bytes", [0, 1000, 9 * 1024 * 1024])
+def test_what_ends_too_early_is_never_filled_up(
+    s3_store: StoreUnderTest, tmp_path: Path, size_bytes: int
+) -> None:
+    with sidecar(s3_store, tmp_path / "pod", model=None, checkpoint_uri=URI) as pod:
+        storage = as_ranks(pod).storage
+        path = f"{CheckpointPlace(10, FIRST).folder}/rank-0.distcp"
+        with storage.create(path) as file:
+            file.write(bytes(size_bytes))
+        assert storage.read(path, 0, size_bytes) == bytes(size_bytes)
+        with pytest.raises(CheckpointError):
+            storage.read(path, 0, size_bytes + 100)
+
+
 def test_a_sidecar_that_is_started_again_goes_on(s3_store: StoreUnderTest, tmp_path: Path) -> None:
     for step in (10, 20):
         with sidecar(s3_store, tmp_path / "pod", model=None, checkpoint_uri=URI) as pod:

@@ -154,8 +154,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(end - start))
         self.end_headers()
         self.wfile.write(first)
-        for part in parts:
-            self.wfile.write(part)
+        try:
+            for part in parts:
+                self.wfile.write(part)
+        except CheckpointError as error:
+            # What was promised is cut off: a refusal now would be taken for bytes of the file.
+            raise ConnectionAbortedError(str(error)) from None
 
     def _put_new(self, path: str) -> None:
         length = int(self.headers.get("Content-Length", "0"))
@@ -178,13 +182,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _carry_out(self, work: Callable[[], None]) -> None:
         try:
+            self._answer_refusals(work)
+        except (OSError, ValueError) as error:
+            logger.warning("%s %s was broken off: %s", self.command, self.path, error)
+
+    def _answer_refusals(self, work: Callable[[], None]) -> None:
+        try:
             work()
         except CheckpointError as error:
             self._relay.forget()
             logger.warning("%s", error)
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, str(error).encode())
-        except (OSError, ValueError) as error:
-            logger.warning("A rank broke off %s %s: %s", self.command, self.path, error)
 
     def _found(self, content: bytes | None) -> None:
         status = HTTPStatus.NOT_FOUND if content is None else HTTPStatus.OK
@@ -206,8 +214,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _parts(relay: CheckpointRelay, path: str, start: int, end: int) -> Iterator[bytes]:
     for offset in range(start, end, PART_BYTES):
+        length = min(PART_BYTES, end - offset)
         with relay.transfers:
-            part = relay.storage().read(path, offset, min(PART_BYTES, end - offset))
+            part = relay.storage().read(path, offset, length)
+        if len(part) < length:
+            raise CheckpointError(f"{path} ends before byte {end}.")
         yield part
 
 
