@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from tests.agent.test_telemetry import PROGRESS, answer, leave
 
 URI = "lepton-store://checkpoints"
 FIRST, SECOND = Attempt(1, 0), Attempt(2, 0)
+MIB = 1024 * 1024
 
 
 def as_ranks(pod: SidecarPod) -> Archive:
@@ -158,6 +161,33 @@ def test_a_rank_that_dies_while_it_saves_leaves_no_checkpoint(
             rank.sendall(b"Transfer-Encoding: chunked\r\n\r\n7\r\nwei")
         save(archive, 20, FIRST, b"weights")
         assert whole(archive, SECOND) == [20]
+
+
+def test_many_large_files_at_once_take_little_memory(
+    s3_store: StoreUnderTest, tmp_path: Path
+) -> None:
+    part = memoryview(bytes(MIB))
+
+    def write(rank: int) -> None:
+        with storage.create(f"{CheckpointPlace(10, FIRST).folder}/rank-{rank}.distcp") as file:
+            for _ in range(96):
+                file.write(part)
+
+    with sidecar(s3_store, tmp_path / "pod", model=None, checkpoint_uri=URI) as pod:
+        storage = as_ranks(pod).storage
+        assert storage.paths() == []
+        before = peak_bytes(pod)
+        with ThreadPoolExecutor(6) as ranks:
+            list(ranks.map(write, range(6)))
+        assert peak_bytes(pod) - before < 192 * MIB
+
+
+def peak_bytes(pod: SidecarPod) -> int:
+    """The most memory that the sidecar has held so far."""
+    status = Path(f"/proc/{pod.process.pid}/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found
+    return int(found[1]) * 1024
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1000, 9 * 1024 * 1024])

@@ -28,7 +28,7 @@ PROBLEM = "checkpoint-problem"
 MAX_PROBLEM_BYTES = 1000
 MAX_CHUNK_BYTES = 8 * 1024 * 1024
 MAX_RECORD_BYTES = 4 * 1024 * 1024
-TRANSFERS_AT_ONCE = 2  # each holds some 50 MiB at most
+TRANSFERS_AT_ONCE = 2  # each holds some 60 MiB at most
 SILENCE_SECONDS = 3600.0
 
 _CHUNK = re.compile(rb"([0-9a-f]{1,7})\r\n")
