@@ -12,13 +12,12 @@ from lepton_ai.record import FailureError
 from lepton_ai.store import NoStoreError, Store, StoreAddress, open_store
 
 OWN_STORE = "lepton-store://"
-PATIENCE_SECONDS = 30.0  # it bounds a request, too: a part of 16 MiB
 
 
 def open_bucket(url: str) -> Bucket:
     """Open a prefix; `lepton-store://` stands for the namespace's own store."""
     try:
-        return Bucket(open_store(address_of(url), PATIENCE_SECONDS))
+        return Bucket(open_store(address_of(url)))
     except FailureError as error:
         raise CheckpointError(
             f"There is no place for checkpoints at '{url}': {error} An address begins with "
