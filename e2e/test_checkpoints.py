@@ -50,7 +50,7 @@ dist.destroy_process_group()
 """
 
 
-@pytest.fixture(params=[DIRECTLY, BY_SIDECAR])
+@pytest.fixture(params=[pytest.param(DIRECTLY, marks=pytest.mark.long), BY_SIDECAR])
 def in_store(
     request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Gateway, list[str], str]]:

@@ -10,7 +10,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -76,7 +76,7 @@ class _Body:
         try:
             for each in (b"%x\r\n" % len(part), part, b"\r\n"):
                 self._connection.send(each)
-        except OSError:
+        except ConnectionError:
             self._connection.answer()  # why it stopped listening, if it could say so
             raise
 
@@ -141,7 +141,9 @@ class Relay:
         headers: Mapping[str, str] = _NO_HEADERS,
     ) -> tuple[int, bytes]:
         with self._failures_as_sentences(), closing(_Connection(self._path)) as connection:
-            connection.request(method, f"/{path}", body, dict(headers))
+            connection.connect()
+            with suppress(ConnectionError):  # it may have refused before all was sent
+                connection.request(method, f"/{path}", body, dict(headers))
             return connection.answer()
 
     @contextmanager
