@@ -127,7 +127,10 @@ def test_a_plain_script_in_an_image_with_torch_only_gets_all_this(shared: Shared
         run.order("skip_a_collective", VICTIM)
         run.starts_again()
         run.runs_to(SOME_STEPS)
-        job = run.job()
+        # Rank 0 tells of the restart when it is asked next, each 30 s.
+        job = wait_until(
+            run.job, lambda found: bool(condition(found, "ProgressKnown")), "a training goes on"
+        )
         assert condition(job, "ProgressKnown")["status"] == "False"
         assert condition(job, "CheckpointPlaceKnown")["status"] == "False"
         os.kill(run.process(VICTIM), signal.SIGKILL)

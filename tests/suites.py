@@ -76,7 +76,7 @@ def _on_clusters(resilience_seconds: int, seconds: int, *arguments: str) -> Grou
 
 
 SUITES: dict[str, Groups] = {
-    "test": (*SETUP, *QUICK, *_on_clusters(600, 1200, "-m", "not long")),
+    "test": (*SETUP, *QUICK, *_on_clusters(600, 1800, "-m", "not long")),
     "test-long": (*SETUP, *_on_clusters(7200, 5400, "-s")),
 }
 

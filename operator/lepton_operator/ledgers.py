@@ -17,6 +17,8 @@ from lepton_operator.cache import Cache
 
 _KIND = "TrainingJob"
 _UNOBSERVED = "unobserved"
+_WASTED = "wastedGpuSeconds"
+_FREE = ("waiting", "productive")  # seconds that waste no GPU of a whole gang
 _UNSETTLED = 2  # the last attempt, and the one before it, of which pods that were kept tell yet
 
 
@@ -42,9 +44,8 @@ class LedgerCollector(Collector):
         for job, status in self._statuses():
             for name, seconds in settled(status).items():
                 time.add_metric([*job, name], seconds)
-            for use in ("useful", "wasted"):
-                spent = _number(status["ledger"].get(f"{use}GpuSeconds"))
-                gpus.add_metric([*job, use], spent)
+            gpus.add_metric([*job, "useful"], _number(status["ledger"].get("usefulGpuSeconds")))
+            gpus.add_metric([*job, "wasted"], settled_waste(status))
         yield from (time, gpus)
 
     def _statuses(self) -> Iterator[tuple[list[str], Mapping[str, Any]]]:
@@ -57,9 +58,25 @@ class LedgerCollector(Collector):
 def settled(status: Mapping[str, Any]) -> dict[str, float]:
     """Return the classes but for what may still be known better, since a counter never falls."""
     found = {name: _number(status["ledger"].get(name)) for name in Spent.model_fields}
-    for attempt in (status.get("attempts") or ())[-_UNSETTLED:]:
-        found[_UNOBSERVED] -= _number((attempt.get("ledger") or {}).get(_UNOBSERVED))
+    for ledger in _unsettled(status):
+        found[_UNOBSERVED] -= _number(ledger.get(_UNOBSERVED))
     return {name: max(0.0, seconds) for name, seconds in found.items()}
+
+
+def settled_waste(status: Mapping[str, Any]) -> float:
+    """Return the wasted GPU seconds, without the unobserved part that may prove useful."""
+    found = _number(status["ledger"].get(_WASTED))
+    for ledger in _unsettled(status):
+        held = sum(_number(ledger.get(name)) for name in Spent.model_fields if name not in _FREE)
+        unobserved = _number(ledger.get(_UNOBSERVED))
+        if unobserved > 0:
+            found -= _number(ledger.get(_WASTED)) * unobserved / held
+    return max(0.0, found)
+
+
+def _unsettled(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    attempts = (status.get("attempts") or ())[-_UNSETTLED:]
+    return [each.get("ledger") or {} for each in attempts]
 
 
 def _number(text: str | None) -> float:

@@ -40,6 +40,7 @@ from lepton_operator.views import Earlier, InPlace, Loss, Told
 
 MAX_BYTES = 262_144
 MAX_TOLD_RESTARTS = 64
+MAX_TOLD_ATTEMPTS = 16
 
 _Count = Annotated[StrictInt, Field(ge=0, le=MAX_STEP)]
 _Seconds = Annotated[float, Field(ge=0, le=MAX_SECONDS, allow_inf_nan=False)]
@@ -53,7 +54,7 @@ class _Checkpoint(StatusModel):
 
 class _Restart(StatusModel):
     generation: Annotated[StrictInt, Field(ge=0, le=MAX_ATTEMPTS)]
-    reason: Literal["UserError", "Hang"]
+    reason: Literal["UserError", "OutOfMemory", "Hang"]
     rank: Annotated[StrictInt, Field(ge=0, lt=MAX_NODES * MAX_RANKS_PER_POD)] | None = None
     exit_code: Annotated[StrictInt, Field(ge=0, le=255)] | None = None
     signal: Annotated[StrictInt, Field(ge=1, le=64)] | None = None
@@ -102,7 +103,7 @@ class _Told(StatusModel):
     lost: _Lost | None = None
     slow: _Slow | None = None
     ledger: ReportedSeconds = Field(default_factory=dict)
-    earlier: _Earlier | None = None
+    earlier: Annotated[tuple[_Earlier, ...], Field(max_length=MAX_TOLD_ATTEMPTS)] = ()
     checkpoint_problem: Text | None = None
 
 
@@ -115,9 +116,8 @@ def parse(content: bytes, now: datetime) -> Told | None:
     return Told(_progress(told, now), _in_place(told), _loss(told, now), _earlier(told))
 
 
-def _earlier(told: _Told) -> Earlier | None:
-    before = told.earlier
-    return Earlier(before.attempt, before.ledger) if before else None
+def _earlier(told: _Told) -> tuple[Earlier, ...]:
+    return tuple(Earlier(each.attempt, each.ledger) for each in told.earlier)
 
 
 def _loss(told: _Told, now: datetime) -> Loss | None:

@@ -180,7 +180,7 @@ class Told:
     progress: Progress
     in_place: InPlace = InPlace()
     loss: Loss | None = None
-    earlier: Earlier | None = None
+    earlier: tuple[Earlier, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

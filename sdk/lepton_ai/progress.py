@@ -18,6 +18,7 @@ FILE = "progress.json"
 MAX_BYTES = 262_144
 MAX_RANKS = 256
 MAX_RESTARTS = 64
+MAX_EARLIER = 16
 
 Phase = Literal[
     "starting", "rendezvous", "restoring", "training", "evaluating", "checkpointing", "done"
@@ -101,7 +102,7 @@ class Progress(Document):
     restarts: Annotated[tuple[Restart, ...], Field(max_length=MAX_RESTARTS)] = ()
     counted_restarts: Count = 0
     ledger: Annotated[dict[Name, Seconds], Field(max_length=16)] = Field(default_factory=dict)
-    earlier: EarlierAttempt | None = None
+    earlier: Annotated[tuple[EarlierAttempt, ...], Field(max_length=MAX_EARLIER)] = ()
     lost: Loss | None = None
     checkpoint_problem: Text | None = None
     """Why the last step is not as safe as it should be: the sidecar's word."""

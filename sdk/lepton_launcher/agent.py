@@ -7,6 +7,7 @@ import functools
 import importlib.util
 import json
 import os
+import signal
 import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -71,6 +72,7 @@ def main(arguments: list[str]) -> int:
     job = Job(*json.loads(arguments[0]))
     result = _result_of(job)
     write_atomically(Path(job.folder) / _RESULT, json.dumps(result._asdict()).encode())
+    os.kill(os.getppid(), signal.SIGCHLD)  # PID 1 looks at once, as when this process has ended
     leave_out_garbage()
     return 1 if result.failures or result.error else 0
 

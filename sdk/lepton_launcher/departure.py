@@ -49,9 +49,7 @@ def _answers(sighting: Sighting) -> bool:
 class Departure:
     """Asks the ranks of one generation to leave, once."""
 
-    def __init__(
-        self, ranks: int, signal_: str, exchange: Exchange | None, children: Children
-    ) -> None:
+    def __init__(self, ranks: int, signal_: str, exchange: Exchange, children: Children) -> None:
         self._ranks = ranks
         self._signal = signal.Signals[signal_]
         self._exchange = exchange
@@ -74,7 +72,9 @@ class Departure:
         if order is not None and order.act == LEAVE:
             self._ask(order.save_at, sightings)
         elif order is None or order.act != RUN or is_late:
-            fastest = fastest_to_save(sightings, self._ranks)
+            # Where ranks of the gang have ended, those that are left cannot save with them.
+            is_whole = order is None or order.act == RUN
+            fastest = fastest_to_save(sightings, self._ranks) if is_whole else -1
             self._ask(save_step(fastest, step_seconds, LOOK_SECONDS), sightings)
 
     def _ask(self, save_at: int, sightings: Sequence[Sighting]) -> None:
@@ -87,8 +87,6 @@ class Departure:
             self._signal_ranks(sightings)
 
     def _can_tell(self, save_at: int) -> bool:
-        if self._exchange is None:
-            return False
         try:
             self._exchange.ask_to_save(save_at)
         except OSError as error:

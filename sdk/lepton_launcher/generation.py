@@ -15,12 +15,13 @@ from lepton_launcher import flight, records, stacks
 from lepton_launcher.agent import Failure, Job, Result, agent_command, read_result
 from lepton_launcher.coordinator import END, LEAVE, PART, RUNNING, STOP, STUCK, Report
 from lepton_launcher.departure import Departure, fastest_to_save
+from lepton_launcher.exchange import Exchange
 from lepton_launcher.hangs import HangWatch
 from lepton_launcher.ledger import Ending
 from lepton_launcher.memory import oom_kills
 from lepton_launcher.observer import LOOK_SECONDS, Observer
 from lepton_launcher.progress import Progress
-from lepton_launcher.rank import pipe_of, rank_command, stacks_of
+from lepton_launcher.rank import has_loaded, pipe_of, rank_command, stacks_of
 from lepton_launcher.sightings import RankWatch
 from lepton_launcher.speech import say
 from lepton_launcher.stderr import RankStderr, blames_a_peer
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from lepton_launcher.attempts import Attempt, AttemptFile
     from lepton_launcher.coordinator import Order
-    from lepton_launcher.exchange import Exchange
     from lepton_launcher.gang import Leader, Member
     from lepton_launcher.hangs import Hang
     from lepton_launcher.ledger import Ledger
@@ -85,8 +85,11 @@ class Generation:
             RankWatch(folder, first + index, index, pipe) for index, pipe in enumerate(self._pipes)
         ]
         self._observer = self._new_observer(before)
-        exchange = None if pod.options.alone else pod.exchange
-        self._departure = Departure(count, pod.options.leave_signal, exchange, pod.children)
+        pod.saves.begin(lambda: any(has_loaded(folder, index) for index in range(count)))
+        # On a laptop nobody shares a folder with the ranks but we.
+        self._shared = folder if pod.options.alone else pod.options.exchange
+        asks = Exchange(self._shared)
+        self._departure = Departure(count, pod.options.leave_signal, asks, pod.children)
         self._left_by = math.inf
         self._oom_kills_before = oom_kills()
         self.order: Order | None = None
@@ -170,7 +173,7 @@ class Generation:
             "LEPTON_OUTPUT_DIR": str(options.output),
             "LEPTON_ATTEMPT": str(attempt.number),
             "LEPTON_GENERATION": str(self.number),
-            "LEPTON_EXCHANGE": str(options.exchange),
+            "LEPTON_EXCHANGE": str(self._shared),
             "LEPTON_GRACE_SECONDS": str(math.floor(self._patience_seconds())),
         }
         if options.world_size == 1:
@@ -204,10 +207,14 @@ class Generation:
             hang = self._observer.look()
             order = self._obeyed()
             self._compare()
-            if signals.asked_to_leave_at is not None:
-                self._leave(signals.asked_to_leave_at)
-            elif hang or order:
+            asked_at = signals.asked_to_leave_at
+            if asked_at is None and (hang or order):
                 return hang, order
+            if asked_at is not None:
+                # Ranks whose peers were ended cannot save with them; each may that got a signal.
+                if order and not self._departure.has_signalled:
+                    return None, order
+                self._leave(asked_at)
             self._is_superseded = self._pod.is_superseded
             if self._is_superseded or (signals.asked_to_leave_at is None and self._has_failed()):
                 break
@@ -327,7 +334,7 @@ class Generation:
     def _judge(self, result: Result | None) -> records.Record:
         if self._observer.progress.left_at is not None:
             return records.saved(self._observer.progress.left_at)
-        metrics = records.read_metrics(self._options.output / "metrics.json")
+        metrics = records.read_metrics(self._options.output / records.METRICS_FILE)
         # A script may answer the signal with 0, and is then no success.
         complete = result is not None and not result.failures and not result.error
         if complete and not self._departure.has_signalled:

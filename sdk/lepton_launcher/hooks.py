@@ -16,7 +16,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, Callable
 
 from lepton_launcher import board
-from lepton_launcher.ending import leave_out_garbage
+from lepton_launcher.ending import end_soon_after_an_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +30,12 @@ STACKS_SIGNAL: int | None = signal.SIGRTMIN + 11 if hasattr(signal, "SIGRTMIN") 
 WANTED = ".wanted"
 """Ends the name of the file by which the launcher asks for torch's flight record."""
 
+LOADED = ".loaded"
+"""Ends the name of the file by which a rank says that it loaded from its checkpoint place."""
+
 _DDP_SAMPLE_STEPS = 10
+# Who has written so many files without reading one does not begin with a checkpoint.
+_MOST_WRITTEN = 1000
 _NANOSECONDS = 1_000_000_000
 
 Hook = Callable[[Any], None]
@@ -42,7 +47,8 @@ def install() -> None:
     if ours is None:
         return
     _dump_stacks_on_signal()
-    _end_soon_after_an_error()
+    end_soon_after_an_error()  # its peers wait until it is gone
+    _say_whether_it_loads()
     hooks = TorchHooks(ours)
     sys.meta_path.insert(0, _ImportHook(hooks.by_module()))
 
@@ -55,15 +61,50 @@ def _dump_stacks_on_signal() -> None:
         faulthandler.register(STACKS_SIGNAL, file=file, all_threads=True)
 
 
-def _end_soon_after_an_error() -> None:
-    """A failed rank is noticed when its process is gone, and until then its peers wait."""
-    told = sys.excepthook
+def _say_whether_it_loads() -> None:
+    """Whether the script reads a file in its checkpoint place that it has not written itself."""
+    if not os.environ.get("LEPTON_CHECKPOINT_URI"):
+        return
+    from lepton_launcher.saves import place_in  # noqa: PLC0415 - only where there is a place
 
-    def tell_and_end(*error: Any) -> None:
-        told(*error)
-        leave_out_garbage()
+    place, stacks = place_in(os.environ), os.environ.get(STACKS_VARIABLE)
+    if place and stacks:
+        sys.addaudithook(_Loads(place, f"{stacks}{LOADED}"))
 
-    sys.excepthook = tell_and_end
+
+class _Loads:
+    """An audit hook (PEP 578), which sees each file that this Python opens, and each new name."""
+
+    def __init__(self, place: str, says: str) -> None:
+        self._place = f"{_absolute(place)}{os.sep}"
+        self._says = says
+        self._written: set[str] = set()
+        self._is_over = False
+
+    def __call__(self, event: str, told: tuple[Any, ...]) -> None:
+        if self._is_over or event not in ("open", "os.rename"):
+            return
+        try:
+            if event == "open":
+                self._opened(told[0], told[2])
+            elif _absolute(told[0]) in self._written:
+                self._written.add(_absolute(told[1]))
+        except Exception:  # noqa: BLE001 - what a hook raises, the script's open() would raise
+            self._is_over = True
+
+    def _opened(self, path: Any, flags: int) -> None:
+        if isinstance(path, int) or not _absolute(path).startswith(self._place):
+            return
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            self._written.add(_absolute(path))
+            self._is_over = len(self._written) > _MOST_WRITTEN
+        elif _absolute(path) not in self._written and os.path.isfile(path):  # noqa: PTH113 - cheap
+            self._is_over = True
+            os.close(os.open(self._says, os.O_WRONLY | os.O_CREAT, 0o600))
+
+
+def _absolute(path: Any) -> str:
+    return os.path.abspath(os.fsdecode(path))  # noqa: PTH100 - of each file that is opened
 
 
 def _leave_flight_record() -> None:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from lepton_launcher.board import PHASES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lepton_launcher.board import Standing
 
 START = "start"
@@ -51,7 +53,7 @@ class Ending(NamedTuple):
 
 
 class Earlier(NamedTuple):
-    """The whole ledger of the attempt that this pod was in before, since its end left no record."""
+    """The whole ledger of an attempt that this pod was in before, since its end left no record."""
 
     attempt: int
     ledger: dict[str, float]
@@ -63,7 +65,7 @@ class Ledger:
     `furthest` is the furthest step that attempts before this one reported or saved; -1 without one.
     """
 
-    def __init__(self, now: float, furthest: int = -1, earlier: Earlier | None = None) -> None:
+    def __init__(self, now: float, furthest: int = -1, earlier: Sequence[Earlier] = ()) -> None:
         self.earlier = earlier
         self._ended: dict[str, float] = {}
         self._ended_at = now

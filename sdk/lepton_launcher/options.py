@@ -124,6 +124,12 @@ def _parser() -> argparse.ArgumentParser:
         default=SIGNALS[0],
         help="what tells ranks to leave which do not save on request (the SDK's do)",
     )
+    _add_policy(parser)
+    return parser
+
+
+def _add_policy(parser: argparse.ArgumentParser) -> None:
+    """Add what is a hang, and what is started again in place."""
     parser.add_argument(
         "--hang-timeout-seconds",
         type=_auto_or_seconds,
@@ -159,7 +165,6 @@ def _parser() -> argparse.ArgumentParser:
         default=-1,
         help="the furthest step that attempts before this one reported or saved; default: none",
     )
-    return parser
 
 
 def _patience(found: argparse.Namespace) -> Patience | None:

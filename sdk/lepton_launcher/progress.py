@@ -159,7 +159,8 @@ class Progress:
         first = min(sightings, key=lambda each: each.rank)
         pace = self._paces[first.rank]
         furthest = max(self.furthest, self._before.spent.get("furthest", -1))
-        saved_at = self._saves.saved_at if self._saves and furthest < 0 else None
+        saves = self._saves if furthest < 0 else None
+        saved_at = saves.saved_at if saves else None
         facts = {
             "attempt": self._attempt,
             "generation": self._generation,
@@ -173,13 +174,13 @@ class Progress:
             "checkpoint": _checkpoint(first, now) or _saved(saved_at, now),
             "resumedFrom": self.resumed_from,
             "furthest": furthest if furthest >= 0 else None,
-            "saved": True if saved_at is not None else None,
+            "saved": True if saves and saves.is_further else None,
             "ranks": [self._rank(each, now) for each in sightings],
             "slow": _slow_facts(self._slow),
             "restarts": list(self._before.told) or None,
             "countedRestarts": self._before.spent.get("restarts"),
             "ledger": self._ledger.seconds(),
-            "earlier": self._ledger.earlier and self._ledger.earlier._asdict(),
+            "earlier": [each._asdict() for each in self._ledger.earlier] or None,
         }
         return _known(facts)
 
@@ -187,7 +188,7 @@ class Progress:
         facts = {
             "rank": sighting.rank,
             "step": sighting.standing.step or None,
-            "silentSeconds": round(now - sighting.step_at, 1) if sighting.step_at else None,
+            "silentSeconds": _ago(sighting.step_at, now) if sighting.step_at else None,
             "ownSeconds": _rounded(sighting.standing.own_seconds or None),
         }
         return _known(facts)
@@ -207,14 +208,19 @@ def _checkpoint(sighting: Sighting, now: float) -> dict[str, Any] | None:
         return None
     return {
         "step": standing.checkpoint_step,
-        "ageSeconds": round(now - standing.checkpoint_at / 1e9, 1),
+        "ageSeconds": _ago(standing.checkpoint_at / 1e9, now),
         "seconds": round(standing.checkpoint_seconds, _DIGITS),
     }
 
 
 def _saved(saved_at: float | None, now: float) -> dict[str, Any] | None:
     """A checkpoint of a script's own, of which only its age is known."""
-    return None if saved_at is None else {"ageSeconds": round(now - saved_at, 1)}
+    return None if saved_at is None else {"ageSeconds": _ago(saved_at, now)}
+
+
+def _ago(moment: float, now: float) -> float:
+    """Seconds; a rank may write while it is looked at, and so after `now`."""
+    return round(max(0.0, now - moment), 1)
 
 
 def _slow_facts(slow: Slow | None) -> dict[str, Any] | None:

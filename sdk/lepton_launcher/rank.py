@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from lepton_launcher import board
-from lepton_launcher.hooks import STACKS_VARIABLE
+from lepton_launcher.hooks import LOADED, STACKS_VARIABLE
 from lepton_launcher.site_folder import python_path
 
 
@@ -36,6 +36,11 @@ def step_file_of(folder: Path, local_rank: int) -> Path:
 def stacks_of(folder: Path, local_rank: int) -> Path:
     """Where the rank writes its stacks when it is asked to."""
     return folder / f"stacks-{local_rank}"
+
+
+def has_loaded(folder: Path, local_rank: int) -> bool:
+    """Whether the rank read what others had written to its checkpoint place, as its hooks say."""
+    return Path(f"{stacks_of(folder, local_rank)}{LOADED}").exists()
 
 
 def site_of(folder: Path) -> Path:

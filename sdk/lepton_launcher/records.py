@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 Record = dict[str, Any]
 
 LIMIT_BYTES = 2048
+METRICS_FILE = "metrics.json"
+"""What a script may leave in its output folder: a flat object of numbers."""
 _MESSAGE_CHARACTERS = 1024
+_SHORTEST_MESSAGE = 80
 _METRICS_FILE_BYTES = 65536
 _METRICS = 16
 _METRIC_NAME_CHARACTERS = 48
@@ -142,21 +145,20 @@ def _open_without_waiting(path: str, flags: int) -> int:
 
 
 def to_line(record: Record) -> bytes:
-    """The record as JSON of at most LIMIT_BYTES: texts are cut first, then details are left out."""
+    """The record as JSON of at most LIMIT_BYTES: details go before the beginning of its message."""
     fitting: Record = _plain(record)
     message = fitting.get("message")
-    if isinstance(message, str):
-        whole = message[:_MESSAGE_CHARACTERS]
+    whole = message[:_MESSAGE_CHARACTERS] if isinstance(message, str) else ""
 
-        def with_message(characters: int) -> Record:
-            return {**fitting, "message": whole[:characters]}
+    def with_message(characters: int) -> Record:
+        return {**fitting, "message": whole[:characters]} if whole else fitting
 
-        fitting = with_message(_most_that_fits(with_message, len(whole)))
     for key in [key for key in fitting if key not in _ESSENTIAL]:
-        if len(_encode(fitting)) > LIMIT_BYTES:
+        if len(_encode(with_message(_SHORTEST_MESSAGE))) > LIMIT_BYTES:
             del fitting[key]
-    if len(_encode(fitting)) <= LIMIT_BYTES:
-        return _encode(fitting)
+    line = _encode(with_message(_most_that_fits(with_message, len(whole))))
+    if len(line) <= LIMIT_BYTES:
+        return line
     return _encode({"outcome": fitting["outcome"], "reason": fitting["reason"][:64]})
 
 

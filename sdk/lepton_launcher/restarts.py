@@ -15,13 +15,15 @@ _TOLD = 20
 _MESSAGE_CHARACTERS = 256
 _SAME_STEP = 1  # ranks that end are not all counted at the same moment
 _SIGNAL_EXIT_CODE = 128
-_OF_RANKS = ("UserError", "OutOfMemory", "Hang")
 _FACTS = ("rank", "reason", "exitCode", "signal", "step")
+
+OF_RANKS = ("UserError", "OutOfMemory", "Hang")
+"""The reasons of what ranks do themselves: those after which they may be started again."""
 
 
 def is_of_ranks(record: Record) -> bool:
     """Whether it tells of what a rank did, which may not come again."""
-    return record.get("reason") in _OF_RANKS and "rank" in record
+    return record.get("reason") in OF_RANKS and "rank" in record
 
 
 class Final(NamedTuple):

@@ -1,5 +1,8 @@
 """What a script saves by itself: new files in its checkpoint place that have stopped growing.
 
+Where something lay there when the ranks began, they are progress only if the script loaded from
+there: one that saves and never loads gets no further, however often it saves.
+
 Names, sizes and times alone are looked at, of so many files at most, and in a thread: a volume of
 the network's may not answer for minutes.
 """
@@ -17,7 +20,7 @@ from urllib.parse import unquote, urlsplit
 from lepton_launcher.speech import say
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 LOOK_SECONDS = 10.0
 MOST_ENTRIES = 5000
@@ -31,16 +34,22 @@ class Form(NamedTuple):
 
 
 class Saves:
-    """The files that were completed in a folder since the first look; without a folder, none."""
+    """The files that were completed in a folder since the first look; without a folder, none.
+
+    `count` is how many of them were progress, `is_further` whether any was in this attempt.
+    """
 
     def __init__(self, folder: str | None) -> None:
         self.count = 0
+        self.is_further = False
         self.saved_at: float | None = None
         """When the last one got its last byte, as near as the looks tell (monotonic seconds)."""
         self._folder = folder
         self._done: dict[str, Form] | None = None
         self._before: dict[str, Form] = {}
         self._looked_at = 0.0
+        self._lay_there: bool | None = None
+        self._has_loaded: Callable[[], bool] = lambda: False
         self._is_over = threading.Event()
         self._is_cut = False
 
@@ -56,6 +65,12 @@ class Saves:
     def begin_anew(self) -> None:
         """Another attempt begins, which has saved nothing yet; the count goes on."""
         self.saved_at = None
+        self.is_further = False
+
+    def begin(self, has_loaded: Callable[[], bool]) -> None:
+        """Ranks begin, which tell by this whether they loaded what lay there."""
+        self._has_loaded = has_loaded
+        self._lay_there = None if self._done is None else _any_content(self._before)
 
     def look(self, now: float) -> None:
         """Look once. A file is complete when two looks see the same of it."""
@@ -64,14 +79,17 @@ class Saves:
             return
         if self._done is None:
             self._done = found
+            self._lay_there = _any_content(found)
         complete = {
             path: form
             for path, form in found.items()
             if form.size and self._before.get(path) == form and self._done.get(path) != form
         }
         if complete:
-            self.count += len(complete)
             self.saved_at = self._looked_at
+        if complete and (not self._lay_there or self._has_loaded()):
+            self.count += len(complete)
+            self.is_further = True
         self._done = {path: form for path, form in self._done.items() if path in found} | complete
         self._before, self._looked_at = found, now
 
@@ -106,6 +124,10 @@ class Saves:
                 f"{self._folder} holds more than {MOST_ENTRIES} files: of the others it is not "
                 "seen whether they are complete"
             )
+
+
+def _any_content(files: Mapping[str, Form]) -> bool:
+    return any(form.size for form in files.values())
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]] | None:

@@ -25,12 +25,11 @@ _TORCH_LOG = re.compile(r"^\[[WIEF]\d{4} |^\[rank\d+\]:\[[WIEF]\d{4} ")
 # What warnings.warn prints; the line of source that follows it is indented.
 _WARNING = re.compile(r"^\S.*:\d+: \w*Warning: ")
 _LINES_OF_AN_ERROR = 30
-# How gloo, NCCL and torch's store tell that another rank is gone.
-_PEER_LOST = re.compile(
-    r"connection (closed|reset) by peer|broken pipe|remote process exited|ncclRemoteError"
-    r"|DistNetworkError|timed out waiting \d+ms",
-    re.IGNORECASE,
+PEER_LOST = (
+    r"(?i)connection (closed|reset) by peer|broken pipe|remote process exited|ncclRemoteError"
+    r"|DistNetworkError|timed out waiting \d+ms"
 )
+"""How gloo, NCCL and torch's store tell that another rank is gone: for Python's re, and RE2."""
 
 
 class RankStderr(threading.Thread):
@@ -116,7 +115,7 @@ def last_error_line(lines: list[str]) -> str:
 
 def blames_a_peer(error_line: str) -> bool:
     """Whether a rank failed because another one was gone: then the other one is the cause."""
-    return bool(_PEER_LOST.search(error_line))
+    return bool(re.search(PEER_LOST, error_line))
 
 
 def _without_warnings(lines: list[str]) -> list[str]:

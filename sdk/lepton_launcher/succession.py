@@ -113,11 +113,13 @@ class GangSuccession:
             self._gang.tell(generation.report(LEAVING, record))
             return Ended(record, waits=True, loss=_unheard(generation.order))
         state = _state_of(generation, record)
+        if state == IDLE and self._is_asked():
+            state = LEAVING  # so that no pod starts ranks of another generation for nothing
         self._gang.tell(generation.report(state, record))
         if state == LEAVING:
             return Ended(record, waits=self._left_for_others(record))
         order = self._settled_order(generation, record)
-        if order is not None:
+        if order is not None and not (order.act == RUN and self._is_asked()):
             return self._obey(order, generation, record)
         if self._pod.is_superseded:
             return Ended(record, waits=True)
@@ -165,10 +167,14 @@ class GangSuccession:
         all_do = self._pod.children.wait_for(all_leave, lambda: latest)
         return bool(all_do) and signals.asked_to_leave_at is None
 
+    def _is_asked(self) -> bool:
+        """Whether this very pod is to leave."""
+        signals = self._pod.signals
+        return signals.asked_to_leave_at is not None and not signals.is_asked_for_others
+
     def _is_bystander(self, record: Record) -> bool:
         """Whether neither this pod was asked to leave nor its own ranks are to blame."""
-        signals = self._pod.signals
-        if signals.asked_to_leave_at is not None and not signals.is_asked_for_others:
+        if self._is_asked():
             return False
         return not is_of_ranks(record) or blames_a_peer(str(record.get("message", "")))
 

@@ -5,11 +5,13 @@ When its gang loses a peer, the pod waits and goes on in the next attempt, with 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lepton_launcher import records
 from lepton_launcher.attempts import Attempt, AttemptFile, attempt_alone
@@ -28,6 +30,9 @@ from lepton_launcher.speech import say
 from lepton_launcher.stderr import blames_a_peer
 from lepton_launcher.succession import Ended, GangSuccession, OwnSuccession
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 # An attempt that did not succeed has nothing to lose by going on without its sidecar's answer.
 _ANSWER_SECONDS = 10.0
 # Ranks whose peer is gone fail moments after it. Their pod ends last, so that whoever looks at the
@@ -36,6 +41,8 @@ _VICTIM_SECONDS = 2.0
 # Who lost a peer waits for the operator, be it dead or busy. If that sees nothing amiss in all this
 # time, and cannot ask this pod, the pod's end tells it.
 _UNHEARD_SECONDS = 3600.0
+# As many attempts as the status of a job keeps.
+_TOLD_ATTEMPTS = 10
 
 
 def main(arguments: list[str]) -> int:
@@ -121,12 +128,19 @@ class Supervisor:
                 return None if pod.is_superseded else record
             if pod.gang is not None:
                 pod.gang.leave()
-            self._exchange.begin_anew()
-            saves.begin_anew()
-            earlier = Earlier(attempt.number, ledger.seconds())
+            self._begin_anew(saves)
+            # A second loss may come before anybody was told of the first.
+            earlier = [*ledger.earlier, Earlier(attempt.number, ledger.seconds())][-_TOLD_ATTEMPTS:]
             attempt, ledger = following, self._ledger_from_now(following, earlier)
 
-    def _ledger_from_now(self, attempt: Attempt, earlier: Earlier) -> Ledger:
+    def _begin_anew(self, saves: Saves) -> None:
+        """Leave nothing of an attempt that would be told as the next one's."""
+        self._exchange.begin_anew()
+        saves.begin_anew()
+        with contextlib.suppress(OSError):
+            (self._options.output / records.METRICS_FILE).unlink()
+
+    def _ledger_from_now(self, attempt: Attempt, earlier: Sequence[Earlier]) -> Ledger:
         return Ledger(time.monotonic(), self._furthest_before(attempt), earlier)
 
     def _furthest_before(self, attempt: Attempt) -> int:
@@ -170,9 +184,10 @@ class Supervisor:
         def until() -> float:
             return math.inf if pod.is_superseded else latest
 
-        return self._children.wait_for(
+        following = self._children.wait_for(
             lambda: self._told_after(number), lambda: min(until(), self._end_of_waiting())
         )
+        return following if self._signals.asked_to_leave_at is None else None
 
     def _train(self, pod: Pod) -> Ended:
         self._options.output.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ PROGRESS: dict[str, Any] = {
         {"rank": 4, "step": 121, "silentSeconds": 0.1, "ownSeconds": 0.2},
         {"rank": 5, "step": 120, "silentSeconds": 0.3, "ownSeconds": 0.1},
     ],
-    "earlier": {"attempt": 1, "ledger": {"hang": 4.5}},
+    "earlier": [{"attempt": 1, "ledger": {"hang": 4.5}}],
     "slow": {"rank": 4, "node": 2, "factor": 1.97},
     "ledger": {"start": 3.5, "productive": 30.0},
 }
@@ -106,6 +107,14 @@ def test_metrics_are_prometheus_s(folder_store: StoreUnderTest, tmp_path: Path) 
         'lepton_training_slow_rank_factor{rank="4",training_job="digits"} 1.97',
     ):
         assert line in lines
+    names = {re.split(r"[{ ]", line)[0] for line in lines if not line.startswith("#")}
+    assert {name.removeprefix("lepton_training_") for name in names} <= names_in_the_docs()
+
+
+def names_in_the_docs() -> set[str]:
+    page = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    section = page.partition("## Metrics\n")[2].partition("\n## ")[0]
+    return set(re.findall(r"`(\w+)[`{]", section))
 
 
 @pytest.mark.parametrize(

@@ -26,14 +26,19 @@ TORCH = {
     "torch/distributed/__init__.py": "",
     "torch/distributed/elastic/__init__.py": "",
     "torch/distributed/elastic/multiprocessing/__init__.py": "",
-    "torch/distributed/elastic/multiprocessing/errors.py": "class ChildFailedError(Exception): ...",
+    "torch/distributed/elastic/multiprocessing/errors.py": """
+class ChildFailedError(Exception):
+    def __init__(self, failures):
+        self.failures = failures
+""",
     "torch/distributed/elastic/multiprocessing/api.py": """
 class PContext:
     def close(self, *arguments, **keywords): ...
 """,
     "torch/distributed/launcher/__init__.py": "",
     "torch/distributed/launcher/api.py": """
-import dataclasses, os, subprocess
+import dataclasses, os, subprocess, time, types
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 @dataclasses.dataclass
 class LaunchConfig:
     min_nodes: int
@@ -49,7 +54,10 @@ class LaunchConfig:
 def launch_agent(config, program, arguments):
     rank = str(config.rdzv_configs["rank"])
     environment = {**os.environ, "RANK": rank, "LOCAL_RANK": "0"}
-    subprocess.run([program, *arguments], env=environment, check=True)
+    code = subprocess.run([program, *arguments], env=environment).returncode
+    if code:
+        failed = types.SimpleNamespace(local_rank=0, exitcode=code, timestamp=int(time.time()))
+        raise ChildFailedError({int(rank): failed})
 """,
 }
 

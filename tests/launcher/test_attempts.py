@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,18 @@ import pytest
 
 from e2e.cluster.ports import free_port
 from lepton_launcher.attempts import Attempt, AttemptFile, NotThisAttempt, parse_attempt
-from lepton_launcher.coordinator import END, LEAVE, LEAVING, PART, RUN, STOP, Order, Report
+from lepton_launcher.coordinator import (
+    END,
+    IDLE,
+    LEAVE,
+    LEAVING,
+    PART,
+    RUN,
+    STOP,
+    Coordinator,
+    Order,
+    Report,
+)
 from lepton_launcher.exchange import Exchange
 from lepton_launcher.gang import Leader, Member
 from lepton_launcher.options import parse_options
@@ -23,6 +35,8 @@ from lepton_launcher.succession import GangSuccession, Loss
 from .conftest import ATTEMPT, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from lepton_launcher.options import Options
 
     from .conftest import Pod
@@ -76,13 +90,49 @@ def test_a_pod_that_is_told_of_a_later_attempt_begins_it(pod: Pod) -> None:
     record = pod.record()
     assert (record["outcome"], record["attempt"]) == ("Succeeded", 3)
     progress = json.loads((pod.exchange / "progress.json").read_bytes())
-    earlier = progress["earlier"]
+    (earlier,) = progress["earlier"]
     assert earlier["attempt"] == 1
     whole = sum(earlier["ledger"].values()) + sum(record["ledger"].values())
     assert 0 < whole <= time.monotonic() - begun_at
     pod.agree()
     assert pod.message()["attempt"] == 3
     assert [line.split()[1] for line in pod.stdout.splitlines()] == [b"1", b"3"]
+
+
+MEASURES_ONCE = """
+import os, pathlib, time
+output = pathlib.Path(os.environ["LEPTON_OUTPUT_DIR"])
+if os.environ["LEPTON_ATTEMPT"] == "1":
+    (output / "metrics.json").write_text('{"accuracy": 0.5}')
+    print("measured", flush=True)
+    time.sleep(3600)
+"""
+
+
+def test_metrics_of_an_earlier_attempt_are_not_told_as_the_next_one_s(pod: Pod) -> None:
+    pod.run(pod.script(MEASURES_ONCE)).begin()
+    wait_until(lambda: pod.stdout, "the metrics")
+    tell(pod, **{**ATTEMPT, "attempt": 2, "port": 29402})
+    record = pod.record()
+    assert (record["outcome"], record["attempt"]) == ("Succeeded", 2)
+    assert "metrics" not in record
+    pod.agree()
+
+
+def test_what_an_attempt_went_into_is_told_after_another_that_never_began(pod: Pod) -> None:
+    """A second loss comes before there is anything to tell of the ranks."""
+    ends_in(pod, 3).run(pod.script(SAYS_WHICH)).begin()
+    wait_until(lambda: begun(pod), "the first attempt")
+    pod.process.send_signal(signal.SIGSTOP)
+    tell(pod, **{**ATTEMPT, "attempt": 2, "port": 29402})
+    pod.process.send_signal(signal.SIGCONT)
+    wait_until(lambda: b"attempt 2, node" in pod.stderr, "the second attempt")
+    tell(pod, **{**ATTEMPT, "attempt": 3, "port": 29403})
+    pod.record()
+    told = json.loads((pod.exchange / "progress.json").read_bytes())["earlier"]
+    assert [each["attempt"] for each in told] == [1, 2]
+    assert sum(told[0]["ledger"].values()) > 0
+    pod.agree()
 
 
 def test_a_later_attempt_that_only_comes_ends_the_ranks_and_nothing_else(pod: Pod) -> None:
@@ -117,6 +167,47 @@ def test_asked_to_leave_between_two_attempts_it_tells_the_sidecar_nothing(pod: P
     assert pod.message()["reason"] == "Terminated"
     assert pod.wait() == 143
     assert not (pod.exchange / "record.json").exists()
+
+
+ONE_FAILS = """
+import os, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("begun", flush=True)
+fails = pathlib.Path(os.environ["LEPTON_OUTPUT_DIR"], "fails")
+while not fails.exists():
+    time.sleep(0.05)
+sys.exit("boom")
+"""
+
+
+def test_asked_to_leave_as_its_gang_stops_a_pod_leaves_at_once(
+    gang: Callable[..., list[Pod]],
+) -> None:
+    """Its peers' ranks have ended, so nothing that its own could do would be of any use."""
+    first, second, third = gang(ONE_FAILS, "--max-restarts", "3", "--grace-seconds", "60")
+    wait_until(lambda: first.stdout and second.stdout and third.stdout, "the ranks")
+    third.process.send_signal(signal.SIGSTOP)
+    (second.output / "fails").touch()
+    wait_until(lambda: b"generation 0 end: boom" in first.stderr, "the order to stop")
+    asked = time.monotonic()
+    third.ask_to_leave()
+    third.process.send_signal(signal.SIGCONT)
+    third.agree()
+    assert third.message()["reason"] == "Terminated"
+    assert time.monotonic() - asked < 5
+    wait_until(lambda: b"Waiting for the next one" in first.stderr, "what its peers do")
+    assert b"generation 1" not in first.stderr + second.stderr + third.stderr
+
+
+def test_asked_to_leave_as_another_attempt_comes_it_starts_no_ranks(pod: Pod) -> None:
+    ends_in(pod, 9).run(pod.script(SAYS_WHICH)).begin()
+    wait_until(lambda: begun(pod), "the first attempt")
+    pod.process.send_signal(signal.SIGSTOP)  # so that it finds both at one look
+    tell(pod, **{**ATTEMPT, "attempt": 2, "port": 29402})
+    pod.ask_to_leave()
+    pod.process.send_signal(signal.SIGCONT)
+    assert pod.message()["reason"] == "Terminated"
+    assert b"attempt 2," not in pod.stderr
 
 
 def test_a_later_attempt_that_cannot_begin_is_the_one_that_its_record_is_about(pod: Pod) -> None:
@@ -306,6 +397,23 @@ def test_a_pod_whose_own_rank_failed_before_all_were_asked_to_leave_ends(
     leader.gang.tell(Report(0, 0, "running", is_asked=True))
     wait_until(lambda: member.gang.order().act == LEAVE, "the order to leave")  # type: ignore[union-attr]
     assert member.ended(BUG) == (BUG, False, None)
+
+
+def test_a_pod_that_was_asked_itself_starts_no_other_generation(nodes: tuple[Node, Node]) -> None:
+    leader, member = nodes
+    leader.gang.coordinator = Coordinator(2, Restarts(1))  # type: ignore[union-attr]
+    member.gang.tell(Report(1, 0, "failed", BUG))
+    wait_until(lambda: leader.gang.order().act == STOP, "the order to stop")  # type: ignore[union-attr]
+    member.gang.tell(Report(1, 0, IDLE))
+    wait_until(lambda: _is_idle(leader.gang), "that the other has stopped")
+    leader.pod.signals.ask_to_leave()
+    assert leader.ended(STOPPED, Order(STOP, 0, "boom")) == (STOPPED, False, None)
+    assert leader.gang.order().act == END  # type: ignore[union-attr]
+
+
+def _is_idle(leader: Any) -> bool:
+    reports: dict[int, Report] = leader.coordinator._reports
+    return reports[1].state == IDLE
 
 
 @pytest.mark.parametrize("first_for_others", [True, False])

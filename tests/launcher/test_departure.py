@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -80,6 +81,16 @@ def test_ranks_that_save_on_request_leave_after_the_agreed_step(pod: Pod, ask: o
     assert (message["outcome"], message["reason"], message["step"]) == ("Failed", "Saved", step)
     assert message["message"] == f"Saved at step {step} and left, as it was asked to."
     assert message["furthest"] == step
+    assert pod.wait() == 75
+
+
+def test_ctrl_c_on_a_laptop_has_the_ranks_save_first(pod: Pod) -> None:
+    pod.run(saves(pod), options=("--alone",))
+    pod.wait_for_file("five")
+    pod.process.send_signal(signal.SIGINT)
+    message = pod.message()
+    assert message["reason"] == "Saved"
+    assert 7 <= message["step"] < 100
     assert pod.wait() == 75
 
 

@@ -61,6 +61,16 @@ def test_the_first_reported_step_of_a_resumed_run_says_nothing_of_its_pace() -> 
     assert pace.step_seconds == pytest.approx(0.6)
 
 
+def test_what_is_written_while_it_is_looked_at_is_no_second_old() -> None:
+    progress, moment = Progress(1, 0, 10), int(10.2 * SECOND)
+    standing = Standing("training", step=7, step_at=moment)
+    saved = standing._replace(checkpoint_step=7, checkpoint_at=moment)
+    sightings = [Sighting(0, saved)]
+    progress.take_in(sightings, 10)
+    found = progress.document(sightings, 10)
+    assert (found["checkpoint"]["ageSeconds"], found["ranks"][0]["silentSeconds"]) == (0, 0)
+
+
 def test_what_the_script_reports_reaches_the_sidecar_and_the_record(pod: Pod) -> None:
     pod.run(pod.script(STEPS)).begin().agree()
     message = pod.message()

@@ -51,6 +51,14 @@ def test_a_text_is_cut_between_characters_and_before_anything_else_is_lost() -> 
     assert len(to_line(record)) > LIMIT_BYTES - 4
 
 
+def test_metrics_of_long_names_never_cost_the_error_line() -> None:
+    error = "ValueError: the learning rate is negative"
+    metrics = {f"{'学' * 46}{number:02}": 0.123456789 for number in range(16)}
+    record = {"outcome": "Failed", "reason": "UserError", "message": error, "metrics": metrics}
+    told = json.loads(to_line({**record, "step": 7}))
+    assert (told["message"], told["step"]) == (error, 7)
+
+
 @pytest.mark.parametrize(
     ("record", "code"),
     [

@@ -113,6 +113,52 @@ def test_a_rank_killed_by_a_signal_is_a_failure_with_that_signal(pod: Pod) -> No
     assert pod.wait() == 137
 
 
+FAILS_WITH_MUCH_TO_TEAR_DOWN = """
+import atexit, os, pathlib, threading, time
+output = pathlib.Path(os.environ["LEPTON_OUTPUT_DIR"])
+class Slow:
+    def __del__(self, sleep=time.sleep):
+        sleep(30)
+slow, log = Slow(), (output / "log").open("w")
+log.write("held")
+threading.Thread(target=lambda: (time.sleep(0.5), log.write(" and waited for"))).start()
+atexit.register(lambda: log.write(" and written at the end"))
+print("printed", end="")
+raise ValueError("boom")
+"""
+
+
+def test_a_rank_that_failed_is_gone_without_its_teardown(pod: Pod) -> None:
+    pod.run(pod.script(FAILS_WITH_MUCH_TO_TEAR_DOWN)).begin()
+    record = pod.record()
+    assert (record["message"], record["exitCode"]) == ("ValueError: boom", 1)
+    assert (pod.output / "log").read_text() == "held and waited for and written at the end"
+    pod.agree()
+    pod.wait()
+    assert pod.stdout == b"printed"
+
+
+@pytest.mark.parametrize("raised", ["ValueError('boom')", "KeyboardInterrupt()"])
+def test_an_error_that_a_script_prints_itself_and_survives_is_no_failure(
+    pod: Pod, raised: str
+) -> None:
+    survives = f"""
+import sys
+try:
+    raise {raised}
+except BaseException:
+    sys.excepthook(*sys.exc_info())
+"""
+    pod.run(pod.script(survives)).begin().agree()
+    assert pod.message()["outcome"] == "Succeeded"
+
+
+def test_an_interrupt_ends_a_rank_by_its_signal(pod: Pod) -> None:
+    pod.run(pod.script("raise KeyboardInterrupt")).begin()
+    assert pod.record()["signal"] == signal.SIGINT
+    pod.agree()
+
+
 def test_an_exit_without_a_word_says_so(pod: Pod) -> None:
     pod.run(pod.script("raise SystemExit(7)")).begin().agree()
     assert pod.message()["message"] == "Exit code 7, without an error on stderr."

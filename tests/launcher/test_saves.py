@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 FAILED = {"outcome": "Failed", "reason": "UserError", "message": "boom", "rank": 0, "exitCode": 1}
 
 
-def looks(folder: Path, *contents: dict[str, str]) -> list[int]:
-    """How many files are complete after each look; before it, these files are written."""
+def looks(folder: Path, *contents: dict[str, str], loads: bool = False) -> list[int]:
+    """How many files count after each look; before it, these files are written."""
     found, told = Saves(str(folder)), []
+    found.begin(lambda: loads)
     found.look(0)
     for number, files in enumerate(contents, start=1):
         for name, text in files.items():
@@ -53,7 +54,12 @@ def test_a_file_that_is_written_anew_is_another_one(tmp_path: Path) -> None:
 
 def test_what_is_there_before_the_ranks_begin_is_not_theirs(tmp_path: Path) -> None:
     (tmp_path / "old.pt").write_text("a")
-    assert looks(tmp_path, {}, {}, {"new.pt": "b"}, {}) == [0, 0, 0, 1]
+    assert looks(tmp_path, {}, {}, {"new.pt": "b"}, {}, loads=True) == [0, 0, 0, 1]
+
+
+def test_where_something_lay_what_was_saved_counts_only_if_it_was_loaded(tmp_path: Path) -> None:
+    (tmp_path / "old.pt").write_text("a")
+    assert looks(tmp_path, {"new.pt": "b"}, {}) == [0, 0]
 
 
 def test_an_empty_file_is_no_checkpoint(tmp_path: Path) -> None:
@@ -63,6 +69,7 @@ def test_an_empty_file_is_no_checkpoint(tmp_path: Path) -> None:
 def test_a_file_that_replaces_another_whole_counts(tmp_path: Path) -> None:
     (tmp_path / "last.pt").write_text("old")
     found = Saves(str(tmp_path))
+    found.begin(lambda: True)
     found.look(0)
     (tmp_path / "last.pt.tmp").write_text("newer")
     (tmp_path / "last.pt.tmp").replace(tmp_path / "last.pt")
@@ -148,7 +155,8 @@ def test_saves_count_nothing_where_steps_are_known() -> None:
 SAVES_AND_DIES = """
 import os, pathlib, sys, time
 place = pathlib.Path(os.environ["PLACE"])
-epoch = 1 + sum(1 for _ in place.glob("*.pt"))
+(place / "log").open("a").close()
+epoch = 1 + sum(each.read_text() == "weights" for each in place.glob("*.pt"))
 print("epoch", epoch, flush=True)
 if epoch < 4:
     (place / f"{epoch}.pt").write_text("weights")
@@ -190,6 +198,41 @@ def test_a_plain_script_that_saves_is_started_again_for_free(
     assert (told["saved"], told["countedRestarts"]) == (True, 1)
     assert 0 < told["checkpoint"]["ageSeconds"] < 15
     assert "step" not in told["checkpoint"]
+
+
+SAVES_AND_NEVER_LOADS = """
+import os, pathlib, sys, time
+place = pathlib.Path(os.environ["PLACE"])
+print("begun", flush=True)
+saved = place / f"{time.time()}.pt"
+(place / "unfinished").write_text("weights")
+(place / "unfinished").replace(saved)
+assert saved.read_text() == "weights"
+time.sleep(1.5)
+sys.exit(3)
+"""
+
+
+def test_a_plain_script_that_never_loads_what_it_saves_gets_no_further(
+    pod: Pod, oftener: tuple[str, str]
+) -> None:
+    script = pod.script(SAVES_AND_NEVER_LOADS)
+    pod.run(script, options=("--max-restarts", "2"), through=oftener).begin().agree()
+    message = pod.message()
+    # The first start had nothing to load.
+    assert (message["restarts"], message["saved"]) == (2, True)
+    assert pod.stdout.split() == [b"begun"] * 4
+
+
+def test_a_pod_that_begins_where_others_have_saved_gets_no_further_without_loading(
+    pod: Pod, oftener: tuple[str, str]
+) -> None:
+    Path(os.environ["PLACE"], "old.pt").write_text("weights")
+    script = pod.script(SAVES_AND_NEVER_LOADS)
+    pod.run(script, options=("--max-restarts", "1"), through=oftener).begin().agree()
+    message = pod.message()
+    assert (message["restarts"], message.get("saved")) == (1, None)
+    assert pod.stdout.split() == [b"begun"] * 2
 
 
 SAVES_IN_THE_FIRST_ATTEMPT = """

@@ -471,7 +471,8 @@ class RankRestart(StatusModel):
         description="generation of the ranks that ended; the first is 0 in each attempt."
     )
     reason: Annotated[str, StringConstraints(max_length=64)] = Field(
-        description="reason: UserError (a rank exited non-zero or by a signal) or Hang."
+        description="reason: UserError (a rank exited non-zero or by a signal), OutOfMemory or "
+        "Hang."
     )
     rank: Annotated[int, Field(ge=0, le=MAX_NODES * MAX_RANKS_PER_POD)] | None = Field(
         default=None, description="rank is the global rank that failed first."
@@ -529,7 +530,8 @@ class Ledger(Spent):
         "usefulGpuSeconds: the GPUs of all pods times the productive seconds."
     )
     wasted_gpu_seconds: Decimal | None = _spent(
-        "wastedGpuSeconds: the same for all other classes but waiting, when they are not held."
+        "wastedGpuSeconds: the same for all other classes; of waiting, what pods with a node held "
+        "until all had one."
     )
 
 

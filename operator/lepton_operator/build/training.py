@@ -183,12 +183,20 @@ def placement(
     return names.canonical(told)
 
 
-def placement_of_kept(job: TrainingJob, attempt: int, rank: int, address: str | None) -> str:
-    """Return it for a pod that was made for an earlier attempt, whose command line is of that."""
+def placement_of_kept(
+    job: TrainingJob, attempt: int, rank: int, address: str | None, before: str | None
+) -> str:
+    """Return it for a pod that was made for an earlier attempt, whose command line is of that.
+
+    What it was told of this one `before` stands: a launcher begins with it and looks no more.
+    """
     known = {
         "maxRestarts": restarts_left(job),
         "furthestStep": job.status.furthest_step,
     }
+    if followed_attempt(before, rank) == attempt:
+        told = json.loads(before or "")
+        known = {name: told.get(name) for name in known}
     more = {name: value for name, value in known.items() if value is not None}
     return placement(job.metadata, job.spec.num_nodes, attempt, rank, address, more=more)
 

@@ -225,7 +225,8 @@ def placements(situation: Situation, gang: Gang) -> Iterator[Patch]:
         if has_ended(pod) or pod.gone:
             continue
         if _is_kept(situation, gang, pod):
-            told = build.placement_of_kept(job, gang.number, rank, first.ip)
+            before = pod.annotations.get(names.ATTEMPT)
+            told = build.placement_of_kept(job, gang.number, rank, first.ip, before)
             marks = {"labels": {names.ATTEMPT: str(gang.number)}}
         elif first.ip is not None:
             told = build.placement(job.metadata, nodes, gang.number, rank, first.ip)

@@ -158,22 +158,24 @@ def record_of(pod: PodView) -> records.Record | None:
     return records.parse(container.message) if container and container.message else None
 
 
-_OF_ITS_ATTEMPT = dict.fromkeys(("step", "resumed_from", "furthest", "restarts", "stacks"))
+_OF_ITS_ATTEMPT = dict.fromkeys(
+    ("step", "resumed_from", "furthest", "restarts", "stacks", "silent_node")
+)
 
 
 def _record_in(gang: Gang, pod: PodView) -> records.Record | None:
-    """Return what a pod left, without the figures of an attempt that was closed before.
+    """Return what a pod left, without what it tells of an attempt that was closed before.
 
-    One that keeps its place may end while it waits for this one. Its record names an attempt where
-    that is not the one that the pod was made for.
+    One that keeps its place may end while it waits for this one: how it lost the other is no cause
+    of that. Its record names an attempt where that is not the one that the pod was made for.
     """
     record = record_of(pod)
     if record is None or (record.attempt or names.made_for(pod.name)) == gang.number:
         return record
-    figures = {**_OF_ITS_ATTEMPT, "repeated": False, "saved": False}
-    if record.reason is records.Reason.SAVED:
-        figures["reason"] = records.Reason.TERMINATED
-    return record.model_copy(update=figures)
+    told = {**_OF_ITS_ATTEMPT, "repeated": False, "saved": False, "matched": ()}
+    if record.outcome == "Failed":
+        told["reason"] = records.Reason.TERMINATED
+    return record.model_copy(update=told)
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,15 @@ def so_far(span: Span, pods: Collection[PodView], told: LastWord) -> Seconds:
     return settled
 
 
+def waited_with_a_node(span: Span, pods: Collection[PodView]) -> float:
+    """Return the time that pods which had a node waited for those that had none, added up."""
+    if not pods:
+        return 0.0
+    waited = _until_it_runs(span, max(pods, key=_how_late)).get("waiting", 0.0)
+    placed = (each.scheduled_since for each in pods if each.scheduled_since is not None)
+    return sum(max(0.0, waited - _between(span.start, since)) for since in placed)
+
+
 def with_late_word(span: Span, before: Seconds, told: LastWord) -> Seconds:
     """Return the classes of a closed attempt, part of which was unobserved until now."""
     started = {name: before.get(name, 0.0) for name in ("waiting", "image")}
@@ -93,8 +102,7 @@ def _until_it_runs(span: Span, pod: PodView) -> dict[str, float]:
     """Where the time went until the ranks of this pod started, or until the end."""
     classes: dict[str, float] = {}
     at, latest = span.start, min(span.running or span.end, span.end)
-    stages = list(_stages(pod))
-    for name, until in stages:
+    for name, until in _stages(pod):
         reached = max(at, min(until or latest, latest))
         _add(classes, {name: _between(at, reached)})
         at = reached
@@ -156,7 +164,7 @@ def closed(situation: Situation, gang: Gang, outcome: str, running: datetime | N
     stores = outcome == "Succeeded" and situation.spec.output is not None
     rest: Rest = "checkpointing" if stores else "waiting"
     classes = of_attempt(span, gang.pods.values(), _told(situation, gang), rest)
-    return _ledger(classes, _gpus(situation, gang.resolved))
+    return _of_gang(situation, gang, span, classes)
 
 
 def present(situation: Situation, gang: Gang, running: datetime | None) -> Ledger | None:
@@ -164,8 +172,14 @@ def present(situation: Situation, gang: Gang, running: datetime | None) -> Ledge
     told = _told(situation, gang)
     if told is None or running is None:
         return gang.attempt.ledger
-    classes = so_far(_span(gang.attempt, situation.now, running), gang.pods.values(), told)
-    return _ledger(classes, _gpus(situation, gang.resolved))
+    span = _span(gang.attempt, situation.now, running)
+    return _of_gang(situation, gang, span, so_far(span, gang.pods.values(), told))
+
+
+def _of_gang(situation: Situation, gang: Gang, span: Span, classes: Seconds) -> Ledger:
+    gpus = _gpus(situation, gang.resolved)
+    waited = waited_with_a_node(span, gang.pods.values())
+    return _ledger(classes, gpus, idle=waited * gpus / situation.spec.num_nodes)
 
 
 def superseded(situation: Situation, attempt: Attempt) -> Ledger:
@@ -173,7 +187,7 @@ def superseded(situation: Situation, attempt: Attempt) -> Ledger:
     classes, span = _read(attempt.ledger), _span(attempt, situation.now, None)
     rest = max(0.0, span.whole - sum(classes.values()))
     _add(classes, {"unobserved": rest})
-    return _ledger(classes, _gpus(situation, build.parse_resolved(attempt.resolved)))
+    return _again(situation, attempt, classes)
 
 
 def settled(situation: Situation, attempt: Attempt) -> Ledger | None:
@@ -185,8 +199,15 @@ def settled(situation: Situation, attempt: Attempt) -> Ledger | None:
         return None
     end = attempt.end_time or situation.now
     classes = with_late_word(_span(attempt, end, attempt.running_time), before, told)
-    found = _ledger(classes, _gpus(situation, build.parse_resolved(attempt.resolved)))
+    found = _again(situation, attempt, classes)
     return found if _read(found).get("unobserved", 0.0) < before["unobserved"] else None
+
+
+def _again(situation: Situation, attempt: Attempt, classes: Seconds) -> Ledger:
+    """Return what has become of an attempt's ledger; its pods may be gone that held GPUs idle."""
+    gpus = _gpus(situation, build.parse_resolved(attempt.resolved))
+    wasted = _fields(attempt.ledger).get("wasted_gpu_seconds", 0.0)
+    return _ledger(classes, gpus, idle=max(0.0, wasted - _wasted(_read(attempt.ledger), gpus)))
 
 
 def total(status: TrainingJobStatus, attempts: Sequence[Attempt]) -> Ledger | None:
@@ -227,10 +248,11 @@ def _told(situation: Situation, gang: Gang) -> LastWord | None:
 
 def _of_kept_pod(situation: Situation, attempt: int) -> LastWord | None:
     """Return the whole word about an attempt whose rank 0 goes on in the next one."""
-    earlier = situation.view.told.earlier if situation.view.told else None
+    told = situation.view.told.earlier if situation.view.told else ()
+    earlier = next((each for each in told if each.attempt == attempt), None)
     first = situation.gang.pods.get(0) if situation.gang else None
     container = training_container(first) if first else None
-    if earlier is None or earlier.attempt != attempt or not container or not container.started:
+    if earlier is None or not container or not container.started:
         return None
     return LastWord(earlier.seconds, container.started, is_final=True)
 
@@ -270,16 +292,21 @@ def _gpus(situation: Situation, resolved: build.Resolved | None) -> int:
     return gpus_asked(asked, resolved.gpu_resource) * situation.spec.num_nodes
 
 
-def _ledger(classes: Seconds, gpus: int) -> Ledger:
-    productive = classes.get("productive", 0.0)
-    held = sum(classes.values()) - classes.get("waiting", 0.0)
+def _ledger(classes: Seconds, gpus: int, *, idle: float) -> Ledger:
+    """Return it as the status has it; `idle`: the GPU seconds that were held while waiting."""
     return _model(
         {
             **classes,
-            "useful_gpu_seconds": gpus * productive,
-            "wasted_gpu_seconds": gpus * (held - productive),
+            "useful_gpu_seconds": gpus * classes.get("productive", 0.0),
+            "wasted_gpu_seconds": _wasted(classes, gpus) + idle,
         }
     )
+
+
+def _wasted(classes: Seconds, gpus: int) -> float:
+    """Return the GPU seconds of a whole gang that were worth nothing."""
+    unheld = classes.get("waiting", 0.0) + classes.get("productive", 0.0)
+    return gpus * (sum(classes.values()) - unheld)
 
 
 def _model(fields: Seconds) -> Ledger:

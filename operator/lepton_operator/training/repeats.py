@@ -15,8 +15,7 @@ from lepton_operator.training.causes import TRAITS
 from lepton_operator.training.evidence import Failure
 
 SAME_STEP = 1  # steps apart: ranks that end are not all counted at the same moment
-MOVED_AT = 2  # sightings of one error on one node, after which the pod goes elsewhere
-GIVEN_UP_AT = 3  # sightings of one error, wherever
+GIVEN_UP_AT = 3  # sightings of one error, wherever; the second moves its pod
 
 
 class Meaning(Enum):

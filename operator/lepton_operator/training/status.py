@@ -283,7 +283,7 @@ _NO_STEPS = Extra(
     "NoSteps",
     "No rank has reported a step or saved a checkpoint, so every restart counts against its "
     "budget, however far the run had come: write the step to the file LEPTON_STEP_FILE, save to "
-    "the volume that checkpoint.volume names, or use the SDK.",
+    "and load from the volume that checkpoint.volume names, or use the SDK.",
 )
 
 
@@ -306,8 +306,10 @@ def _begins_anew(spec: TrainingJobSpec) -> bool:
 
 def _knows_no_progress(attempts: Sequence[Attempt]) -> bool:
     """Tell whether ranks ran and failed, and none ever told a step or saved a file."""
-    return any(map(_failed_while_it_ran, attempts)) and not any(each.saved for each in attempts)
+    knows = any(each.saved or each.furthest_step is not None for each in attempts)
+    return not knows and any(map(_failed_while_it_ran, attempts))
 
 
 def _failed_while_it_ran(attempt: Attempt) -> bool:
-    return attempt.outcome == "Failed" and attempt.running_time is not None
+    was_closed_for_it = attempt.outcome == "Failed" and attempt.running_time is not None
+    return was_closed_for_it or bool(attempt.restarts)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import re2
 
 from lepton_ai.record import InvalidSpecError
+from lepton_launcher.stderr import PEER_LOST
 
 # What CUDA, the driver and NCCL say of a broken GPU.
 _GPU_ERROR = (
@@ -23,11 +24,6 @@ _GPU_ERROR = (
 _NETWORK_ERROR = (
     r"ncclSystemError|NCCL WARN NET/(IB|OFI|Socket)|IBV_WC_\w*ERR|IBV_EVENT_(PORT_ERR|DEVICE_FATAL)"
     r"|Got completion .* with error|ibv_\w+ failed"
-)
-# How gloo, NCCL and torch's store tell that another rank is gone.
-_PEER_LOST = (
-    r"(?i)connection (closed|reset) by peer|broken pipe|remote process exited|ncclRemoteError"
-    r"|DistNetworkError|timed out waiting \d+ms"
 )
 
 
@@ -57,7 +53,7 @@ def _signs(message: str, log: str) -> Iterator[str]:
     for sign, pattern, text in (
         ("GpuError", _GPU_ERROR, log),
         ("NetworkError", _NETWORK_ERROR, log),
-        ("PeerLost", _PEER_LOST, message),
+        ("PeerLost", PEER_LOST, message),
     ):
         if _compiled(pattern).search(text):
             yield sign

@@ -295,6 +295,7 @@ class Checkpointer:
 
         Raises:
             AttemptClosedError: a later attempt has begun; this one must end.
+            CheckpointError: it was to save and leave, and could not save.
 
         """
         if self._attempt is None:
@@ -305,7 +306,7 @@ class Checkpointer:
             self._sampler.advance(batches)
         if metrics:
             self._curves.add(step, metrics)
-        self._report_step(metrics)
+        self._report_step(batches, metrics)
         self._collect()
         agreed = self._gang.agreed()
         if agreed.closed:
@@ -509,13 +510,13 @@ class Checkpointer:
         if self._board is not None:
             self._board.enter(phase)
 
-    def _report_step(self, metrics: Mapping[str, float] | None) -> None:
+    def _report_step(self, batches: int, metrics: Mapping[str, float] | None) -> None:
         if self._board is None:
             return
         sampler = self._sampler
         self._board.finish_step(
             self._last_step,
-            total_steps=None if sampler is None else self._last_step + len(sampler),
+            total_steps=None if sampler is None else self._last_step + len(sampler) // batches,
             samples=None if sampler is None else sampler.position.samples,
             metrics=metrics,
         )

@@ -340,7 +340,7 @@ class TestRestoring(FolderTest):
 
         self.assertEqual(len(list(self.run_folder.glob("step-*"))), 3)
 
-    def report(self, step: int, board: Board | None = None) -> None:
+    def report(self, step: int, board: Board | None = None, batches: int = 1) -> None:
         """Train up to this step, and tell of it."""
         with Checkpointer(
             model=Network(4),
@@ -349,7 +349,7 @@ class TestRestoring(FolderTest):
             board=board,
         ) as checkpointer:
             checkpointer.restore()
-            checkpointer.step(step, metrics={"loss": 0.5})
+            checkpointer.step(step, batches=batches, metrics={"loss": 0.5})
 
     def test_a_rank_reports_its_phases_its_steps_and_its_checkpoints(self) -> None:
         first, second = Board(), Board()
@@ -370,6 +370,11 @@ class TestRestoring(FolderTest):
             ]
             + [line.format(2) for line in ending],
         )
+
+    def test_steps_of_several_batches_are_fewer(self) -> None:
+        board = Board()
+        self.report(1, board, batches=4)
+        self.assertIn("step 1 of 5, 40 samples, {'loss': 0.5}", board.lines)
 
     def test_a_rank_of_the_launcher_reports_to_it(self) -> None:
         path = self.folder / "board"

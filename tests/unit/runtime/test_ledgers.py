@@ -50,5 +50,13 @@ def test_what_may_still_be_known_better_is_not_counted_yet() -> None:
     assert f'lepton_trainingjob_seconds_total{{class="unobserved",{JOB}}} 20.0' in lines
 
 
+def test_gpu_seconds_that_may_still_prove_useful_are_not_called_wasted_yet() -> None:
+    last = {"number": 2, "ledger": {"unobserved": "8", "start": "2", "wastedGpuSeconds": "40"}}
+    wasted = f'lepton_trainingjob_gpu_seconds_total{{{JOB},use="wasted"}}'
+    assert f"{wasted} 48.0" in rendered({"ledger": LEDGER, "attempts": [last]})
+    follows = [{"number": 3}, {"number": 4}]
+    assert f"{wasted} 80.0" in rendered({"ledger": LEDGER, "attempts": [last, *follows]})
+
+
 def test_a_job_without_a_ledger_is_not_told() -> None:
     assert not [line for line in rendered({}) if not line.startswith("#")]

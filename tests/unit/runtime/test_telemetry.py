@@ -14,6 +14,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from lepton_launcher.restarts import OF_RANKS
 from lepton_operator import names, progress
 from lepton_operator.api.training import SlowRank, Spent
 from lepton_operator.cache import Cache, Key
@@ -35,7 +36,7 @@ TOLD: dict[str, Any] = {
     "checkpoint": {"step": 100, "ageSeconds": 5.0, "seconds": 1.5},
     "checkpointProblem": "The store is full.",
     "ranks": [{"rank": 0, "step": 121}],
-    "earlier": {"attempt": 1, "ledger": {"hang": 4.5}},
+    "earlier": [{"attempt": 1, "ledger": {"hang": 4.5}}],
     "slow": {"rank": 5, "node": 1, "factor": 1.973},
     "ledger": {"start": 3.5, "unknown": 1},
 }
@@ -107,7 +108,7 @@ async def test_what_rank_0_tells_is_known_and_wakes_its_job_once() -> None:
     assert told.checkpoint_problem == "The store is full."
     assert told.checkpoint_time == told.time - timedelta(seconds=5)
     assert told.leave_seconds == 4  # twice 1.5 s, and three steps of 0.25 s
-    assert found.earlier == Earlier(1, {"hang": 4.5})
+    assert found.earlier == (Earlier(1, {"hang": 4.5}),)
     assert told.slow == SlowRank(rank=5, pod=1, factor="1.97")
     assert told.ledger == Spent(start="3.5")
     assert (sidecar.asked, woken) == (1, 1)
@@ -134,6 +135,14 @@ def test_what_the_launchers_did_themselves_is_told_too() -> None:
     assert len(told.last[0].message or "") == 256
     assert "\n" not in (told.last[0].message or "")
     assert found.progress.wire().keys().isdisjoint(SPENT)
+
+
+@pytest.mark.parametrize("reason", OF_RANKS)
+def test_every_restart_that_a_launcher_makes_is_understood(reason: str) -> None:
+    told = TOLD | {"restarts": [{"generation": 0, "reason": reason, "rank": 3, "signal": 9}]}
+    found = progress.parse(json.dumps(told).encode(), NOW)
+    assert found is not None
+    assert [each.reason for each in found.in_place.last] == [reason]
 
 
 LOST = {"node": 0, "message": "Node 0's launcher did not answer for 10 s.", "seconds": 12.5}

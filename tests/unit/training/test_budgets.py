@@ -349,6 +349,24 @@ def test_where_no_step_was_told_a_condition_says_that_the_budgets_alone_count() 
     assert reason(ended) == "MaxRestartsExceeded"
 
 
+@pytest.mark.parametrize(
+    ("in_place", "is_told"),
+    [
+        pytest.param(InPlace(restarts=1), True, id="nothing tells of steps"),
+        pytest.param(InPlace(restarts=1, furthest=7), False, id="the script reports them"),
+        pytest.param(InPlace(restarts=1, saved=True), False, id="it saves files"),
+        pytest.param(InPlace(), False, id="nothing has failed"),
+    ],
+)
+def test_a_restart_in_the_pods_is_enough_for_the_condition(
+    in_place: InPlace, *, is_told: bool
+) -> None:
+    pods = (a_pod(0, running=True), a_pod(1, running=True))
+    told = Told(Progress(time=NOW, attempt=1, phase="training"), in_place)
+    decided = decide(a_view(an_open_job(2), *pods, told=told))
+    assert ("ProgressKnown" in conditions(decided)) is is_told
+
+
 def test_the_condition_goes_with_the_first_step() -> None:
     job = after(a_job(), close(a_job(), failed()))
     assert conditions(close(a_job(furthest=None), failed(5))).keys() == {"Ready", "Reconciling"}

@@ -148,6 +148,18 @@ def test_the_launchers_that_stay_are_told_what_is_left_of_the_budget() -> None:
     assert (kept["furthestStep"], kept["maxRestarts"]) == (40, 4)
 
 
+def test_a_budget_that_changes_is_no_news_for_an_attempt_that_runs() -> None:
+    pods = a_gang(job := an_open_job(2, failurePolicy={"maxRestarts": 5}))
+    pods[1] = lost(pods[1])
+    job, pods = opened(job, pods)
+    patches = by_name(next_plan(job, pods))
+    for index, pod in enumerate(pods):
+        marks = patches[pod.name].body["metadata"]["annotations"]
+        pods[index] = replace(pod, annotations={**pod.annotations, **marks})
+    changed = with_spec(job, failurePolicy={"maxRestarts": 9})
+    assert next_plan(changed, pods).patch == ()
+
+
 def test_what_a_record_says_of_an_earlier_attempt_is_counted_there_only() -> None:
     job = an_open_job(2, failurePolicy={"maxRestarts": 5})
     pods = a_gang(job)
@@ -190,6 +202,27 @@ def test_what_was_saved_in_an_earlier_attempt_is_no_reason_for_the_end_of_the_ne
     )
     last = closed(job, [drained, pods[1]]).status.attempts[-1]
     assert (last.number, last.reason, last.budget) == (2, "Evicted", "Infrastructure")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"reason": "Partitioned", "message": "Node 1's launcher was not heard.", "silentNode": 1},
+        {"reason": "UserError", "message": "Xid 79", "matched": ["GpuError"]},
+    ],
+    ids=["its peer was lost", "its log told of a GPU"],
+)
+def test_what_ended_an_earlier_attempt_blames_nobody_in_the_next(said: dict[str, Any]) -> None:
+    pods = a_gang(job := an_open_job(2))
+    pods[1] = lost(pods[1])
+    job, pods = opened(job, pods)
+    pods[1] = replace(pods[1], node="node-3", phase="Running")
+    message = a_record("Failed", **said)
+    left = replace(
+        pods[0], containers=(a_container(exit_code=143, message=message),), phase="Failed"
+    )
+    last = closed(job, [left, pods[1]]).status.attempts[-1]
+    assert (last.number, last.reason, last.node, last.rank) == (2, "Terminated", "node-1", 0)
 
 
 def test_a_pod_that_was_told_belongs_to_the_new_attempt() -> None:
@@ -413,7 +446,7 @@ def test_a_kept_launcher_completes_the_ledger_of_the_attempt_before() -> None:
     assert before is not None
     assert float(before.unobserved or 0) == pytest.approx(15, abs=1)
     now = said.model_copy(update={"attempt": 2})
-    word = Told(now, earlier=Earlier(1, {"productive": 14, "hang": 1000}))
+    word = Told(now, earlier=(Earlier(1, {"productive": 14, "hang": 1000}),))
     decided = decide(a_view(job, *pods, nodes=NODES, told=word))
     job = after(job, decided)
     ledger = job.status.attempts[0].ledger
@@ -429,7 +462,7 @@ def test_what_a_kept_launcher_tells_of_another_attempt_changes_no_ledger() -> No
     pods[1] = lost(pods[1])
     job, pods = opened(job, pods)
     word = Told(
-        Progress(time=at, attempt=2, phase="training"), earlier=Earlier(7, {"productive": 14})
+        Progress(time=at, attempt=2, phase="training"), earlier=(Earlier(7, {"productive": 14}),)
     )
     again = after(job, decide(a_view(job, *pods, nodes=NODES, told=word)))
     assert again.status.attempts[0].ledger == job.status.attempts[0].ledger

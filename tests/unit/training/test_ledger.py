@@ -258,6 +258,38 @@ def test_a_running_attempt_tells_what_is_settled() -> None:
     assert ledger_of(job.status.ledger) == expected
 
 
+def test_gpus_that_wait_for_a_peer_s_node_are_wasted() -> None:
+    job = an_open_job(3, resourcesPerNode=GPUS)  # 4 in each pod
+    placed = replace(running_pod(0), scheduled_since=seconds_ago(55))
+    kept = replace(running_pod(1), scheduled_since=seconds_ago(1000))
+    late = replace(running_pod(2), scheduled_since=seconds_ago(30))
+    job = after(
+        job, decide(a_view(job, placed, kept, late, told=progress(start="4", productive="11.5")))
+    )
+    found = ledger_of(last(job).ledger)
+    assert found["waiting"] == 30
+    assert found["usefulGpuSeconds"] == 11.5 * 12
+    assert found["wastedGpuSeconds"] == 14 * 12 + (25 + 30) * 4
+    # What comes to be known later changes nothing about that.
+    job = failed(job, placed, kept, replace(late, deleting=True))
+    before = ledger_of(last(job).ledger)
+    said = a_record("Failed", ledger={"start": 4, "productive": 15})
+    ended = a_container(exit_code=1, message=said, started=seconds_ago(20), finished=ago(1))
+    word = replace(placed, phase="Failed", containers=(ended,))
+    job = after(job, decide(a_view(job, word, replace(late, deleting=True))))
+    now = ledger_of(last(job).ledger)
+    assert now["usefulGpuSeconds"] == 15 * 12
+    assert now["wastedGpuSeconds"] == before["wastedGpuSeconds"] - 3.5 * 12
+
+
+def test_a_gang_that_never_found_its_nodes_wasted_what_it_held() -> None:
+    job = an_open_job(2, resourcesPerNode=GPUS)
+    placed = a_pod(0, scheduled_since=seconds_ago(50))
+    found = ledger_of(last(failed(job, placed, a_pod(1, gone=True))).ledger)
+    assert found["waiting"] == 60
+    assert found["wastedGpuSeconds"] == 50 * 4
+
+
 def test_a_record_closes_the_ledger_and_adds_it_to_the_job_s() -> None:
     job, pod = an_open_job(2), running_pod(1)
     said = a_record("Failed", reason="UserError", ledger={"start": 4, "productive": 15, "x": 1})
