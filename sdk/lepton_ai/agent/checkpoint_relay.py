@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
-import stat
 import threading
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
@@ -21,11 +19,7 @@ from socketserver import ThreadingUnixStreamServer
 
 from lepton_ai.checkpoints.manifest import CheckpointError, is_file, is_folder
 from lepton_ai.checkpoints.storage import PART_BYTES, Storage, open_storage
-from lepton_ai.progress import Progress
 
-SOCKET = "checkpoints.sock"
-PROBLEM = "checkpoint-problem"
-MAX_PROBLEM_BYTES = 1000
 MAX_CHUNK_BYTES = 8 * 1024 * 1024
 MAX_RECORD_BYTES = 4 * 1024 * 1024
 TRANSFERS_AT_ONCE = 2  # each holds some 60 MiB at most
@@ -63,32 +57,6 @@ class CheckpointRelay:
         server = _Server(path, self)
         path.chmod(0o666)  # the training container may run as another user
         threading.Thread(target=server.serve_forever, name="checkpoints", daemon=True).start()
-
-
-def problem(exchange: Path, progress: Progress, relay: CheckpointRelay | None) -> str | None:
-    """Return why the last step is not as safe as it should be: a sentence, if there is one."""
-    told = _told(exchange / PROBLEM)
-    if told or relay is None or relay.was_asked or not progress.step:
-        return told
-    if progress.checkpoint is not None or progress.resumed_from is not None:
-        return None  # by a sidecar before this one
-    return (
-        f"The script trains and saves nothing at {relay.uri}: only the SDK's Checkpointer reaches "
-        "an object store through the sidecar. Use it, or name a volume in checkpoint.volume and "
-        "save there."
-    )
-
-
-def _told(file: Path) -> str | None:
-    try:
-        # A script may have put a link there, to what it cannot read itself.
-        opened = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        with os.fdopen(opened, "rb") as content:
-            if not stat.S_ISREG(os.fstat(opened).st_mode):
-                return None
-            return content.read(MAX_PROBLEM_BYTES).decode(errors="replace").strip() or None
-    except OSError:
-        return None
 
 
 class _Server(ThreadingUnixStreamServer):
