@@ -132,6 +132,28 @@ BAD = (
     ),
     job("checkpoints nowhere", "name one of spec.volumes", checkpoint={"volume": "state"}),
     job(
+        "checkpoints in two places",
+        "checkpoint: give either uri",
+        volumes=[{"name": "a", "claimName": "a", "mountPath": "/a"}],
+        checkpoint={"volume": "a", "uri": "lepton-store://checkpoints"},
+    ),
+    job("checkpoints in no place", "checkpoint: give either uri", checkpoint={"keep": 5}),
+    *(
+        job(
+            f"checkpoints at {uri}",
+            "checkpoint.uri: lepton-store://PREFIX",
+            checkpoint={"uri": uri},
+        )
+        for uri in (
+            "lepton-store://",
+            "file:///etc/lepton/store",
+            "s3://bucket/../models",
+            "s3://bucket//team",
+            "s3://bucket/$(HOME)",
+            "s3://bucket/team\n",
+        )
+    ),
+    job(
         "checkpoints where nothing can be written",
         "name one of spec.volumes that is not readOnly",
         volumes=[{"name": "a", "claimName": "a", "mountPath": "/a", "readOnly": True}],

@@ -16,6 +16,7 @@ from lepton_operator.api.common import StatusModel
 from lepton_operator.api.training import (
     KEPT_RESTARTS,
     MAX_ATTEMPTS,
+    MAX_CHECKPOINT_PROBLEM,
     MAX_NODES,
     MAX_RANKS_PER_POD,
     MAX_RESTART_MESSAGE,
@@ -103,6 +104,7 @@ class _Told(StatusModel):
     slow: _Slow | None = None
     ledger: ReportedSeconds = Field(default_factory=dict)
     earlier: Annotated[tuple[_Earlier, ...], Field(max_length=MAX_TOLD_ATTEMPTS)] = ()
+    checkpoint_problem: Text | None = None
 
 
 def parse(content: bytes, now: datetime) -> Told | None:
@@ -149,6 +151,9 @@ def _progress(told: _Told, now: datetime) -> Progress:
         learning_rate=None if told.learning_rate is None else decimal(told.learning_rate),
         checkpoint_step=saved.step if saved else None,
         checkpoint_time=_seconds_ago(now, saved.age_seconds) if saved else None,
+        checkpoint_problem=cut(told.checkpoint_problem, MAX_CHECKPOINT_PROBLEM)
+        if told.checkpoint_problem
+        else None,
         slow=_slow(told.slow) if told.slow else None,
         ledger=_spent(told.ledger),
         leave_seconds=_leave_seconds(told),

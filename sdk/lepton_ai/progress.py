@@ -104,6 +104,8 @@ class Progress(Document):
     ledger: Annotated[dict[Name, Seconds], Field(max_length=16)] = Field(default_factory=dict)
     earlier: Annotated[tuple[EarlierAttempt, ...], Field(max_length=MAX_EARLIER)] = ()
     lost: Loss | None = None
+    checkpoint_problem: Text | None = None
+    """Why the last step is not as safe as it should be: the sidecar's word."""
 
     @property
     def eta_seconds(self) -> float | None:

@@ -34,6 +34,7 @@ from lepton_ai.record import DigestMismatchError, FailureError, Reason
 SECRET_FOLDER = "/etc/lepton/store"  # noqa: S105  # a folder
 PART_BYTES = 8 * 1024 * 1024
 PARTS_IN_FLIGHT = 4
+WRITER_PARTS_IN_FLIGHT = 2
 MOST_PARTS = 9_000  # S3 allows 10,000
 RECORD_LIMIT_BYTES = 4 * 1024 * 1024
 
@@ -275,7 +276,12 @@ class Store:
         """
         with (
             self._failures_as_sentences(),
-            obstore.open_writer(self.objects, path, buffer_size=2 * PART_BYTES) as file,
+            obstore.open_writer(
+                self.objects,
+                path,
+                buffer_size=2 * PART_BYTES,
+                max_concurrency=WRITER_PARTS_IN_FLIGHT,
+            ) as file,
         ):
             yield file
 

@@ -84,6 +84,7 @@ def sidecar(
     rank: int = 0,
     model: str | None,
     patterns: Mapping[str, str] | None = None,
+    checkpoint_uri: str | None = None,
 ) -> Iterator[SidecarPod]:
     (folder / "output").mkdir(parents=True, exist_ok=True)
     who = ["--namespace", "team", "--job", "digits", "--uid", UID]
@@ -94,6 +95,7 @@ def sidecar(
     given += ["--image-id-file", str(folder / "image-id")]
     handed = ["--model", model, "--max-opset", 21, "--max-ir", 10, *given] if model else []
     told = ["--patterns", json.dumps(patterns)] if patterns else []
+    told += ["--checkpoint-uri", checkpoint_uri] if checkpoint_uri else []
     command = agent_command("sidecar", *who, *where, *handed, *told)
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(command, env=store.environment, stdout=log, stderr=log)

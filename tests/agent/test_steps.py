@@ -267,6 +267,21 @@ def test_prepare_says_that_a_pattern_is_none(folder_store: StoreUnderTest, tmp_p
     assert folder_store.agent("prepare", *launcher, "--patterns", '{"a1": "nan"}').code == 0
 
 
+@pytest.mark.parametrize(
+    ("uri", "code"),
+    [
+        pytest.param("lepton-store://checkpoints", 0, id="the namespace's own store"),
+        pytest.param("s3://no-such-bucket/team", 3, id="a bucket that is not there"),
+    ],
+)
+def test_prepare_tries_the_place_of_the_checkpoints(
+    s3_store: StoreUnderTest, tmp_path: Path, uri: str, code: int
+) -> None:
+    launcher = ["--launcher", tmp_path / "lepton" / "launcher.pyz"]
+    (tmp_path / "lepton").mkdir()
+    assert s3_store.agent("prepare", *launcher, "--checkpoint-uri", uri).code == code
+
+
 def test_prepare_says_before_any_gpu_is_held_that_there_is_no_store(tmp_path: Path) -> None:
     store = StoreUnderTest(str(tmp_path / "secret"), tmp_path / "nothing", tmp_path)
     launcher = ("--launcher", tmp_path / "launcher.pyz")

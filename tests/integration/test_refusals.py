@@ -136,7 +136,7 @@ CHANGES: Mapping[str, tuple[Any, Any]] = {
     "numNodes": (2, 3),
     "numProcPerNode": (2, "auto"),
     "resourcesPerNode": ({"limits": {"nvidia.com/gpu": 1}}, {"limits": {"nvidia.com/gpu": 2}}),
-    "checkpoint": ({"volume": "a"}, {"volume": "a", "keep": 5}),
+    "checkpoint": ({"volume": "a"}, {"uri": "lepton-store://a"}),
     "managedBy": ("lepton.ai/lepton-operator", "kueue.x-k8s.io/multikueue"),
     "output": ({"model": "a"}, {"model": "b"}),
     "imagePullSecrets": ([{"name": "a"}], [{"name": "b"}]),

@@ -14,6 +14,7 @@ from lepton_operator.inference.reasons import ServingReason
 from lepton_operator.models.reasons import ModelReason
 from lepton_operator.training.status import (
     CHECKPOINT_PLACE_KNOWN,
+    CHECKPOINTS_SAVED,
     FAILED,
     PROGRESS_KNOWN,
     SLOW_RANK,
@@ -65,5 +66,6 @@ def test_the_page_on_failing_trainings_says_what_to_do_for_every_reason() -> Non
     told = [word for reasons, _ in rows for word in words(reasons)]
     assert sorted(told) == sorted(each.value for each in Reason)
     assert all(advice.strip() for _, advice in rows)
-    for condition in (FAILED, PROGRESS_KNOWN, CHECKPOINT_PLACE_KNOWN, SLOW_RANK):
+    warnings = (PROGRESS_KNOWN, CHECKPOINT_PLACE_KNOWN, CHECKPOINTS_SAVED, SLOW_RANK)
+    for condition in (FAILED, *warnings):
         assert f"`{condition}" in page

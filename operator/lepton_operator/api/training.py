@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
@@ -34,6 +35,7 @@ MAX_NODES = 4096
 KEPT_ATTEMPTS = 10
 KEPT_RESTARTS = 5
 MAX_RESTART_MESSAGE = 256
+MAX_CHECKPOINT_PROBLEM = 768
 MAX_RULES = 16
 MAX_ENVIRONMENT = 131_072  # characters; kubectl apply takes objects of 262,144 bytes
 MAX_ENVIRONMENT_OF_GANG = 64 * 1024 * 1024  # and holds 2 GB in all, unless it is told otherwise
@@ -135,12 +137,27 @@ _INTERVAL = Rule(
     f"intervalSeconds: a number of seconds from 1 to {MAX_INTERVAL_SECONDS}, or auto",
     lambda value: value == "auto" if isinstance(value, str) else 1 <= value <= MAX_INTERVAL_SECONDS,
 )
+_PART = "[A-Za-z0-9_][A-Za-z0-9._-]*"
+_PREFIX = f"(s3|gs|az|lepton-store)://{_PART}(/{_PART})*/?"
+_CHECKPOINT_PLACE = Rule(
+    "has(self.uri) != has(self.volume)",
+    "checkpoint: give either uri, a prefix in an object store, or volume, one of spec.volumes",
+    lambda checkpoint: (checkpoint.uri is None) != (checkpoint.volume is None),
+)
+_CHECKPOINT_URI = Rule(
+    f"self.matches('^{_PREFIX}$')",
+    "checkpoint.uri: lepton-store://PREFIX (in the namespace's own store), s3://BUCKET, "
+    "gs://BUCKET or az://CONTAINER, with /PREFIX if you like; letters, digits and ._- in each part",
+    lambda uri: re.fullmatch(_PREFIX, uri) is not None,
+)
 _CHECKPOINT_VOLUME = Rule(
-    "!has(self.checkpoint) || (has(self.volumes) && self.volumes.exists(v, "
-    "v.name == self.checkpoint.volume && !(has(v.readOnly) && v.readOnly)))",
+    "!has(self.checkpoint) || !has(self.checkpoint.volume) || (has(self.volumes) && "
+    "self.volumes.exists(v, v.name == self.checkpoint.volume && "
+    "!(has(v.readOnly) && v.readOnly)))",
     "checkpoint.volume: name one of spec.volumes that is not readOnly",
     lambda spec: (
         spec.checkpoint is None
+        or spec.checkpoint.volume is None
         or any(each.name == spec.checkpoint.volume and not each.read_only for each in spec.volumes)
     ),
 )
@@ -304,10 +321,22 @@ class FailurePolicy(ApiModel):
 class Checkpoint(ApiModel):
     """where the training saves its state, and how often"""
 
-    volume: Annotated[str, StringConstraints(min_length=1, max_length=50)] = Field(
+    volume: Annotated[str, StringConstraints(min_length=1, max_length=50)] | None = Field(
+        default=None,
         description="volume is the name of one of spec.volumes, which all pods can write to at "
         "the same time (ReadWriteMany, unless all are on one node). Ranks find its path in "
-        "LEPTON_CHECKPOINT_URI; what the SDK saves there lies in a folder of this job's own."
+        "LEPTON_CHECKPOINT_URI; what the SDK saves there lies in a folder of this job's own.",
+    )
+    uri: (
+        Annotated[str, StringConstraints(min_length=6, max_length=512), *checked(_CHECKPOINT_URI)]
+        | None
+    ) = Field(
+        default=None,
+        description="uri, in place of a volume, is a prefix in an object store: "
+        "lepton-store://PREFIX (the namespace's own), s3://BUCKET/PREFIX, gs:// or az://, reached "
+        "by the sidecar with the Secret lepton-store or, without it, with the pod's own identity. "
+        "The SDK's Checkpointer saves there, below this job's UID. A script that saves by itself "
+        "does not reach it.",
     )
     interval_seconds: Annotated[
         int | Literal["auto"],
@@ -415,7 +444,7 @@ class TrainingJobSpec(PodSettings):
         default=FailurePolicy(),
         description="failurePolicy says how often the gang is started again, and after what.",
     )
-    checkpoint: Checkpoint | None = Field(
+    checkpoint: Annotated[Checkpoint, *checked(_CHECKPOINT_PLACE)] | None = Field(
         default=None,
         description="checkpoint says where the training saves its state. Unset: a job that is "
         "interrupted begins anew, unless its script finds its own way.",
@@ -695,6 +724,13 @@ class Progress(StatusModel):
     ledger: Spent | None = Field(
         default=None, description="ledger is what the time of rank 0 went into, in this attempt."
     )
+    checkpoint_problem: (
+        Annotated[str, StringConstraints(max_length=MAX_CHECKPOINT_PROBLEM)] | None
+    ) = Field(
+        default=None,
+        description="checkpointProblem: why the last save failed, or why nothing is saved. Unset: "
+        "nothing is known against it.",
+    )
     leave_seconds: Counter | None = Field(
         default=None,
         description="leaveSeconds is the longest that its ranks would have needed so far to save "
@@ -712,6 +748,16 @@ class OutputStatus(StatusModel):
     digest: Digest = Field(description="digest of the version.")
 
 
+class CheckpointStatus(StatusModel):
+    """the last checkpoint that is complete, as far as rank 0 told"""
+
+    step: Step = Field(description="step at whose end it was saved.")
+    time: Timestamp = Field(description="time when it was complete.")
+    place: Annotated[str, StringConstraints(max_length=1024)] = Field(
+        description="place is the folder where it lies: below checkpoint.uri, or in the volume."
+    )
+
+
 class TrainingJobStatus(Status):
     """where the job stands"""
 
@@ -725,6 +771,10 @@ class TrainingJobStatus(Status):
         description="furthestStep is the highest one that an attempt reported or saved.",
     )
     progress: Progress | None = None
+    checkpoint: CheckpointStatus | None = Field(
+        default=None,
+        description="checkpoint is the last complete one of the SDK's; it outlives its attempt.",
+    )
     ledger: Ledger | None = Field(
         default=None,
         description="ledger is what the time of all attempts went into, with the time between one "

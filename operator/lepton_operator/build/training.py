@@ -14,6 +14,7 @@ from lepton_operator import names
 from lepton_operator.api.common import Metadata, Resources, StatusModel
 from lepton_operator.api.training import (
     MAX_ATTEMPTS,
+    Checkpoint,
     FailureMatch,
     FailurePolicy,
     FailureRule,
@@ -36,6 +37,7 @@ SIDECAR = "sidecar"
 SHARED_PATH = "/lepton"
 OUTPUT_PATH = f"{SHARED_PATH}/output"
 LAUNCHER_PATH = f"{SHARED_PATH}/launcher.pyz"
+CHECKPOINT_SOCKET = f"{SHARED_PATH}/exchange/checkpoints.sock"
 ATTEMPT_FOLDER = "/etc/lepton"
 ATTEMPT_FILE = "attempt"
 IMAGE_FOLDER = "/etc/lepton/pod"
@@ -350,13 +352,11 @@ def _train(job: TrainingJob, resolved: Resolved, attempt: int, rank: int) -> dic
 def _checkpointing(job: TrainingJob, attempt: int) -> dict[str, str]:
     """Return what tells the ranks where and how often to save; nothing without a place."""
     spec, asked = job.spec, job.spec.checkpoint
-    volume = next((each for each in spec.volumes if asked and each.name == asked.volume), None)
-    if asked is None or volume is None:
+    if asked is None:
         return {}
     attempts = job.status.attempts
     return {
-        # Quoted, it has no $(NAME) that the kubelet would take for a variable.
-        "LEPTON_CHECKPOINT_URI": f"file://{quote(volume.mount_path)}",
+        **_checkpoint_place(spec, asked),
         "LEPTON_CHECKPOINT_INTERVAL": str(asked.interval_seconds),
         "LEPTON_CHECKPOINT_KEEP": str(asked.keep),
         "LEPTON_MTBF_SECONDS": str(failure_rate.mtbf_seconds(attempts, spec.num_nodes)),
@@ -366,9 +366,28 @@ def _checkpointing(job: TrainingJob, attempt: int) -> dict[str, str]:
     }
 
 
+def _checkpoint_place(spec: TrainingJobSpec, asked: Checkpoint) -> dict[str, str]:
+    if asked.uri is not None:
+        return {"LEPTON_CHECKPOINT_URI": asked.uri, "LEPTON_CHECKPOINT_SOCKET": CHECKPOINT_SOCKET}
+    (volume,) = (each for each in spec.volumes if each.name == asked.volume)
+    # Quoted, it has no $(NAME) that the kubelet would take for a variable.
+    return {"LEPTON_CHECKPOINT_URI": f"file://{quote(volume.mount_path)}"}
+
+
+def checkpoint_folder(job: TrainingJob, step: int) -> str | None:
+    """Return where the SDK's checkpoint of a step lies; None if the job does not say."""
+    asked = job.spec.checkpoint
+    place = asked and (asked.uri or asked.volume)
+    return f"{place.rstrip('/')}/{job.metadata.uid}/step-{step:09d}" if place else None
+
+
+def _checkpoint_uri(spec: TrainingJobSpec) -> dict[str, str | None]:
+    return {"--checkpoint-uri": spec.checkpoint.uri if spec.checkpoint else None}
+
+
 def _prepare(spec: TrainingJobSpec, resolved: Resolved) -> dict[str, Any]:
     needs_store = ["--needs-store"] if spec.output else []
-    options = [*needs_store, *_options(_patterns(spec.failure_policy))]
+    options = [*needs_store, *_options(_checkpoint_uri(spec) | _patterns(spec.failure_policy))]
     return _agent(PREPARE, resolved, ["prepare", "--launcher", LAUNCHER_PATH, *options])
 
 
@@ -403,6 +422,7 @@ def _sidecar(
             "--image-id-file": f"{IMAGE_FOLDER}/{IMAGE_FILE}",
             "--entrypoint": _lineage(spec.entrypoint),
         }
+    options |= _checkpoint_uri(spec)
     arguments = ["sidecar", *_options(options | _patterns(spec.failure_policy))]
     ports = [{"name": "metrics", "containerPort": TELEMETRY_PORT}]
     told = [pods.mount(ATTEMPT_VOLUME, IMAGE_FOLDER, read_only=True)] if spec.output else []

@@ -11,6 +11,7 @@ from lepton_operator.api.training import (
     KEPT_ATTEMPTS,
     Attempt,
     AvoidedNode,
+    CheckpointStatus,
     OutputStatus,
     Progress,
     Restarts,
@@ -18,6 +19,7 @@ from lepton_operator.api.training import (
     TrainingJobSpec,
     TrainingJobStatus,
 )
+from lepton_operator.build.training import checkpoint_folder
 from lepton_operator.conditions import (
     Extra,
     Standing,
@@ -37,6 +39,7 @@ FAILED = "Failed"
 SUSPENDED = "Suspended"
 PROGRESS_KNOWN = "ProgressKnown"
 CHECKPOINT_PLACE_KNOWN = "CheckpointPlaceKnown"
+CHECKPOINTS_SAVED = "CheckpointsSaved"
 SLOW_RANK = "SlowRank"
 
 MAX_CAUSE = 600  # characters of a cause in a message, so that the advice after it is never cut
@@ -177,6 +180,7 @@ def written(
             [
                 *_extras(situation, ended or end(situation), kept, furthest),
                 *_slow(kept, progress or old.progress),
+                *_not_saved(kept, progress or old.progress),
             ],
             generation=generation,
             now=situation.now,
@@ -186,6 +190,7 @@ def written(
         restarts=restarts or old.restarts or Restarts(),
         furthest_step=furthest,
         progress=progress or old.progress,
+        checkpoint=_checkpoint(situation, progress) or old.checkpoint,
         ledger=ledger.total(old, kept),
         avoided_nodes=tuple(
             each
@@ -229,14 +234,37 @@ def _is_suspended(situation: Situation, attempts: Sequence[Attempt]) -> bool:
     return situation.spec.suspend and not is_open
 
 
+def _checkpoint(situation: Situation, progress: Progress | None) -> CheckpointStatus | None:
+    """Return the last checkpoint that the SDK completed, where rank 0 tells of one."""
+    if progress is None or progress.checkpoint_step is None or progress.checkpoint_time is None:
+        return None
+    place = checkpoint_folder(situation.job, progress.checkpoint_step)
+    if place is None:
+        return None
+    return CheckpointStatus(
+        step=progress.checkpoint_step, time=progress.checkpoint_time, place=place
+    )
+
+
 def _slow(attempts: Sequence[Attempt], progress: Progress | None) -> list[Extra]:
     """Return the condition about a slow rank of the attempt that runs."""
-    last = attempts[-1] if attempts else None
-    if progress is None or progress.slow is None or last is None or last.outcome != "Running":
-        return []
-    if progress.attempt != last.number:
+    if progress is None or progress.slow is None or not _is_running(attempts, progress):
         return []
     return [Extra(SLOW_RANK, "True", SLOW_RANK, slow_rank(progress.slow))]
+
+
+def _not_saved(attempts: Sequence[Attempt], progress: Progress | None) -> list[Extra]:
+    """Return the condition about what was not saved, in the attempt that runs."""
+    problem = progress and progress.checkpoint_problem
+    if progress is None or not problem or not _is_running(attempts, progress):
+        return []
+    return [Extra(CHECKPOINTS_SAVED, "False", "NotSaved", sentence(problem))]
+
+
+def _is_running(attempts: Sequence[Attempt], progress: Progress) -> bool:
+    """Tell whether progress is of an attempt that is open."""
+    last = attempts[-1] if attempts else None
+    return last is not None and last.outcome == "Running" and progress.attempt == last.number
 
 
 def slow_rank(slow: SlowRank) -> str:
@@ -264,8 +292,9 @@ _NO_CHECKPOINT = Extra(
     "False",
     "NoCheckpoint",
     "The job has no place for checkpoints, so a restart begins the training anew unless its script "
-    "saves and loads by itself: name a volume in checkpoint.volume and save there, or set the "
-    "numbers of restarts in failurePolicy to 0.",
+    "saves and loads by itself: name a volume in checkpoint.volume and save there, or, with the "
+    "SDK's Checkpointer, a prefix of an object store in checkpoint.uri; or set the numbers of "
+    "restarts in failurePolicy to 0.",
 )
 
 

@@ -125,6 +125,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add_prepare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--launcher", type=Path, required=True, help="where to write the launcher")
     parser.add_argument("--needs-store", action="store_true", help="fail unless the store answers")
+    _add_checkpoint_uri(parser)
     _add_patterns(parser)
 
 
@@ -141,7 +142,12 @@ def _add_sidecar(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--entrypoint", type=_strings, help="a JSON list, for the lineage")
     parser.add_argument("--shared", type=Path, default=Path("/lepton"), help="the shared folder")
     parser.add_argument("--port", type=_natural, default=9464, help="of /progress and /metrics")
+    _add_checkpoint_uri(parser)
     _add_patterns(parser)
+
+
+def _add_checkpoint_uri(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint-uri", help="a prefix in an object store: lepton-store://...")
 
 
 def _add_patterns(parser: argparse.ArgumentParser) -> None:

@@ -21,6 +21,11 @@ def run(options: argparse.Namespace) -> Record:
         marks.check(options.patterns)
     if options.needs_store:
         open_store(patience_seconds=PATIENCE_SECONDS).check()
+    if options.checkpoint_uri:
+        # So is what checkpoints need.
+        from lepton_ai.checkpoints.bucket import address_of  # noqa: PLC0415
+
+        open_store(address_of(options.checkpoint_uri), PATIENCE_SECONDS).check()
     launcher: Path = options.launcher
     for name in ("exchange", "output"):
         (launcher.parent / name).mkdir(parents=True, exist_ok=True)

@@ -16,13 +16,17 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from lepton_ai.agent.run_stacks import RunStacks
 from lepton_ai.record import FailureError, Reason, Record
 from lepton_ai.store import NoStoreError, Store, StoreUnavailableError, open_store
 from lepton_ai.versions import MODEL_FILE, Manifest, ModelVersions, Version
+
+if TYPE_CHECKING:
+    from lepton_ai.agent.checkpoint_problem import Relay
 
 POLL_SECONDS = 0.05
 IDLE_SECONDS = 3600.0
@@ -33,6 +37,7 @@ SUCCESS_PATIENCE_SECONDS = 15.0
 LONGEST_DELAY_SECONDS = 30.0
 MAX_TAIL_BYTES = 64 * 1024
 MAX_IMAGE_ID = 1024
+CHECKPOINT_SOCKET = "checkpoints.sock"
 # Of a success, what is as true of a failure.
 TOLD_BY_LAUNCHER = (
     *("attempt", "step", "resumed_from", "furthest", "restarts", "repeated", "saved", "ledger"),
@@ -134,9 +139,11 @@ def run(options: argparse.Namespace) -> NoReturn:
     if not (exchange.folder / "start.json").exists():
         exchange.tell_start(_find(options))
     # Imported and begun when the launcher need not wait for it any more.
-    from lepton_ai.agent import telemetry  # noqa: PLC0415
+    from lepton_ai.agent import checkpoint_problem, telemetry  # noqa: PLC0415
 
-    telemetry.serve(exchange.folder, options.job, options.port)
+    relay = _relay(options, exchange) if options.checkpoint_uri else None
+    problem = partial(checkpoint_problem.problem, exchange.folder, relay=relay)
+    telemetry.serve(exchange.folder, options.job, options.port, problem)
     run_stacks = _run_stacks(options, exchange)
     run_stacks.keep_in_background()
     if not exchange.is_answered:
@@ -146,6 +153,15 @@ def run(options: argparse.Namespace) -> NoReturn:
     # The kubelet would start a sidecar again that ended while its pod runs.
     while True:
         time.sleep(IDLE_SECONDS)
+
+
+def _relay(options: argparse.Namespace, exchange: Exchange) -> Relay:
+    # It takes NumPy along: only where checkpoints lie in an object store.
+    from lepton_ai.agent.checkpoint_relay import CheckpointRelay  # noqa: PLC0415
+
+    relay = CheckpointRelay(options.checkpoint_uri, options.uid)
+    relay.serve(exchange.folder / CHECKPOINT_SOCKET)
+    return relay
 
 
 def _run_stacks(options: argparse.Namespace, exchange: Exchange) -> RunStacks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -97,12 +97,20 @@ class ProgressCollector(Collector):
         return gauge
 
 
-def serve(exchange: Path, job: str, port: int) -> None:
-    """Answer in a thread; a port that is taken costs the page, never the run."""
+def serve(exchange: Path, job: str, port: int, problem: Callable[[Progress], str | None]) -> None:
+    """Answer in a thread; a port that is taken costs the page, never the run.
+
+    Args:
+        exchange: where the launcher writes how far its ranks are.
+        job: the TrainingJob, as a label.
+        port: of /progress and /metrics.
+        problem: what is wrong with the checkpoints, if anything is.
+
+    """
     registry = CollectorRegistry()
     registry.register(ProgressCollector(exchange, job))
     try:
-        server = ThreadingHTTPServer(("", port), _handler(exchange, registry))
+        server = ThreadingHTTPServer(("", port), _handler(exchange, registry, problem))
     except OSError as error:
         logger.warning("Port %d cannot be opened: %s. Progress is not told.", port, error)
         return
@@ -110,7 +118,9 @@ def serve(exchange: Path, job: str, port: int) -> None:
     threading.Thread(target=server.serve_forever, name="telemetry", daemon=True).start()
 
 
-def _handler(exchange: Path, registry: CollectorRegistry) -> type[BaseHTTPRequestHandler]:
+def _handler(
+    exchange: Path, registry: CollectorRegistry, problem: Callable[[Progress], str | None]
+) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         timeout = REQUEST_SECONDS
 
@@ -127,7 +137,8 @@ def _handler(exchange: Path, registry: CollectorRegistry) -> type[BaseHTTPReques
             if progress is None:
                 self._say(HTTPStatus.NOT_FOUND, "No rank of this pod has begun yet.")
                 return
-            self._answer(HTTPStatus.OK, "application/json", _json(progress))
+            found = progress.model_copy(update={"checkpoint_problem": problem(progress)})
+            self._answer(HTTPStatus.OK, "application/json", _json(found))
 
         def _say(self, status: HTTPStatus, sentence: str) -> None:
             self._answer(status, "text/plain; charset=utf-8", f"{sentence}\n".encode())

@@ -41,7 +41,6 @@ from lepton_ai.checkpoints.manifest import (
 from lepton_ai.checkpoints.sampler import GlobalSampler
 from lepton_ai.checkpoints.settings import AUTO, Settings
 from lepton_ai.checkpoints.state import Stateful, TrainingState, random_state, set_random_state
-from lepton_ai.checkpoints.storage import open_storage
 from lepton_ai.curves import Curves
 from lepton_launcher.board import of_this_process
 from lepton_launcher.ending import leave_out_garbage
@@ -133,8 +132,8 @@ class Checkpointer:
         if interval_seconds is not None:
             seconds = None if interval_seconds == AUTO else float(interval_seconds)
             settings = replace(settings, interval_seconds=seconds)
-        self._settings = replace(settings, uri=uri or settings.uri, keep=keep or settings.keep)
-        self._archive = Archive(open_storage(self._settings.uri, self._settings.run))
+        self._settings = replace(settings, keep=keep or settings.keep)
+        self._archive = Archive(self._settings.storage(uri))
         self._gang = Gang()
         optimizers = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer)
         self._curves = curves or Curves()
@@ -414,6 +413,7 @@ class Checkpointer:
         self._meter.save_ended(seconds)
         if self._board is not None:
             self._board.finish_checkpoint(save.place.step, seconds)
+        self._tell_problem("")
         interval = self._interval()
         self._next_save = save.began + interval.seconds
         self._say(
@@ -429,12 +429,13 @@ class Checkpointer:
             return
         retry_seconds = min(RETRY_SECONDS, self._interval().seconds)
         self._next_save = time.monotonic() + retry_seconds
-        self._say(
-            logging.WARNING,
+        sentence = (
             f"The checkpoint of step {save.place.step} could not be saved: {error} The last good "
             f"one is {self._last_good()}; training goes on, and it is tried again in "
-            f"{retry_seconds:.0f} s.",
+            f"{retry_seconds:.0f} s."
         )
+        self._say(logging.WARNING, sentence)
+        self._tell_problem(sentence)
 
     def _last_good(self) -> str:
         return f"of step {self._last_saved}" if self._last_saved else "none yet"
@@ -519,6 +520,21 @@ class Checkpointer:
             samples=None if sampler is None else sampler.position.samples,
             metrics=metrics,
         )
+
+    def _tell_problem(self, sentence: str) -> None:
+        """Leave it for the sidecar, where there is one; nothing once it is over."""
+        if not self._gang.leads:
+            return
+        file = self._settings.problem
+        partial_file = file.with_name(f".{file.name}")
+        try:
+            if sentence:
+                partial_file.write_text(sentence)
+                partial_file.replace(file)
+            else:
+                file.unlink(missing_ok=True)
+        except OSError:
+            logger.debug("Nobody is told at %s.", file)
 
     def _say(self, level: int, sentence: str) -> None:
         """Log in one rank what all of them know."""

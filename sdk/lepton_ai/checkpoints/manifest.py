@@ -25,10 +25,22 @@ ATTEMPTS = "attempts"
 
 _CHECKPOINT = re.compile(r"step-(\d{9,})/attempt-(\d+)-(\d+)/(.+)")
 _ATTEMPT = re.compile(ATTEMPTS + r"/attempt-(\d+)-(\d+)\.json")
+_NAME = r"(?!\.{1,2}\Z)[A-Za-z0-9_.][A-Za-z0-9_.-]{0,254}"
+_FOLDER = r"step-\d{9,18}/attempt-\d{1,9}-\d{1,9}"
 
 Count = Annotated[int, Field(ge=0)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.][A-Za-z0-9_.-]*$", max_length=255)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+def is_file(path: str) -> bool:
+    """Tell whether this is, in form, the path of a file below a run's folder."""
+    return bool(re.fullmatch(f"{_FOLDER}/{_NAME}", path) or _ATTEMPT.fullmatch(path))
+
+
+def is_folder(path: str) -> bool:
+    """Tell whether this is, in form, the folder of a checkpoint."""
+    return re.fullmatch(_FOLDER, path) is not None
 
 
 class CheckpointError(Exception):

@@ -9,6 +9,8 @@ from typing import Self
 
 from lepton_ai.checkpoints.interval import PRIOR, FailureRate
 from lepton_ai.checkpoints.manifest import Attempt
+from lepton_ai.checkpoints.relay import Relay
+from lepton_ai.checkpoints.storage import Storage, open_storage
 
 DEFAULT_KEEP = 3
 AUTO = "auto"
@@ -27,6 +29,7 @@ class Settings:
         failures_until: earlier ones are counted already; None where nobody counts attempts.
         keep: complete checkpoints that stay.
         save_request: the file that asks all ranks to save and leave.
+        relay: the socket of the sidecar that reaches `uri` for the ranks; None without one.
 
     """
 
@@ -38,12 +41,14 @@ class Settings:
     failures_until: int | None
     keep: int
     save_request: Path
+    relay: Path | None = None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
         """Read `LEPTON_CHECKPOINT_*` and the rest; without them `./checkpoints`, run `local`."""
         given = environment.get
         attempt = _attempt(given("LEPTON_ATTEMPT"), given("LEPTON_GENERATION"))
+        relay = given("LEPTON_CHECKPOINT_SOCKET")
         return cls(
             uri=given("LEPTON_CHECKPOINT_URI") or Path("checkpoints").absolute().as_uri(),
             run=given("LEPTON_RUN_UID") or "local",
@@ -53,7 +58,19 @@ class Settings:
             failures_until=_number(given("LEPTON_MTBF_ATTEMPT")) or (attempt and attempt.number),
             keep=int(given("LEPTON_CHECKPOINT_KEEP") or DEFAULT_KEEP),
             save_request=Path(given("LEPTON_EXCHANGE") or "/lepton/exchange") / "save",
+            relay=Path(relay) if relay else None,
         )
+
+    @property
+    def problem(self) -> Path:
+        """Where to say that the last save failed; a launcher's sidecar reads it there."""
+        return self.save_request.with_name("checkpoint-problem")
+
+    def storage(self, uri: str | None = None) -> Storage:
+        """Open the place: the one that is given, else the operator's or the laptop's."""
+        if self.relay is None or uri:
+            return open_storage(uri or self.uri, self.run)
+        return Relay(self.relay, f"{self.uri.rstrip('/')}/{self.run}")
 
 
 def _attempt(number: str | None, generation: str | None) -> Attempt | None:

@@ -12,14 +12,11 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from lepton_ai.checkpoints.manifest import CheckpointError, StoredFile
-from lepton_ai.record import FailureError
-from lepton_ai.store import NoStoreError, Store, StoreAddress, open_store
 
 PART_BYTES = 8 * 1024 * 1024
 
@@ -90,26 +87,21 @@ class Storage(Protocol):
 
 
 def open_storage(uri: str, run: str) -> Storage:
-    """Open the place of a run's checkpoints below `file://`, `s3://`, `gs://` or `az://`."""
+    """Open the place of a run's checkpoints: a folder, or a prefix in an object store.
+
+    Args:
+        uri: `file:///folder`, `s3://`, `gs://`, `az://`, or `lepton-store://prefix`.
+        run: whose checkpoints these are.
+
+    """
     url = f"{uri.rstrip('/')}/{run}"
     parts = urlsplit(url)
     if parts.scheme == "file" and not parts.netloc:
         return Volume(Path(unquote(parts.path)))
-    try:
-        return Bucket(open_store(_address(url)))
-    except FailureError as error:
-        raise CheckpointError(
-            f"There is no place for checkpoints at '{uri}': {error} An address begins with "
-            "file:///, s3://, gs:// or az://."
-        ) from None
+    # A training image need not have the object store's library, if its sidecar has it.
+    from lepton_ai.checkpoints.bucket import open_bucket  # noqa: PLC0415
 
-
-def _address(url: str) -> StoreAddress:
-    """Return the address with the store's credentials, or with those of the machine itself."""
-    try:
-        return StoreAddress.from_environment().at(url).checked()
-    except NoStoreError:
-        return StoreAddress(url).checked()
+    return open_bucket(url)
 
 
 class Volume:
@@ -210,70 +202,6 @@ def _flush_folder(folder: Path) -> None:
 def _remove_if_empty(folder: Path) -> None:
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
-
-
-class Bucket:
-    """A prefix of an object store."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    @property
-    def url(self) -> str:
-        return self._store.url
-
-    @contextmanager
-    def create(self, path: str) -> Iterator[HashedFile]:
-        with _store_failures(), self._store.writer(path) as sink:
-            yield HashedFile(path.rpartition("/")[2], _Copied(sink))
-
-    def put_new(self, path: str, content: bytes) -> bool:
-        with _store_failures():
-            # A store that wrote, and whose answer was lost, is asked again and refuses.
-            return self._store.put_new(path, content) or self._store.get(path) == content
-
-    def get(self, path: str) -> bytes | None:
-        with _store_failures():
-            return self._store.get(path)
-
-    def size_bytes(self, path: str) -> int | None:
-        with _store_failures():
-            return self._store.size_bytes(path)
-
-    def read(self, path: str, offset: int, length: int) -> bytes:
-        with _store_failures():
-            return self._store.read(path, offset, length)
-
-    def paths(self) -> list[str]:
-        with _store_failures():
-            return self._store.paths_below("")
-
-    def remove_folder(self, folder: str) -> None:
-        with _store_failures():
-            self._store.remove([f"{folder}/manifest.json"])
-            self._store.remove(self._store.paths_below(folder))
-
-
-@dataclass(frozen=True)
-class _Copied:
-    """Hands on copies: obstore reads a buffer after `write` has returned, and torch reuses its own.
-
-    Without them the object's bytes are not what was written.
-    """
-
-    sink: Sink
-
-    def write(self, content: memoryview) -> None:
-        for start in range(0, len(content), PART_BYTES):
-            self.sink.write(memoryview(bytes(content[start : start + PART_BYTES])))
-
-
-@contextmanager
-def _store_failures() -> Iterator[None]:
-    try:
-        yield
-    except FailureError as error:
-        raise CheckpointError(str(error)) from None
 
 
 def sha256_of(storage: Storage, file: str, size_bytes: int) -> str:

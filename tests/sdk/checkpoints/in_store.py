@@ -24,6 +24,8 @@ def refused(uri: str, folder: Path) -> None:
     assert run(options, 2) == [0, 0], said(options)
     assert "could not be saved" in said(options), said(options)
     assert "The last good one is of step" in said(options), said(options)
+    told = options.exchange / "checkpoint-problem"
+    assert "could not be saved" in told.read_text()
     ask_of_the_store(folder, "accept")
     for rank in (0, 1):
         (folder / f"losses-{rank}").unlink()
@@ -32,6 +34,7 @@ def refused(uri: str, folder: Path) -> None:
     resumed = re.search(r"Training goes on from step (\d+)", said(options))
     assert resumed, said(options)
     assert 0 < int(resumed[1]) < options.steps, said(options)
+    assert not told.exists(), told.read_text()
     after = losses(options)
     assert after.items() <= losses(whole).items(), said(options)
     print("OK")

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from e2e.cluster.ports import free_port
+from lepton_ai.agent.checkpoint_relay import CheckpointRelay
 from lepton_ai.checkpoints.archive import Archive
 from lepton_ai.checkpoints.manifest import (
     Attempt,
@@ -25,11 +26,14 @@ from lepton_ai.checkpoints.manifest import (
     StoredFile,
     line_of,
 )
+from lepton_ai.checkpoints.relay import Relay
 from lepton_ai.checkpoints.storage import Storage, Volume, open_storage, sha256_of
 from tests.agent.gateway import ACCESS_KEY, SECRET_KEY, Gateway, write_secret
 
 FIRST, SECOND, THIRD = Attempt(1, 0), Attempt(1, 1), Attempt(2, 0)
 CONTENT = b"weights" * 100
+FOLDER = Place(7, FIRST).folder
+FILE = f"{FOLDER}/rank-0.distcp"
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +42,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         yield running
 
 
-@pytest.fixture(params=["volume", "bucket"])
+@pytest.fixture(params=["volume", "bucket", "sidecar"])
 def storage(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Storage:
@@ -57,6 +61,9 @@ def storage(
         secretKey=SECRET_KEY,
     )
     monkeypatch.setenv("LEPTON_STORE", str(secret))
+    if request.param == "sidecar":
+        CheckpointRelay("lepton-store://team/", "run").serve(tmp_path / "socket")
+        return Relay(tmp_path / "socket", f"s3://{bucket}/team/run")
     return open_storage(f"s3://{bucket}/team/", "run")
 
 
@@ -93,38 +100,38 @@ def steps_offered(archive: Archive, attempt: Attempt) -> list[int]:
 
 
 def test_what_is_written_is_what_its_digest_says(storage: Storage) -> None:
-    with storage.create("a/file") as file:
+    with storage.create(FILE) as file:
         file.write(CONTENT)
 
     assert file.stored() == StoredFile(
-        path="file", sha256=hashlib.sha256(CONTENT).hexdigest(), size_bytes=len(CONTENT)
+        path="rank-0.distcp", sha256=hashlib.sha256(CONTENT).hexdigest(), size_bytes=len(CONTENT)
     )
-    assert storage.get("a/file") == CONTENT
-    assert storage.read("a/file", 3, 5) == CONTENT[3:8]
-    assert storage.size_bytes("a/file") == len(CONTENT)
-    assert storage.paths() == ["a/file"]
+    assert storage.get(FILE) == CONTENT
+    assert storage.read(FILE, 3, 5) == CONTENT[3:8]
+    assert storage.size_bytes(FILE) == len(CONTENT)
+    assert storage.paths() == [FILE]
 
 
 def test_a_file_of_many_parts_comes_back(storage: Storage) -> None:
     part = bytes(range(256)) * 4096 * 7
-    with storage.create("a/file") as file:
+    with storage.create(FILE) as file:
         for _ in range(3):
             file.write(part)
 
     stored = file.stored()
     assert stored.size_bytes == 3 * len(part)
-    assert sha256_of(storage, "a/file", stored.size_bytes) == stored.sha256
+    assert sha256_of(storage, FILE, stored.size_bytes) == stored.sha256
 
 
 def test_a_buffer_may_be_used_again_once_it_is_written(storage: Storage) -> None:
     buffer = bytearray(b"a" * 1000)
-    with storage.create("a/file") as file:
+    with storage.create(FILE) as file:
         for letter in b"abc":
             buffer[:] = bytes([letter]) * 1000
             file.write(memoryview(buffer))
         buffer[:] = bytes(1000)
 
-    assert storage.get("a/file") == b"a" * 1000 + b"b" * 1000 + b"c" * 1000
+    assert storage.get(FILE) == b"a" * 1000 + b"b" * 1000 + b"c" * 1000
 
 
 def test_a_store_that_refuses_says_so(
@@ -144,16 +151,16 @@ def test_a_store_that_refuses_says_so(
 
 
 def test_what_is_not_there_is_none(storage: Storage) -> None:
-    assert storage.get("a/file") is None
-    assert storage.size_bytes("a/file") is None
+    assert storage.get(FILE) is None
+    assert storage.size_bytes(FILE) is None
     assert storage.paths() == []
-    storage.remove_folder("a")
+    storage.remove_folder(FOLDER)
 
 
 def test_a_manifest_is_created_and_never_overwritten(storage: Storage) -> None:
-    assert storage.put_new("a", b"first")
-    assert not storage.put_new("a", b"second")
-    assert storage.get("a") == b"first"
+    assert storage.put_new(FIRST.record, b"first")
+    assert not storage.put_new(FIRST.record, b"second")
+    assert storage.get(FIRST.record) == b"first"
 
 
 def test_a_checkpoint_exists_when_its_manifest_does(archive: Archive) -> None:

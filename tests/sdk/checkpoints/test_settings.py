@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,3 +65,17 @@ def test_the_interval_may_be_asked_for_and_more_nodes_fail_oftener() -> None:
 
 def test_without_an_operator_only_restarts_of_this_attempt_are_failures() -> None:
     assert Settings.from_environment({"LEPTON_ATTEMPT": "4"}).failures_until == 4
+
+
+def test_a_training_image_needs_no_library_of_the_store() -> None:
+    program = """
+import sys
+sys.modules["obstore"] = None
+from lepton_ai.checkpoints.archive import Archive
+from lepton_ai.checkpoints.settings import Settings
+place = {"LEPTON_CHECKPOINT_SOCKET": "/socket", "LEPTON_CHECKPOINT_URI": "s3://bucket/team"}
+print(Archive(Settings.from_environment(place).storage()).storage.url)
+"""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "s3://bucket/team/local\n"

@@ -114,6 +114,8 @@ def _be_rank(options: Options, rank: int, ranks: int, port: int) -> None:
             "LEPTON_OUTPUT_DIR": str(options.output),
         }
     )
+    if not options.uri:
+        os.environ.pop("LEPTON_CHECKPOINT_SOCKET", None)
     torch.set_num_threads(1)
     if ranks > 1:
         meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}

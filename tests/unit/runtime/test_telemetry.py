@@ -34,6 +34,7 @@ TOLD: dict[str, Any] = {
     "metrics": {"loss": 0.5, "lr": 1e-3},
     "learningRate": 1e-3,
     "checkpoint": {"step": 100, "ageSeconds": 5.0, "seconds": 1.5},
+    "checkpointProblem": "The store is full.",
     "ranks": [{"rank": 0, "step": 121}],
     "earlier": [{"attempt": 1, "ledger": {"hang": 4.5}}],
     "slow": {"rank": 5, "node": 1, "factor": 1.973},
@@ -104,6 +105,7 @@ async def test_what_rank_0_tells_is_known_and_wakes_its_job_once() -> None:
     assert (told.steps, told.steps_per_second, told.learning_rate) == ("120/1000", "4", "0.001")
     assert told.metrics == {"loss": "0.5", "lr": "0.001"}
     assert told.checkpoint_step == 100
+    assert told.checkpoint_problem == "The store is full."
     assert told.checkpoint_time == told.time - timedelta(seconds=5)
     assert told.leave_seconds == 4  # twice 1.5 s, and three steps of 0.25 s
     assert found.earlier == (Earlier(1, {"hang": 4.5}),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +29,20 @@ def settings(**checkpoint: Any) -> Settings:
     """What the SDK makes of what the ranks are told."""
     job = a_training_job(2, volumes=VOLUMES, checkpoint={"volume": "state", **checkpoint})
     return Settings.from_environment(environment(job))
+
+
+def test_in_an_object_store_the_sdk_saves_through_the_sidecar() -> None:
+    job = a_training_job(checkpoint={"uri": "s3://bucket/team", "keep": 7})
+    found = Settings.from_environment(environment(job))
+    assert (found.uri, found.relay, found.keep) == (
+        "s3://bucket/team",
+        Path("/lepton/exchange/checkpoints.sock"),
+        7,
+    )
+    assert found.storage().url == "s3://bucket/team/uid-of-digits"
+    pod = build.pod(job, build.resolve(job.spec, defaults()), 1, 0)
+    for agent in pod["spec"]["initContainers"]:
+        assert "--checkpoint-uri=s3://bucket/team" in agent["command"]
 
 
 def an_attempt(days: float, *, outcome: str = "Failed", restarts: int | None = None) -> Attempt:

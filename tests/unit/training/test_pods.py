@@ -51,6 +51,11 @@ def pods(job: TrainingJob, attempt: int = 1) -> list[dict[str, Any]]:
         pytest.param("one-pod", a_training_job(), id="one pod, nothing said"),
         pytest.param("two-pods", a_training_job(2, output="digits"), id="a gang with an output"),
         pytest.param("everything", a_training_job(**EVERYTHING), id="every field set"),
+        pytest.param(
+            "saved-in-the-store",
+            a_training_job(checkpoint={"uri": "lepton-store://checkpoints", "keep": 5}),
+            id="checkpoints in the object store",
+        ),
     ],
 )
 def test_the_pods_of_a_job(name: str, job: TrainingJob, golden: Golden) -> None:

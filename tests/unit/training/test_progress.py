@@ -18,6 +18,7 @@ from tests.unit.training.builders import (
     conditions,
     decide,
     status_of,
+    with_spec,
     with_status,
 )
 
@@ -262,6 +263,43 @@ def test_a_silent_node_is_looked_at_again_when_its_patience_ends() -> None:
 
 def test_every_reason_that_can_be_said_is_in_the_closed_list_and_fits_a_condition() -> None:
     assert all(each.value.isalpha() and len(each.value) <= 64 for each in Reason)
+
+
+# --- checkpoints
+
+STORED = {"uri": "lepton-store://checkpoints/"}
+PROBLEM = "The checkpoint of step 20 could not be saved: the store is full."
+
+
+def test_the_last_checkpoint_is_told_with_its_place_and_outlives_its_attempt() -> None:
+    job = with_spec(an_open_job(), checkpoint=STORED)
+    at = NOW.replace(microsecond=0)
+    news = told(12, seconds_ago=60, checkpoint_step=10, checkpoint_time=at)
+    job = after(job, decide(a_view(job, a_pod(0, running=True), told=news)))
+    found = job.status.checkpoint
+    assert found is not None
+    assert (found.step, found.time) == (10, at)
+    assert found.place == "lepton-store://checkpoints/uid-of-digits/step-000000010"
+    fresh = told(12, attempt=1)
+    job = after(job, decide(a_view(job, a_pod(0, running=True), told=fresh)))
+    assert job.status.checkpoint == found
+
+
+def test_a_checkpoint_at_a_place_of_the_script_s_own_has_none_to_be_told() -> None:
+    news = told(12, checkpoint_step=10, checkpoint_time=NOW)
+    decided = decide(a_view(an_open_job(), a_pod(0, running=True), told=news))
+    assert "checkpoint" not in status_of(decided)
+
+
+def test_what_could_not_be_saved_is_a_condition_until_it_is() -> None:
+    job = with_spec(an_open_job(), checkpoint=STORED)
+    news = told(25, seconds_ago=60, checkpoint_problem=PROBLEM)
+    decided = decide(a_view(job, a_pod(0, running=True), told=news))
+    found = condition(decided, "CheckpointsSaved")
+    assert (found.status, found.reason, found.message) == ("False", "NotSaved", PROBLEM)
+    job = after(job, decided)
+    again = decide(a_view(job, a_pod(0, running=True), told=told(30)))
+    assert "CheckpointsSaved" not in conditions(again)
 
 
 # --- slow ranks
