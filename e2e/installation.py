@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 CHART = ROOT / "charts" / "lepton-operator"
 RELEASE = "lepton"
 SYSTEM = "lepton-system"
-IMAGES = ("operator", "agent", "trainer", "triton", "store")
+IMAGES = ("operator", "agent", "trainer", "triton", "door", "store")
 TEST_IMAGES = ("torch", "debian")  # of users: Python and torch only, and one whose user is root
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
