@@ -16,7 +16,7 @@ from envoy.config.accesslog.v3.accesslog_pb2 import (
     ResponseFlagFilter,
     StatusCodeFilter,
 )
-from envoy.config.core.v3.address_pb2 import Address, SocketAddress
+from envoy.config.core.v3.address_pb2 import Address, CidrRange, SocketAddress
 from envoy.config.core.v3.base_pb2 import (
     DataSource,
     HeaderValue,
@@ -110,9 +110,8 @@ def _connections(service: str) -> HttpConnectionManager:
             max_concurrent_streams=UInt32Value(value=_MAX_STREAMS)
         ),
         request_headers_timeout=Duration(seconds=_HEADERS_SECONDS),
-        # Nobody is internal: what a client's x-envoy headers ask of the router is not done.
         use_remote_address=BoolValue(value=True),
-        internal_address_config=HttpConnectionManager.InternalAddressConfig(),
+        internal_address_config=_NOBODY_IS_INTERNAL,
         normalize_path=BoolValue(value=True),
         server_header_transformation=HttpConnectionManager.PASS_THROUGH,
         local_reply_config=LocalReplyConfig(mappers=_REPLIES),
@@ -181,6 +180,11 @@ def _reply(
     )
 
 
+# What internal clients ask of the router in x-envoy headers is done: timeouts, retries. Without a
+# range, everybody with a private address is internal.
+_NOBODY_IS_INTERNAL = HttpConnectionManager.InternalAddressConfig(
+    cidr_ranges=[CidrRange(address_prefix="255.255.255.255", prefix_len=UInt32Value(value=32))]
+)
 _FILTERS = [
     # Switched on by routes, which know how much a service takes.
     HttpFilter(

@@ -46,10 +46,11 @@ class DiscoveryService(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
         self, requests: AsyncIterator[DeltaDiscoveryRequest], context: Context
     ) -> AsyncIterator[DeltaDiscoveryResponse]:
         """Answer a door for as long as it stays."""
-        namespace = namespace_of(context.auth_context())
+        # Now or never: gRPC frees what is behind a context with its server, and reading it is fatal.
+        namespace, peer = namespace_of(context.auth_context()), context.peer()
         if namespace is None:
             self._metrics.door_strangers.inc()
-            _log.warning("A client whose certificate names no door is refused", peer=context.peer())
+            _log.warning("A client whose certificate names no door is refused", peer=peer)
             await context.abort(
                 grpc.StatusCode.PERMISSION_DENIED,
                 "The client certificate names no door: its one URI must be "
@@ -57,14 +58,14 @@ class DiscoveryService(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
             )
         streams = self._metrics.door_streams.labels(namespace)
         streams.inc()
-        _log.info("A door is connected", namespace=namespace, peer=context.peer())
+        _log.info("A door is connected", namespace=namespace, peer=peer)
         try:
             async for answer in self._answers(namespace, requests):
                 self._metrics.door_pushes.labels(Kind(answer.type_url).word).inc()
                 yield answer
         finally:
             streams.dec()
-            _log.info("A door is gone", namespace=namespace, peer=context.peer())
+            _log.info("A door is gone", namespace=namespace, peer=peer)
 
     async def _answers(
         self, namespace: str, requests: AsyncIterator[DeltaDiscoveryRequest]
