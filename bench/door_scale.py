@@ -60,7 +60,9 @@ class Bench:
 def _places(number: int) -> list[Endpoint]:
     """Return pods that nobody asks: only what a door keeps about them is measured."""
     high, low = divmod(number, 250)
-    return [Endpoint(f"127.{251 + pod}.{high}.{low}", "a1b2c3", True) for pod in range(PODS_A_SERVICE)]
+    return [
+        Endpoint(f"127.{251 + pod}.{high}.{low}", "a1b2c3", True) for pod in range(PODS_A_SERVICE)
+    ]
 
 
 async def milliseconds(act: Callable[[int], Awaitable[float]]) -> list[float]:
@@ -116,7 +118,11 @@ async def measure(bench: Bench, count: int) -> dict[str, float]:
     await bench.until_answered(0, bench.pods[0].address)
     await bench.door.until("/stats?filter=total_listeners_active", f"active: {count}")
     told = time.perf_counter() - began
-    resident, cpu, pushes = bench.door.resident_bytes(), bench.door.cpu_seconds(), bench.operator.pushed().total()
+    resident, cpu, pushes = (
+        bench.door.resident_bytes(),
+        bench.door.cpu_seconds(),
+        bench.operator.pushed().total(),
+    )
     changed, made = await change_ms(bench), await new_service_ms(bench, count)
     seconds, size = await scrape(bench)
     return {

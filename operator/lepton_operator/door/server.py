@@ -20,8 +20,6 @@ from lepton_operator.door.subscriptions import Refusal, Subscriptions
 from lepton_operator.metrics import Metrics
 from lepton_operator.settings import Xds
 
-Context = grpc.aio.ServicerContext[DeltaDiscoveryRequest, DeltaDiscoveryResponse]
-
 _RETRY_SECONDS = 2.0
 # A door that vanished without a word is noticed; a door may ask whether we are there as often.
 _OPTIONS = (
@@ -35,7 +33,7 @@ _OPTIONS = (
 _log = logs.logger(__name__)
 
 
-class DiscoveryService(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
+class DiscoveryService(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]
     """Aggregated discovery, delta variant; the other one is not offered."""
 
     def __init__(self, catalogue: Catalogue, metrics: Metrics) -> None:
@@ -43,19 +41,14 @@ class DiscoveryService(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
         self._metrics = metrics
 
     async def DeltaAggregatedResources(  # noqa: N802 - the protocol's name
-        self, requests: AsyncIterator[DeltaDiscoveryRequest], context: Context
+        self, requests: AsyncIterator[DeltaDiscoveryRequest], context: grpc.aio.ServicerContext
     ) -> AsyncIterator[DeltaDiscoveryResponse]:
         """Answer a door for as long as it stays."""
-        # Now or never: gRPC frees what is behind a context with its server, and reading it is fatal.
+        # Now or never: gRPC frees what a context stands for, and to read it then is fatal.
         namespace, peer = namespace_of(context.auth_context()), context.peer()
         if namespace is None:
-            self._metrics.door_strangers.inc()
-            _log.warning("A client whose certificate names no door is refused", peer=peer)
-            await context.abort(
-                grpc.StatusCode.PERMISSION_DENIED,
-                "The client certificate names no door: its one URI must be "
-                "spiffe://lepton.ai/ns/NAMESPACE/door.",
-            )
+            await self._refuse(context, peer)
+            return
         streams = self._metrics.door_streams.labels(namespace)
         streams.inc()
         _log.info("A door is connected", namespace=namespace, peer=peer)
@@ -66,6 +59,15 @@ class DiscoveryService(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
         finally:
             streams.dec()
             _log.info("A door is gone", namespace=namespace, peer=peer)
+
+    async def _refuse(self, context: grpc.aio.ServicerContext, peer: str) -> None:
+        self._metrics.door_strangers.inc()
+        _log.warning("A client whose certificate names no door is refused", peer=peer)
+        await context.abort(
+            grpc.StatusCode.PERMISSION_DENIED,
+            "The client certificate names no door: its one URI must be "
+            "spiffe://lepton.ai/ns/NAMESPACE/door.",
+        )
 
     async def _answers(
         self, namespace: str, requests: AsyncIterator[DeltaDiscoveryRequest]

@@ -87,7 +87,7 @@ class Subscriptions:
             subscription.waiting.add(name)
 
     def answer(self) -> DeltaDiscoveryResponse | None:
-        """Return what is to be sent now; None if there is nothing, or the door must answer first."""
+        """Return what is to be sent now, if anything is and the door answered the last."""
         for kind in Kind:
             subscription = self._subscriptions.get(kind)
             if subscription is not None and subscription.sent is None:
