@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 
 import grpc
 from envoy.service.discovery.v3 import ads_pb2_grpc
@@ -31,6 +32,27 @@ _OPTIONS = (
 )
 
 _log = logs.logger(__name__)
+
+
+@dataclass(slots=True)
+class _Stream:
+    """A door's subscriptions; `news` is set when there may be something to send."""
+
+    subscriptions: Subscriptions
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def touch(self, kind: Kind, name: str) -> None:
+        self.subscriptions.touch(kind, name)
+        self.news.set()
+
+    def review(self, service: str) -> None:
+        self.subscriptions.review(service)
+        self.news.set()
+
+    def receive(self, request: DeltaDiscoveryRequest) -> Refusal | None:
+        refusal = self.subscriptions.receive(request)
+        self.news.set()
+        return refusal
 
 
 class DiscoveryService(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]
@@ -72,28 +94,22 @@ class DiscoveryService(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type
     async def _answers(
         self, namespace: str, requests: AsyncIterator[DeltaDiscoveryRequest]
     ) -> AsyncIterator[DeltaDiscoveryResponse]:
-        news = asyncio.Event()
-
-        def touch(kind: Kind, name: str) -> None:
-            subscriptions.touch(kind, name)
-            news.set()
+        stream = _Stream(Subscriptions(self._catalogue.shelf(namespace)))
 
         async def read() -> None:
             async for request in requests:
-                refusal = subscriptions.receive(request)
+                refusal = stream.receive(request)
                 if refusal is not None:
                     self._say(namespace, refusal)
-                news.set()
 
-        with self._catalogue.followed(namespace, touch) as shelf:
-            subscriptions = Subscriptions(shelf)
+        with self._catalogue.followed(namespace, stream):
             reading = asyncio.create_task(read(), name=f"door of {namespace}")
-            reading.add_done_callback(lambda _: news.set())
+            reading.add_done_callback(lambda _: stream.news.set())
             try:
                 while not reading.done():
-                    await news.wait()
-                    news.clear()
-                    while answer := subscriptions.answer():
+                    await stream.news.wait()
+                    stream.news.clear()
+                    while answer := stream.subscriptions.answer():
                         yield answer  # waits while the door's window is full
             finally:
                 reading.cancel()

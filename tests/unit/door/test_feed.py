@@ -28,8 +28,14 @@ class Scene:
         self.feed = Feed(self.cache, read, DoorDefaults())
         self.heard: list[str] = []
         self.shelf = self.feed.catalogue.shelf(TEAM)
-        self.shelf.followers.append(lambda kind, name: self.heard.append(f"{kind.word} {name}"))
+        self.shelf.followers.append(self)
         self.version = 0
+
+    def touch(self, kind: Kind, name: str) -> None:
+        self.heard.append(f"{kind.word} {name}")
+
+    def review(self, service: str) -> None:
+        pass
 
     def put(self, kind: str, body: dict[str, Any]) -> None:
         self.version += 1

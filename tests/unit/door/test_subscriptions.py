@@ -24,7 +24,7 @@ class Door:
         self.has = had or {}
         self.shelf = catalogue.shelf(TEAM)
         self.subscriptions = Subscriptions(self.shelf)
-        self.shelf.followers.append(self.subscriptions.touch)
+        self.shelf.followers.append(self.subscriptions)
 
     def ask(self, kind: Kind, *names: str, drop: Iterable[str] = ()) -> None:
         self.subscriptions.receive(
@@ -211,6 +211,25 @@ def test_nothing_goes_of_a_service_that_is_there_but_of_which_too_little_is_know
     unsure = Catalogue()
     unsure.know(TEAM, "digits")
     assert told(come_back(unsure, door).settle()) == []
+
+
+def test_what_is_known_late_of_a_service_is_what_a_door_has() -> None:
+    """A new leader found it without its Service, and does not know what the one before told."""
+    had = settled(a_catalogue(a_served(), a_served("other", 10_001)))
+    unsure = a_catalogue(a_served("other", 10_001))
+    unsure.know(TEAM, "digits")
+    door = come_back(unsure, had)
+    assert told(door.settle()) == []
+    put(unsure, a_served(port=10_005))
+    assert told(door.settle()) == [("Listener", ["digits:10005"], ["digits:18231"])]
+
+
+def test_a_service_of_which_nothing_was_known_goes_when_it_is_deleted() -> None:
+    unsure = Catalogue()
+    unsure.know(TEAM, "digits")
+    door = come_back(unsure, settled(a_catalogue(a_served())))
+    unsure.remove(TEAM, "digits")
+    assert "digits:18231" in [name for _, _, names in told(door.settle()) for name in names]
 
 
 def test_a_service_that_moved_loses_its_old_listener_only() -> None:
