@@ -155,6 +155,9 @@ def _argv(settings: Settings, file: Path) -> list[str]:
         *("--drain-time-s", f"{settings.drain_timeout_seconds:.0f}"),
         *("--log-level", "warning"),
         "--disable-hot-restart",
+        # The stats access logger of every service would warn of a field whose successor the
+        # operator's protos don't have yet.
+        "--skip-deprecated-logs",
     ]
 
 
