@@ -22,6 +22,8 @@ _FOR_EVER = "0s"
 """Envoy's own limit is 15 s: then it would be ready without a single listener."""
 _RUNTIME_WAIT = "2s"
 """Without its thresholds a door serves; they are on the stream before clusters and listeners."""
+_LATENCIES_EVERY = "5s"
+"""Counters are always fresh. Envoy could add up latencies when it is asked, but it answers first."""
 _BYTES_A_CONNECTION = 2**16
 _MOST_CONNECTIONS = 50_000
 """Without a memory limit: what Envoy's own guide gives to a proxy at the edge."""
@@ -56,7 +58,7 @@ def bootstrap(settings: Settings, folder: Path, pod: str) -> dict[str, Any]:
         "layered_runtime": _runtime(),
         "overload_manager": overload_manager(settings.heap_bytes),
         "stats_config": STATS,
-        "stats_flush_on_admin": True,
+        "stats_flush_interval": _LATENCIES_EVERY,
     }
 
 

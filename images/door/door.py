@@ -154,6 +154,9 @@ def _argv(settings: Settings, file: Path) -> list[str]:
         *("--drain-strategy", "immediate"),
         *("--drain-time-s", f"{settings.drain_timeout_seconds:.0f}"),
         *("--log-level", "warning"),
+        # A line at each attempt to reach an operator that is away, three a second. What Envoy
+        # refuses of its configuration the operator is told, and logs.
+        *("--component-log-level", "config:error"),
         "--disable-hot-restart",
         # The stats access logger of every service would warn of a field whose successor the
         # operator's protos don't have yet.

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Protocol
+from urllib.parse import parse_qs, urlsplit
 
 from images.door.admin import Admin, AdminError
 
@@ -56,11 +57,10 @@ class _Handler(BaseHTTPRequestHandler):
         answers: dict[str, Callable[[], None]] = {
             "/healthz": self._healthz,
             "/ready": self._ready,
-            "/in-flight": lambda: self._in_flight(draining_only=False),
-            "/in-flight?draining": lambda: self._in_flight(draining_only=True),
+            "/in-flight": self._in_flight,
             "/metrics": self._metrics,
         }
-        answer = answers.get(self.path)
+        answer = answers.get(urlsplit(self.path).path)
         try:
             if answer is None:
                 self._send(HTTPStatus.NOT_FOUND, f"There are {', '.join(answers)}.")
@@ -81,8 +81,9 @@ class _Handler(BaseHTTPRequestHandler):
         why = self.server.told.unready()
         self._send(HTTPStatus.SERVICE_UNAVAILABLE if why else HTTPStatus.OK, why or "ready")
 
-    def _in_flight(self, *, draining_only: bool) -> None:
-        found = self._admin().in_flight(draining_only=draining_only)
+    def _in_flight(self) -> None:
+        asked = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
+        found = self._admin().in_flight(draining_only="draining" in asked)
         self._send(HTTPStatus.OK, json.dumps(found), "application/json")
 
     def _metrics(self) -> None:
