@@ -17,13 +17,12 @@ XDS = "xds"
 """The cluster of the operators: the leader alone answers, the others refuse the connection."""
 
 _TYPES = "type.googleapis.com/envoy.extensions"
-_ADS = {"ads": {}, "resource_api_version": "V3"}
 _FOR_EVER = "0s"
 """Envoy's own limit is 15 s: then it would be ready without a single listener."""
 _RUNTIME_WAIT = "2s"
 """Without its thresholds a door serves; they are on the stream before clusters and listeners."""
 _LATENCIES_EVERY = "5s"
-"""Counters are always fresh. Envoy could add up latencies when it is asked, but it answers first."""
+"""Counters are always fresh. Added up when they are asked for, latencies would miss the answer."""
 _BYTES_A_CONNECTION = 2**16
 _MOST_CONNECTIONS = 50_000
 """Without a memory limit: what Envoy's own guide gives to a proxy at the edge."""
@@ -51,8 +50,8 @@ def bootstrap(settings: Settings, folder: Path, pod: str) -> dict[str, Any]:
         "admin": {"address": {"pipe": {"path": str(admin_socket(folder)), "mode": 0o600}}},
         "dynamic_resources": {
             "ads_config": _ads(),
-            "cds_config": {**_ADS, "initial_fetch_timeout": _FOR_EVER},
-            "lds_config": {**_ADS, "initial_fetch_timeout": _FOR_EVER},
+            "cds_config": _from_the_stream(_FOR_EVER),
+            "lds_config": _from_the_stream(_FOR_EVER),
         },
         "static_resources": {"clusters": [_xds(settings, folder)]},
         "layered_runtime": _runtime(),
@@ -129,6 +128,10 @@ def _ads() -> dict[str, Any]:
     }
 
 
+def _from_the_stream(wait: str) -> dict[str, Any]:
+    return {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": wait}
+
+
 def _xds(settings: Settings, folder: Path) -> dict[str, Any]:
     """A headless Service: every operator's address, of which each attempt takes the next."""
     address = {"address": settings.xds_host, "port_value": settings.xds_port}
@@ -192,8 +195,8 @@ def _tls(host: str, folder: Path) -> dict[str, Any]:
 
 def _runtime() -> dict[str, Any]:
     """A threshold is a runtime key, so that a change of it never touches a listener."""
-    source = {**_ADS, "initial_fetch_timeout": _RUNTIME_WAIT}
-    return {"layers": [{"name": RUNTIME, "rtds_layer": {"name": RUNTIME, "rtds_config": source}}]}
+    layer = {"name": RUNTIME, "rtds_config": _from_the_stream(_RUNTIME_WAIT)}
+    return {"layers": [{"name": RUNTIME, "rtds_layer": layer}]}
 
 
 def _file_of(folder: Path, secret: str) -> Path:
