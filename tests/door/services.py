@@ -32,8 +32,12 @@ def static(
 
 
 def _listener(name: str, port: int) -> dict[str, Any]:
-    route = {"match": {"prefix": "/"}, "route": {"cluster": f"{name}/http", "timeout": "60s"}}
-    hosts = [{"name": name, "domains": ["*"], "routes": [route]}]
+    grpc = {"prefix": "/", "grpc": {}}
+    routes = [
+        {"match": match, "route": {"cluster": f"{name}/{protocol}", "timeout": "60s"}}
+        for match, protocol in ((grpc, "grpc"), ({"prefix": "/"}, "http"))
+    ]
+    hosts = [{"name": name, "domains": ["*"], "routes": routes}]
     router = f"{_TYPES}.filters.http.router.v3.Router"
     manager = {
         "@type": f"{_TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -75,9 +79,17 @@ def _cluster(name: str, upstreams: dict[str, str]) -> dict[str, Any]:
         }
         for address, health in upstreams.items()
     ]
+    protocol = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+    version = "http2_protocol_options" if name.endswith("/grpc") else "http_protocol_options"
     return {
         "name": name,
         "type": "STATIC",
+        "typed_extension_protocol_options": {
+            protocol: {
+                "@type": f"type.googleapis.com/{protocol}",
+                "explicit_http_config": {version: {}},
+            }
+        },
         "connect_timeout": "1s",
         "lb_policy": "LEAST_REQUEST",
         "outlier_detection": {},
