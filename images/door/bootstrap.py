@@ -23,9 +23,6 @@ _RUNTIME_WAIT = "2s"
 """Without its thresholds a door serves; they are on the stream before clusters and listeners."""
 _LATENCIES_EVERY = "5s"
 """Counters are always fresh. Added up when they are asked for, latencies would miss the answer."""
-_BYTES_A_CONNECTION = 2**16
-_MOST_CONNECTIONS = 50_000
-"""Without a memory limit: what Envoy's own guide gives to a proxy at the edge."""
 _TRACKED_FROM = 20
 """Streams with buffers of 2^20 bytes and more are the ones that can be reset when memory ends."""
 _HEAP_ACTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -55,7 +52,7 @@ def bootstrap(settings: Settings, folder: Path, pod: str) -> dict[str, Any]:
         },
         "static_resources": {"clusters": [_xds(settings, folder)]},
         "layered_runtime": _runtime(),
-        "overload_manager": overload_manager(settings.heap_bytes),
+        "overload_manager": overload_manager(settings),
         "stats_config": STATS,
         "stats_flush_interval": _LATENCIES_EVERY,
     }
@@ -87,14 +84,15 @@ def secrets(settings: Settings, folder: Path) -> dict[Path, dict[str, Any]]:
     }
 
 
-def overload_manager(heap_bytes: int | None) -> dict[str, Any]:
+def overload_manager(settings: Settings) -> dict[str, Any]:
     """Return how Envoy does less when memory or connections run out, so that it is not killed."""
-    connections = _MOST_CONNECTIONS if heap_bytes is None else heap_bytes // _BYTES_A_CONNECTION
-    monitors = [_monitor("global_downstream_max_connections", _connections(connections))]
-    if heap_bytes is None:
+    connections = _connections(settings.connections)
+    monitors = [_monitor("global_downstream_max_connections", connections)]
+    if settings.heap_bytes is None:
         return {"resource_monitors": monitors}
     heap = _monitor(
-        "fixed_heap", {**_typed("fixed_heap.v3.FixedHeapConfig"), "max_heap_size_bytes": heap_bytes}
+        "fixed_heap",
+        {**_typed("fixed_heap.v3.FixedHeapConfig"), "max_heap_size_bytes": settings.heap_bytes},
     )
     return {
         "refresh_interval": "0.25s",

@@ -125,6 +125,7 @@ class Doors:
             "drain_timeout_seconds": 15.0,
             "heap_bytes": 2**28,
             "threads": 2,
+            "connections": 4096,
             "endpoints_seconds": 0.3,
             "certificates": self.authority.folder,
             "port": port,

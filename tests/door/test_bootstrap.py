@@ -21,6 +21,7 @@ SETTINGS = Settings(
     drain_timeout_seconds=300,
     heap_bytes=448 * 2**20,
     threads=2,
+    connections=7168,
 )
 
 
@@ -46,6 +47,7 @@ def test_envoy_takes_it_without_a_warning(
 
 
 def test_without_a_memory_limit_connections_are_bounded_all_the_same() -> None:
-    (monitor,) = overload_manager(None)["resource_monitors"]
-    assert monitor["typed_config"]["max_active_downstream_connections"] == 50_000
-    assert "actions" not in overload_manager(None)
+    found = overload_manager(replace(SETTINGS, heap_bytes=None))
+    (monitor,) = found["resource_monitors"]
+    assert monitor["typed_config"]["max_active_downstream_connections"] == 7168
+    assert "actions" not in found

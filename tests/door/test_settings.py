@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
 
 from images.door.errors import DoorError
-from images.door.settings import cpu_limit, memory_limit_bytes, read
+from images.door.settings import cpu_limit, memory_limit_bytes, most_connections, read
 
 GIVEN = {
     "XDS_ADDRESS": "lepton-operator-xds.lepton-system.svc:18000",
@@ -69,6 +70,22 @@ def test_the_cpu_limit_is_the_control_groups(
 def test_the_heap_is_what_the_limit_leaves(tmp_path: Path) -> None:
     assert read(GIVEN, group(tmp_path, memory_max=str(512 * MIB))).heap_bytes == 448 * MIB
     assert read(GIVEN, tmp_path / "none").heap_bytes is None
+
+
+@pytest.mark.parametrize(
+    ("heap_bytes", "files", "connections"),
+    [
+        (448 * MIB, 2**20, 7168),
+        (448 * MIB, 20_000, 5000),
+        (None, 2**20, 50_000),
+        (2**40, resource.RLIM_INFINITY, 50_000),
+    ],
+    ids=["memory is short", "files are short", "no memory limit", "no limit at all"],
+)
+def test_connections_fit_into_memory_and_open_files(
+    heap_bytes: int | None, files: int, connections: int
+) -> None:
+    assert most_connections(heap_bytes, files) == connections
 
 
 def test_there_is_a_thread_for_each_cpu_of_the_limit(tmp_path: Path) -> None:
