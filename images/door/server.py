@@ -37,6 +37,7 @@ class Server(ThreadingHTTPServer):
     """A thread a question: a client that is slow keeps nobody waiting but itself."""
 
     daemon_threads = True
+    request_queue_size = 128
     address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
 
     def __init__(self, port: int, told: Told) -> None:
