@@ -36,7 +36,7 @@ async def until(holds: Callable[[], Any], what: str) -> Any:
     """Wait until something is true; return it."""
     try:
         async with asyncio.timeout(_LIMIT_SECONDS):
-            while not (found := holds()):
+            while not (found := holds()):  # noqa: ASYNC110 - it is about several processes
                 await asyncio.sleep(0.01)
             return found
     except TimeoutError:
@@ -126,6 +126,15 @@ async def envoy(
     folder: Path, certificates: Path, xds_port: int, threads: int = 2
 ) -> AsyncIterator[Envoy]:
     """Start a door's Envoy with its own bootstrap; it ends with the block."""
+    found = await asyncio.to_thread(_start, folder, certificates, xds_port, threads)
+    try:
+        yield found
+    finally:
+        found.process.kill()
+        await asyncio.to_thread(found.process.wait)
+
+
+def _start(folder: Path, certificates: Path, xds_port: int, threads: int) -> Envoy:
     folder.mkdir(parents=True, exist_ok=True)
     settings = DoorSettings("localhost", xds_port, 5.0, None, threads, certificates=certificates)
     file, log = folder / "bootstrap.json", folder / "envoy.log"
@@ -137,11 +146,7 @@ async def envoy(
         process = subprocess.Popen(
             [*argv, "--log-level", "warning", "--disable-hot-restart"], stderr=output
         )
-    try:
-        yield Envoy(process, Admin(admin_socket(folder)), log)
-    finally:
-        process.kill()
-        await asyncio.to_thread(process.wait)
+    return Envoy(process, Admin(admin_socket(folder)), log)
 
 
 def operator_of(authority: Authority, folder: Path) -> Operator:

@@ -34,19 +34,25 @@ def spiffe(text: str) -> x509.UniformResourceIdentifier:
 
 
 async def first_answer(
-    operator: Operator, authority: Authority, pair: Pair, *, node: str = "door-0"
+    operator: Operator,
+    authority: Authority,
+    pair: Pair,
+    *,
+    node: str = "door-0",
+    patient: bool = False,
 ) -> DeltaDiscoveryResponse:
     """Ask for all clusters, and return the first answer."""
     credentials = grpc.ssl_channel_credentials(authority.pem(), *pair)
     async with grpc.aio.secure_channel(f"localhost:{operator.port}", credentials) as channel:
-        await channel.channel_ready()
 
         async def ask() -> AsyncIterator[DeltaDiscoveryRequest]:
             yield DeltaDiscoveryRequest(
                 node=Node(id=node, cluster=node), type_url=Kind.CLUSTER.value
             )
 
-        call = AggregatedDiscoveryServiceStub(channel).DeltaAggregatedResources(ask(), timeout=5)
+        call = AggregatedDiscoveryServiceStub(channel).DeltaAggregatedResources(
+            ask(), timeout=10, wait_for_ready=patient
+        )
         async for answer in call:
             assert isinstance(answer, DeltaDiscoveryResponse)
             return answer
@@ -137,5 +143,5 @@ async def test_a_server_without_certificates_waits_for_them(
     key, certificate = server.server("localhost")
     server.write(server.pem(), certificate, key)
     pair = door_of(authority, spiffe("spiffe://lepton.ai/ns/team-a/door"))
-    await first_answer(operator, authority, pair)
+    await first_answer(operator, authority, pair, patient=True)
     await operator.stop()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import random
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -53,8 +53,7 @@ class Pod:
 @asynccontextmanager
 async def pod(revision: str = "a1b2c3") -> AsyncIterator[Pod]:
     """Serve at a loopback address that nobody else has."""
-    numbers = random.Random()
-    found = Pod(f"127.{numbers.randint(1, 250)}.{numbers.randint(0, 250)}.1", revision)
+    found = Pod(f"127.{secrets.randbelow(250) + 1}.{secrets.randbelow(250)}.1", revision)
     application = web.Application(client_max_size=_MAX_BODY_BYTES)
     application.router.add_route("*", "/{path:.*}", found.http)
     runner = web.AppRunner(application, access_log=None)

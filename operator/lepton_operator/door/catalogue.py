@@ -7,16 +7,25 @@ not known yet; see `is_gone`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from lepton_operator.door.config import runtime, service_of
 from lepton_operator.door.resources import Kind, Resource
 
 Identity = tuple[Kind, str]
-Follower = Callable[[Kind, str], None]
-"""Told of each resource that is new, changed or gone."""
+
+
+class Follower(Protocol):
+    """Who is told what is new."""
+
+    def touch(self, kind: Kind, name: str) -> None:
+        """Take in that a resource is new, changed or gone."""
+
+    def review(self, service: str) -> None:
+        """Take in that it is known only now what a service has: a door may have other things."""
 
 
 @dataclass(slots=True)
@@ -69,8 +78,7 @@ class Catalogue:
         shelf = self.shelf(namespace)
         shelf.services.add(service)
         found = {(each.kind, each.name): each for each in resources}
-        before = shelf.by_service.get(service, frozenset())
-        shelf.by_service[service] = frozenset(found)
+        before = self._settle(shelf, service, frozenset(found))
         for each in found.values():
             self.replace(namespace, each)
         self._drop(shelf, before - found.keys())
@@ -87,24 +95,35 @@ class Catalogue:
     def withdraw(self, namespace: str, service: str) -> None:
         """Drop the resources of a service that is there, but must not be served."""
         shelf = self.shelf(namespace)
-        self._drop(shelf, shelf.by_service.get(service, frozenset()))
-        shelf.by_service[service] = frozenset()
+        self._drop(shelf, self._settle(shelf, service, frozenset()))
 
     def remove(self, namespace: str, service: str) -> None:
         """Drop what belonged to a service that was seen deleted."""
         shelf = self.shelf(namespace)
         shelf.services.discard(service)
-        self._drop(shelf, shelf.by_service.pop(service, frozenset()))
+        self._drop(shelf, self._settle(shelf, service, frozenset()))
+        del shelf.by_service[service]
 
     @contextmanager
-    def followed(self, namespace: str, follower: Follower) -> Iterator[Shelf]:
+    def followed(self, namespace: str, follower: Follower) -> Iterator[None]:
         """Have somebody told of every change in a namespace."""
         shelf = self.shelf(namespace)
         shelf.followers.append(follower)
         try:
-            yield shelf
+            yield
         finally:
             shelf.followers.remove(follower)
+
+    def _settle(
+        self, shelf: Shelf, service: str, identities: frozenset[Identity]
+    ) -> frozenset[Identity]:
+        """Note what a service has now; return what it had, as far as that was known."""
+        before = shelf.by_service.get(service)
+        shelf.by_service[service] = identities
+        if before is None:
+            for follower in shelf.followers:
+                follower.review(service)
+        return before or frozenset()
 
     def _drop(self, shelf: Shelf, identities: Iterable[Identity]) -> None:
         for kind, name in identities:
@@ -113,4 +132,4 @@ class Catalogue:
 
     def _tell(self, shelf: Shelf, kind: Kind, name: str) -> None:
         for follower in shelf.followers:
-            follower(kind, name)
+            follower.touch(kind, name)

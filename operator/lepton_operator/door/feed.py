@@ -84,9 +84,10 @@ class Feed:
             self._put(key, found)
 
     def _port(self, own: OwnObject) -> int | None:
-        service = self.cache.service(own.uid)
-        before = self._served.get(own.key)
-        return (service and service.door_port) or (before and before.port)
+        service, before = self.cache.service(own.uid), self._served.get(own.key)
+        if service is not None and service.door_port is not None:
+            return service.door_port
+        return before.port if before is not None else None
 
     def _read(self, own: OwnObject, port: int) -> Served | None:
         pods = self.cache.pods(own.uid)

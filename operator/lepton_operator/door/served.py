@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from lepton_operator import names
 from lepton_operator.api.inference import InferenceService
+from lepton_operator.api.inference import Limits as AskedLimits
 from lepton_operator.build.serving import SERVE
 from lepton_operator.settings import DoorDefaults
 from lepton_operator.views import PodView
@@ -57,12 +58,12 @@ def served(
 
 
 def limits(service: InferenceService, defaults: DoorDefaults) -> Limits:
-    asked = service.spec.limits
+    asked = service.spec.limits or AskedLimits()
     return Limits(
-        body_bytes=(asked and asked.body_bytes) or defaults.body_bytes,
-        timeout_seconds=(asked and asked.timeout_seconds) or defaults.timeout_seconds,
-        concurrency=(asked and asked.concurrency) or defaults.concurrency,
-        queue=defaults.queue if asked is None or asked.queue is None else asked.queue,
+        body_bytes=asked.body_bytes or defaults.body_bytes,
+        timeout_seconds=asked.timeout_seconds or defaults.timeout_seconds,
+        concurrency=asked.concurrency or defaults.concurrency,
+        queue=defaults.queue if asked.queue is None else asked.queue,
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 
 import grpc
 from envoy.service.discovery.v3 import ads_pb2_grpc
@@ -20,8 +21,6 @@ from lepton_operator.door.subscriptions import Refusal, Subscriptions
 from lepton_operator.metrics import Metrics
 from lepton_operator.settings import Xds
 
-Context = grpc.aio.ServicerContext[DeltaDiscoveryRequest, DeltaDiscoveryResponse]
-
 _RETRY_SECONDS = 2.0
 # A door that vanished without a word is noticed; a door may ask whether we are there as often.
 _OPTIONS = (
@@ -35,7 +34,28 @@ _OPTIONS = (
 _log = logs.logger(__name__)
 
 
-class DiscoveryService(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
+@dataclass(slots=True)
+class _Stream:
+    """A door's subscriptions; `news` is set when there may be something to send."""
+
+    subscriptions: Subscriptions
+    news: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def touch(self, kind: Kind, name: str) -> None:
+        self.subscriptions.touch(kind, name)
+        self.news.set()
+
+    def review(self, service: str) -> None:
+        self.subscriptions.review(service)
+        self.news.set()
+
+    def receive(self, request: DeltaDiscoveryRequest) -> Refusal | None:
+        refusal = self.subscriptions.receive(request)
+        self.news.set()
+        return refusal
+
+
+class DiscoveryService(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type: ignore[misc]
     """Aggregated discovery, delta variant; the other one is not offered."""
 
     def __init__(self, catalogue: Catalogue, metrics: Metrics) -> None:
@@ -43,19 +63,14 @@ class DiscoveryService(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
         self._metrics = metrics
 
     async def DeltaAggregatedResources(  # noqa: N802 - the protocol's name
-        self, requests: AsyncIterator[DeltaDiscoveryRequest], context: Context
+        self, requests: AsyncIterator[DeltaDiscoveryRequest], context: grpc.aio.ServicerContext
     ) -> AsyncIterator[DeltaDiscoveryResponse]:
         """Answer a door for as long as it stays."""
-        # Now or never: gRPC frees what is behind a context with its server, and reading it is fatal.
+        # Now or never: gRPC frees what a context stands for, and to read it then is fatal.
         namespace, peer = namespace_of(context.auth_context()), context.peer()
         if namespace is None:
-            self._metrics.door_strangers.inc()
-            _log.warning("A client whose certificate names no door is refused", peer=peer)
-            await context.abort(
-                grpc.StatusCode.PERMISSION_DENIED,
-                "The client certificate names no door: its one URI must be "
-                "spiffe://lepton.ai/ns/NAMESPACE/door.",
-            )
+            await self._refuse(context, peer)
+            return
         streams = self._metrics.door_streams.labels(namespace)
         streams.inc()
         _log.info("A door is connected", namespace=namespace, peer=peer)
@@ -67,31 +82,34 @@ class DiscoveryService(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
             streams.dec()
             _log.info("A door is gone", namespace=namespace, peer=peer)
 
+    async def _refuse(self, context: grpc.aio.ServicerContext, peer: str) -> None:
+        self._metrics.door_strangers.inc()
+        _log.warning("A client whose certificate names no door is refused", peer=peer)
+        await context.abort(
+            grpc.StatusCode.PERMISSION_DENIED,
+            "The client certificate names no door: its one URI must be "
+            "spiffe://lepton.ai/ns/NAMESPACE/door.",
+        )
+
     async def _answers(
         self, namespace: str, requests: AsyncIterator[DeltaDiscoveryRequest]
     ) -> AsyncIterator[DeltaDiscoveryResponse]:
-        news = asyncio.Event()
-
-        def touch(kind: Kind, name: str) -> None:
-            subscriptions.touch(kind, name)
-            news.set()
+        stream = _Stream(Subscriptions(self._catalogue.shelf(namespace)))
 
         async def read() -> None:
             async for request in requests:
-                refusal = subscriptions.receive(request)
+                refusal = stream.receive(request)
                 if refusal is not None:
                     self._say(namespace, refusal)
-                news.set()
 
-        with self._catalogue.followed(namespace, touch) as shelf:
-            subscriptions = Subscriptions(shelf)
+        with self._catalogue.followed(namespace, stream):
             reading = asyncio.create_task(read(), name=f"door of {namespace}")
-            reading.add_done_callback(lambda _: news.set())
+            reading.add_done_callback(lambda _: stream.news.set())
             try:
                 while not reading.done():
-                    await news.wait()
-                    news.clear()
-                    while answer := subscriptions.answer():
+                    await stream.news.wait()
+                    stream.news.clear()
+                    while answer := stream.subscriptions.answer():
                         yield answer  # waits while the door's window is full
             finally:
                 reading.cancel()

@@ -86,8 +86,14 @@ class Subscriptions:
         if subscription is not None and subscription.wants(name):
             subscription.waiting.add(name)
 
+    def review(self, service: str) -> None:
+        """Look again at all that the door has of a service."""
+        for subscription in self._subscriptions.values():
+            has = subscription.versions
+            subscription.waiting.update(name for name in has if service_of(name) == service)
+
     def answer(self) -> DeltaDiscoveryResponse | None:
-        """Return what is to be sent now; None if there is nothing, or the door must answer first."""
+        """Return what is to be sent now, if anything is and the door answered the last."""
         for kind in Kind:
             subscription = self._subscriptions.get(kind)
             if subscription is not None and subscription.sent is None:
