@@ -19,6 +19,7 @@ _HOST = re.compile(
 )
 _CONNECTIONS, _REQUESTS = "downstream_cx_active", "downstream_rq_active"
 _DOWNSTREAM = re.compile(rf"^http\.service/.+\.({_CONNECTIONS}|{_REQUESTS}): (\d+)$", re.MULTILINE)
+_DRAINING = "/eds_status_draining"
 _CONNECTED = "control_plane.connected_state"
 
 
@@ -73,7 +74,7 @@ class Admin:
         for found in _HOST.finditer(self._text("/clusters")):
             if found["name"] != "health_flags":
                 active[found["address"]] += int(found["value"])
-            elif "eds_draining" in found["value"]:
+            elif _DRAINING in found["value"]:
                 draining.add(found["address"])
         return {each: active[each] for each in active if not draining_only or each in draining}
 

@@ -17,14 +17,12 @@ XDS = "xds"
 """The cluster of the operators: the leader alone answers, the others refuse the connection."""
 
 _TYPES = "type.googleapis.com/envoy.extensions"
-_ADS = {"ads": {}, "resource_api_version": "V3"}
 _FOR_EVER = "0s"
 """Envoy's own limit is 15 s: then it would be ready without a single listener."""
 _RUNTIME_WAIT = "2s"
 """Without its thresholds a door serves; they are on the stream before clusters and listeners."""
-_BYTES_A_CONNECTION = 2**16
-_MOST_CONNECTIONS = 50_000
-"""Without a memory limit: what Envoy's own guide gives to a proxy at the edge."""
+_LATENCIES_EVERY = "5s"
+"""Counters are always fresh. Added up when they are asked for, latencies would miss the answer."""
 _TRACKED_FROM = 20
 """Streams with buffers of 2^20 bytes and more are the ones that can be reset when memory ends."""
 _HEAP_ACTIONS: tuple[tuple[str, dict[str, Any]], ...] = (
@@ -49,14 +47,14 @@ def bootstrap(settings: Settings, folder: Path, pod: str) -> dict[str, Any]:
         "admin": {"address": {"pipe": {"path": str(admin_socket(folder)), "mode": 0o600}}},
         "dynamic_resources": {
             "ads_config": _ads(),
-            "cds_config": {**_ADS, "initial_fetch_timeout": _FOR_EVER},
-            "lds_config": {**_ADS, "initial_fetch_timeout": _FOR_EVER},
+            "cds_config": _from_the_stream(_FOR_EVER),
+            "lds_config": _from_the_stream(_FOR_EVER),
         },
         "static_resources": {"clusters": [_xds(settings, folder)]},
         "layered_runtime": _runtime(),
-        "overload_manager": overload_manager(settings.heap_bytes),
+        "overload_manager": overload_manager(settings),
         "stats_config": STATS,
-        "stats_flush_on_admin": True,
+        "stats_flush_interval": _LATENCIES_EVERY,
     }
 
 
@@ -86,14 +84,15 @@ def secrets(settings: Settings, folder: Path) -> dict[Path, dict[str, Any]]:
     }
 
 
-def overload_manager(heap_bytes: int | None) -> dict[str, Any]:
+def overload_manager(settings: Settings) -> dict[str, Any]:
     """Return how Envoy does less when memory or connections run out, so that it is not killed."""
-    connections = _MOST_CONNECTIONS if heap_bytes is None else heap_bytes // _BYTES_A_CONNECTION
-    monitors = [_monitor("global_downstream_max_connections", _connections(connections))]
-    if heap_bytes is None:
+    connections = _connections(settings.connections)
+    monitors = [_monitor("global_downstream_max_connections", connections)]
+    if settings.heap_bytes is None:
         return {"resource_monitors": monitors}
     heap = _monitor(
-        "fixed_heap", {**_typed("fixed_heap.v3.FixedHeapConfig"), "max_heap_size_bytes": heap_bytes}
+        "fixed_heap",
+        {**_typed("fixed_heap.v3.FixedHeapConfig"), "max_heap_size_bytes": settings.heap_bytes},
     )
     return {
         "refresh_interval": "0.25s",
@@ -125,6 +124,10 @@ def _ads() -> dict[str, Any]:
             }
         ],
     }
+
+
+def _from_the_stream(wait: str) -> dict[str, Any]:
+    return {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": wait}
 
 
 def _xds(settings: Settings, folder: Path) -> dict[str, Any]:
@@ -190,8 +193,8 @@ def _tls(host: str, folder: Path) -> dict[str, Any]:
 
 def _runtime() -> dict[str, Any]:
     """A threshold is a runtime key, so that a change of it never touches a listener."""
-    source = {**_ADS, "initial_fetch_timeout": _RUNTIME_WAIT}
-    return {"layers": [{"name": RUNTIME, "rtds_layer": {"name": RUNTIME, "rtds_config": source}}]}
+    layer = {"name": RUNTIME, "rtds_config": _from_the_stream(_RUNTIME_WAIT)}
+    return {"layers": [{"name": RUNTIME, "rtds_layer": layer}]}
 
 
 def _file_of(folder: Path, secret: str) -> Path:

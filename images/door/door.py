@@ -90,7 +90,10 @@ class Door:
         envoy = self._start(folder)
         self.admin = Admin(admin_socket(folder))
         threading.Thread(target=self._watch, args=(envoy,), daemon=True).start()
-        self._wake.wait()
+        # The kernel may hand a signal to a thread that is being started for a probe, while Python
+        # runs the handler in this one, which sleeps on: without looking it would never leave.
+        while not self._wake.wait(_LOOK_SECONDS):
+            continue
         if self._asked_to_leave:
             self._drain(envoy, self.admin)
             envoy.terminate()
@@ -154,7 +157,13 @@ def _argv(settings: Settings, file: Path) -> list[str]:
         *("--drain-strategy", "immediate"),
         *("--drain-time-s", f"{settings.drain_timeout_seconds:.0f}"),
         *("--log-level", "warning"),
+        # A line at each attempt to reach an operator that is away, three a second. What Envoy
+        # refuses of its configuration the operator is told, and logs.
+        *("--component-log-level", "config:error"),
         "--disable-hot-restart",
+        # The stats access logger of every service would warn of a field whose successor the
+        # operator's protos don't have yet.
+        "--skip-deprecated-logs",
     ]
 
 

@@ -13,10 +13,12 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import sys
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Protocol
+from urllib.parse import parse_qs, urlsplit
 
 from images.door.admin import Admin, AdminError
 
@@ -36,11 +38,17 @@ class Server(ThreadingHTTPServer):
     """A thread a question: a client that is slow keeps nobody waiting but itself."""
 
     daemon_threads = True
+    request_queue_size = 128
     address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
 
     def __init__(self, port: int, told: Told) -> None:
         self.told = told
         super().__init__(("", port), _Handler)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Log what is wrong here, and not that a client has gone."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
     def server_bind(self) -> None:
         if self.address_family == socket.AF_INET6:
@@ -56,11 +64,10 @@ class _Handler(BaseHTTPRequestHandler):
         answers: dict[str, Callable[[], None]] = {
             "/healthz": self._healthz,
             "/ready": self._ready,
-            "/in-flight": lambda: self._in_flight(draining_only=False),
-            "/in-flight?draining": lambda: self._in_flight(draining_only=True),
+            "/in-flight": self._in_flight,
             "/metrics": self._metrics,
         }
-        answer = answers.get(self.path)
+        answer = answers.get(urlsplit(self.path).path)
         try:
             if answer is None:
                 self._send(HTTPStatus.NOT_FOUND, f"There are {', '.join(answers)}.")
@@ -81,8 +88,9 @@ class _Handler(BaseHTTPRequestHandler):
         why = self.server.told.unready()
         self._send(HTTPStatus.SERVICE_UNAVAILABLE if why else HTTPStatus.OK, why or "ready")
 
-    def _in_flight(self, *, draining_only: bool) -> None:
-        found = self._admin().in_flight(draining_only=draining_only)
+    def _in_flight(self) -> None:
+        asked = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
+        found = self._admin().in_flight(draining_only="draining" in asked)
         self._send(HTTPStatus.OK, json.dumps(found), "application/json")
 
     def _metrics(self) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,11 @@ _MIB = 2**20
 _OUTSIDE_THE_HEAP_BYTES = 64 * _MIB
 """PID 1, and what Envoy takes beside its heap."""
 _SMALLEST_HEAP_BYTES = 64 * _MIB
+_BYTES_A_CONNECTION = 2**16
+_MOST_CONNECTIONS = 50_000
+"""What Envoy's own guide gives to a proxy at the edge."""
+_FILES_A_CONNECTION = 4
+"""Its own, the one behind it, and as many for services' sockets: Envoy dies if it has none left."""
 _MOST_THREADS = 4
 """Without a CPU limit: each thread has a socket for every service, on machines of 100 CPUs too."""
 
@@ -43,6 +49,8 @@ class Settings:
     heap_bytes: int | None
     """The most that Envoy's heap may take; None where the container has no memory limit."""
     threads: int
+    connections: int = _MOST_CONNECTIONS
+    """The most that clients may have open at once."""
     endpoints_seconds: float = 5.0
     """So long after SIGTERM new connections may still come: kube-proxies must hear of its end."""
     certificates: Path = CERTIFICATES
@@ -52,12 +60,15 @@ class Settings:
 def read(environment: Mapping[str, str], control_group: Path = CONTROL_GROUP) -> Settings:
     """Return the settings of this container; a wrong one is a DoorError with a sentence."""
     host, port = _address(_given(environment, XDS_ADDRESS))
+    heap_bytes = _heap_bytes(memory_limit_bytes(control_group))
+    _, files = resource.getrlimit(resource.RLIMIT_NOFILE)
     return Settings(
         xds_host=host,
         xds_port=port,
         drain_timeout_seconds=_seconds(_given(environment, DRAIN_TIMEOUT_SECONDS)),
-        heap_bytes=_heap_bytes(memory_limit_bytes(control_group)),
+        heap_bytes=heap_bytes,
         threads=_threads(cpu_limit(control_group)),
+        connections=most_connections(heap_bytes, files),
     )
 
 
@@ -75,6 +86,13 @@ def cpu_limit(control_group: Path) -> float | None:
         quota = _first(control_group / "cpu/cpu.cfs_quota_us")
         period = _first(control_group / "cpu/cpu.cfs_period_us")
     return int(quota) / int(period) if quota.isdigit() else None
+
+
+def most_connections(heap_bytes: int | None, files: int) -> int:
+    """Return how many connections fit into the heap and into the files that may be open."""
+    fit_heap = _MOST_CONNECTIONS if heap_bytes is None else heap_bytes // _BYTES_A_CONNECTION
+    unlimited = files == resource.RLIM_INFINITY
+    return min(_MOST_CONNECTIONS, fit_heap, *([] if unlimited else [files // _FILES_A_CONNECTION]))
 
 
 def _first(*files: Path) -> str:

@@ -152,7 +152,7 @@ def _start(folder: Path, certificates: Path, xds_port: int, threads: int) -> Env
 def operator_of(authority: Authority, folder: Path) -> Operator:
     """Return an operator whose certificate is this authority's."""
     key, certificate = authority.server("localhost")
-    server = Authority(folder, authority.key)
+    server = Authority(folder, authority.signer)
     server.write(authority.pem(), certificate, key)
     return Operator(free_port(), folder)
 

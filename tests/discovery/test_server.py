@@ -8,8 +8,6 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from envoy.config.core.v3.base_pb2 import Node
 from envoy.service.discovery.v3.ads_pb2_grpc import AggregatedDiscoveryServiceStub
 from envoy.service.discovery.v3.discovery_pb2 import (
@@ -28,13 +26,7 @@ Pair = tuple[bytes, bytes] | tuple[None, None]
 
 def door_of(authority: Authority, *names: x509.GeneralName) -> Pair:
     """Return the key and the certificate of a client with these names."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    private = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
-    return private, authority.certificate("client", key, *names)
+    return authority.signer.issue(*names)
 
 
 def spiffe(text: str) -> x509.UniformResourceIdentifier:
@@ -147,7 +139,7 @@ async def test_a_server_without_certificates_waits_for_them(
     folder = tmp_path / "late"
     operator = Operator(free_port(), folder)
     await operator.start()
-    server = Authority(folder, authority.key)
+    server = Authority(folder, authority.signer)
     key, certificate = server.server("localhost")
     server.write(server.pem(), certificate, key)
     pair = door_of(authority, spiffe("spiffe://lepton.ai/ns/team-a/door"))

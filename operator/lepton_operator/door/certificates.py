@@ -15,11 +15,13 @@ _DOOR = re.compile(r"spiffe://lepton\.ai/ns/([a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])
 
 
 def namespace_of(peer: Mapping[str, Iterable[bytes]]) -> str | None:
-    """Return the namespace of a door, by the one URI that its verified certificate names.
+    """Return the namespace of a door, by the one name that its verified certificate has.
 
-    `peer` is gRPC's authentication context; what the door says of itself is never read.
+    As a URI, or among the names of hosts, where Helm can only write it. `peer` is gRPC's
+    authentication context; what the door says of itself is never read.
     """
-    names = [name.decode(errors="replace") for name in peer.get("peer_uri", ())]
+    every = peer.get("x509_subject_alternative_name", ())
+    names = [name.decode(errors="replace") for name in every]
     found = _DOOR.fullmatch(names[0]) if len(names) == 1 else None
     return found[1] if found else None
 
