@@ -129,7 +129,7 @@ class Xds(ApiModel):
 
     port: int = 18000
     certificates: Path = Field(
-        default=Path("/etc/lepton/xds"), description="folder of ca.crt, tls.crt and tls.key"
+        default=Path("/etc/lepton-xds"), description="folder of ca.crt, tls.crt and tls.key"
     )
 
 

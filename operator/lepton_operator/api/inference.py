@@ -65,9 +65,9 @@ class Limits(ApiModel):
     )
     queue: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
         default=None,
-        description="queue is how many more may wait: HTTP at the door, where it is no shorter "
-        "than concurrency, gRPC at the pods. Any further request gets 429 with Retry-After, or "
-        "RESOURCE_EXHAUSTED. Default: the chart's.",
+        description="queue is how many more may wait, HTTP at the door and gRPC at the pods (a "
+        "burst finds room for those more for whom connections are made). Any further request gets "
+        "429 with Retry-After, or RESOURCE_EXHAUSTED. Default: the chart's.",
     )
 
 

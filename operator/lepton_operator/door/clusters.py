@@ -115,15 +115,14 @@ def _breakers(protocol: Protocol, limits: Limits) -> CircuitBreakers:
     """Return the limits of one door: what is over them gets 429 (listeners.py).
 
     HTTP requests beyond `concurrency` wait here for a connection. gRPC shares connections, so
-    there all wait at the pods; while a connection is being made, every request waits for it.
+    there all wait at the pods. Who waits for a connection that is being made is pending too: all
+    that are allowed must have room there, or a burst would be refused where connections are idle.
     """
     every = limits.concurrency + limits.queue
     thresholds = CircuitBreakers.Thresholds(
         max_requests=UInt32Value(value=every),
+        max_pending_requests=UInt32Value(value=every),
         max_retries=UInt32Value(value=every),
-        max_pending_requests=UInt32Value(
-            value=max(limits.concurrency, limits.queue) if protocol == HTTP else every
-        ),
     )
     if protocol == HTTP:
         thresholds.max_connections.value = limits.concurrency
