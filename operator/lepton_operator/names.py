@@ -28,7 +28,17 @@ RESOLVED = "lepton.ai/resolved"
 RESOLVED_HASH = "lepton.ai/resolved-hash"
 GENERATION = "lepton.ai/generation"  # of the owner's spec, when the child was made
 
+DRAINING = "lepton.ai/draining"  # since when a serving pod is to get no new requests
+
+# A namespace's door is no object of ours: its objects belong to it by this kind and name.
+DOOR_KIND = "Door"
+DOOR = "lepton-door"
+
 STORE_SECRET = "lepton-store"  # noqa: S105 - the name of a Secret, not a secret
+
+# Of the door's listeners, one a service: below are ports of our own, above those of Kubernetes'
+# nodes and of connections that are being made.
+DOOR_PORTS = range(10_000, 30_000)
 
 # Nine digits: a stranger's pod may have more, and no status has room for such a number.
 _ATTEMPT_AND_RANK = re.compile(r"([1-9][0-9]{0,8})-(0|[1-9][0-9]{0,8})")
@@ -80,6 +90,11 @@ def free_indexes(service: str, taken: Collection[str], count: int) -> list[int]:
 def owner_labels(kind: str, name: str) -> dict[str, str]:
     """Return the labels that exactly this owner's children carry."""
     return {MANAGED_BY: OPERATOR, KIND: kind, NAME: name}
+
+
+def door_labels() -> dict[str, str]:
+    """Return the labels that exactly the doors' pods carry, in each namespace."""
+    return {**owner_labels(DOOR_KIND, DOOR), ROLE: "door"}
 
 
 def selector(labels: Mapping[str, str]) -> str:

@@ -7,7 +7,7 @@ import gc
 import random
 import signal
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,8 @@ from lepton_operator import cluster as clusters
 from lepton_operator import errors, handlers, health, logs
 from lepton_operator.cache import Cache, Key
 from lepton_operator.cluster import OWN_KINDS, Cluster
+from lepton_operator.door import server as doors
+from lepton_operator.door.feed import Feed
 from lepton_operator.execute import Executor
 from lepton_operator.health import Health, LoopLag
 from lepton_operator.inbox import Inbox
@@ -49,6 +51,8 @@ class Parts:
     observer: Observer
     queue: WorkQueue[Key]
     inbox: Inbox
+    feed: Feed
+    metrics: Metrics
     listed: asyncio.Event
     stop: asyncio.Event
     random: random.Random
@@ -104,7 +108,8 @@ def _assemble(
         metrics=metrics,
         randomness=randomness,
     )
-    inbox = Inbox(cache, queue)
+    feed = Feed(cache, observer.inference_service, settings.defaults.door)
+    inbox = Inbox(cache, queue, feed.note)
     reconciler = Reconciler(
         observer,
         Executor(cluster, cache),
@@ -120,6 +125,8 @@ def _assemble(
         observer=observer,
         queue=queue,
         inbox=inbox,
+        feed=feed,
+        metrics=metrics,
         listed=asyncio.Event(),
         stop=asyncio.Event(),
         random=randomness,
@@ -187,7 +194,14 @@ async def _work(parts: Parts) -> None:
     _spare_the_collector()
     parts.queue.start()
     telemetry = parts.observer.telemetry
-    await _first_of(_resync(parts, relisted), telemetry.run(parts.queue.add))
+    await _first_of(_resync(parts, relisted), telemetry.run(parts.queue.add), *_doors(parts))
+
+
+def _doors(parts: Parts) -> Iterator[Coroutine[Any, Any, None]]:
+    """Yield the server of the doors: a leader's, and only once it knows everything."""
+    if parts.settings.xds is not None:
+        parts.feed.begin()
+        yield doors.serve(parts.settings.xds, parts.feed.catalogue, parts.metrics)
 
 
 def _spare_the_collector() -> None:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pydantic import Field
 
-from lepton_operator.api.common import ApiModel, Resources
+from lepton_operator.api.common import ApiModel, PodSettings, Resources
+from lepton_operator.api.inference import MAX_BODY_BYTES
 
 DEFAULT_PATH = Path("/etc/lepton/settings.json")
 
@@ -21,6 +22,7 @@ class Images(ApiModel):
     agent: str
     trainer: str
     triton: str
+    door: str
     pull_policy: str = "IfNotPresent"
 
 
@@ -46,11 +48,24 @@ class Triton(ApiModel):
     )
 
 
+class DoorDefaults(ApiModel):
+    """What a door does for a service that says nothing about it. A new value restarts nothing."""
+
+    body_bytes: int = Field(default=64 << 20, ge=1, le=MAX_BODY_BYTES)
+    timeout_seconds: int = Field(default=300, ge=1)
+    concurrency: int = Field(default=1024, ge=1)
+    queue: int = Field(default=1024, ge=0)
+    latency_target_milliseconds: int = Field(
+        default=1000, ge=1, description="requests that take longer are counted apart"
+    )
+
+
 class Defaults(ApiModel):
     """What reaches a pod where its object says nothing. Recorded with the pod when it is made."""
 
     images: Images
     triton: Triton = Triton()
+    door: DoorDefaults = DoorDefaults()
     training_resources: Resources = Resources(limits={"nvidia.com/gpu": 1})
     inference_resources: Resources = Resources(limits={"nvidia.com/gpu": 1})
     step_resources: Resources = Resources(requests={"cpu": "100m", "memory": "256Mi"})
@@ -69,6 +84,37 @@ class Defaults(ApiModel):
     )
 
 
+class Peer(ApiModel):
+    """Pods, by their labels and those of their namespace; no labels are any."""
+
+    namespace_labels: dict[str, str] = Field(default_factory=dict)
+    pod_labels: dict[str, str] = Field(default_factory=dict)
+
+
+class Door(ApiModel):
+    """The pods before the services of a namespace. A change here replaces them, one by one."""
+
+    replicas: int = Field(default=2, ge=1)
+    xds_address: str = Field(
+        default="lepton-operator-xds.lepton-system.svc:18000",
+        pattern="^[^:]+:[0-9]+$",
+        description="host:port at which the operator tells doors what to do; its certificate "
+        "names the host",
+    )
+    drain_timeout_seconds: int = Field(
+        default=300, ge=0, description="what a door that ends gives to open requests"
+    )
+    resources: Resources = Resources(
+        requests={"cpu": "100m", "memory": "192Mi"}, limits={"memory": "512Mi"}
+    )
+    pods: PodSettings = PodSettings()
+    operator: Peer = Field(default=Peer(), description="who asks doors what is in flight")
+    scrapers: tuple[Peer, ...] = Field(
+        default=(Peer(namespace_labels={"kubernetes.io/metadata.name": "monitoring"}),),
+        description="who reads the metrics of doors and serving pods: Prometheus",
+    )
+
+
 class LeaderElection(ApiModel):
     """Lease timings, in seconds; lease > renew deadline > retry."""
 
@@ -78,10 +124,20 @@ class LeaderElection(ApiModel):
     retry_seconds: int = 1
 
 
+class Xds(ApiModel):
+    """Where the doors are given their configuration, over mutual TLS."""
+
+    port: int = 18000
+    certificates: Path = Field(
+        default=Path("/etc/lepton-xds"), description="folder of ca.crt, tls.crt and tls.key"
+    )
+
+
 class Settings(ApiModel):
     """Everything that an installation can set."""
 
     defaults: Defaults
+    door: Door = Door()
     watch_namespaces: tuple[str, ...] = Field(
         default=(), description="empty: all namespaces, and nodes are watched too"
     )
@@ -92,6 +148,7 @@ class Settings(ApiModel):
     )
     leader_election: LeaderElection = LeaderElection()
     http_port: int = 8080
+    xds: Xds | None = Field(default=None, description="unset: no door is given anything")
     log_level: str = "INFO"
 
 

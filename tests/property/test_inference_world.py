@@ -21,7 +21,7 @@ from lepton_operator.inference.fleet import serves
 from lepton_operator.inference.plan import plan
 from lepton_operator.plan import Create, Delete, Patch, Plan
 from lepton_operator.settings import Images
-from lepton_operator.views import ContainerView, InferenceView, PodView, ServiceView
+from lepton_operator.views import ContainerView, InferenceView, PodView, ServicePort, ServiceView
 from tests.builders import a_model, a_node
 from tests.unit.inference.builders import a_served_model, a_service, crashed
 from tests.world import Key, Killed, World, is_empty
@@ -56,8 +56,9 @@ class ServingWorld(World):
                 namespace=metadata["namespace"],
                 uid="uid-of-service",
                 owner_uid=metadata["ownerReferences"][0]["uid"],
+                created=self.now,
                 selector=spec["selector"],
-                ports=tuple((each["name"], each["port"]) for each in spec["ports"]),
+                ports=_ports(spec),
             ),
         )
 
@@ -67,7 +68,7 @@ class ServingWorld(World):
         self.services[found.name] = replace(
             found,
             selector={key: value for key, value in selector.items() if value is not None},
-            ports=tuple((each["name"], each["port"]) for each in spec["ports"]),
+            ports=_ports(spec),
         )
 
     def _delete(self, delete: Delete) -> None:
@@ -101,6 +102,12 @@ class ServingWorld(World):
         pod = self.pods[name]
         if not pod.finished:
             self._change(pod, phase="Failed", reason="Evicted", ready=False, ready_since=None)
+
+
+def _ports(spec: Mapping[str, Any]) -> tuple[ServicePort, ...]:
+    return tuple(
+        ServicePort(each["name"], each["port"], each["targetPort"]) for each in spec["ports"]
+    )
 
 
 class InferenceWorld(RuleBasedStateMachine):
@@ -161,7 +168,7 @@ class InferenceWorld(RuleBasedStateMachine):
     @rule()
     def chart_upgrade(self) -> None:
         tag = f"triton:{self.world.made + 2}"
-        images = Images(agent="agent:2", trainer="trainer:2", triton=tag)
+        images = Images(agent="agent:2", trainer="trainer:2", triton=tag, door="door:2")
         self.world.defaults = self.world.defaults.model_copy(update={"images": images})
 
     @precondition(lambda self: self.live())
@@ -327,8 +334,8 @@ class InferenceWorld(RuleBasedStateMachine):
         assert not status.waiting
         assert status.version == (version if replicas else None)
         found = self.world.services["digits"]
-        assert found.selector == serving.selector(self.service)
-        assert found.ports == serving.SERVICE_PORTS
+        assert found.selector == names.door_labels()
+        assert found.door_port is not None
 
 
 TestInferenceWorld = InferenceWorld.TestCase

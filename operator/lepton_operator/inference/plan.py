@@ -18,13 +18,14 @@ from lepton_operator.conditions import summarise
 from lepton_operator.diagnosis import Asked, PodReason, gpus_asked
 from lepton_operator.inference.events import events
 from lepton_operator.inference.fleet import Fleet, fleet
+from lepton_operator.inference.ports import port
 from lepton_operator.inference.revisions import Wanted, listed, wanted
 from lepton_operator.inference.rollout import Doomed, Moves, moves
 from lepton_operator.inference.target import Blocked, target
 from lepton_operator.inference.verdict import Situation, judge
 from lepton_operator.inference.waiting import last_failure, trouble, waiting
 from lepton_operator.plan import Create, Delete, Patch, Plan, Reference
-from lepton_operator.views import InferenceView
+from lepton_operator.views import InferenceView, ServicePort
 
 
 def plan(view: InferenceView, now: datetime) -> Plan:
@@ -115,7 +116,7 @@ def _acting(decision: _Decision, after: InferenceServiceStatus) -> Plan:
         *(f"delete {each.pod.name}: {each.because}" for each in doomed),
         *(f"create {each['metadata']['name']}: {_why_create(decision)}" for each in pods),
         *(f"create Service {each['metadata']['name']}" for each in services),
-        *("mend the Service that was changed by hand" for _ in patches),
+        *("have the Service lead to the door" for _ in patches),
     ]
     if changed and not because:
         because = [f"say {after.conditions[0].reason}"]
@@ -159,18 +160,18 @@ def _why_create(decision: _Decision) -> str:
 
 def _missing_service(view: InferenceView) -> Iterator[dict[str, Any]]:
     if view.kubernetes_service is None:
-        yield serving.kubernetes_service(view.service)
+        yield serving.kubernetes_service(view.service, port(view))
 
 
 def _mended_service(view: InferenceView) -> Iterator[Patch]:
-    """Yield a patch if somebody changed the selector or the ports of our Service."""
+    """Yield a patch if our Service does not lead to the door, or to a port that is another's."""
     found = view.kubernetes_service
     if found is None:
         return
-    selector = serving.selector(view.service)
-    if found.selector == selector and found.ports == serving.SERVICE_PORTS:
+    selector, target = names.door_labels(), port(view)
+    ports = tuple(ServicePort(name, each, target) for name, each in serving.SERVICE_PORTS)
+    if found.selector == selector and found.ports == ports:
         return
     strangers: dict[str, str | None] = dict.fromkeys(set(found.selector) - set(selector))
-    target = Reference("Service", found.namespace, found.name, found.uid)
-    spec = {"selector": {**strangers, **selector}, "ports": serving.service_ports()}
-    yield Patch(target, {"spec": spec})
+    spec = {"selector": {**strangers, **selector}, "ports": serving.service_ports(target)}
+    yield Patch(Reference("Service", found.namespace, found.name, found.uid), {"spec": spec})

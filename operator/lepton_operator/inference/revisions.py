@@ -38,7 +38,7 @@ def revision_name(service: InferenceService, target: Target) -> str:
     What is not set is left out, so that a field that a later operator adds changes no name.
     """
     spec = service.spec.model_dump(
-        mode="json", by_alias=True, exclude_defaults=True, exclude={"model", "replicas"}
+        mode="json", by_alias=True, exclude_defaults=True, exclude={"model", "replicas", "limits"}
     )
     if spec.get("rollout") == {}:  # empty resources are a word: no GPU; an empty rollout is none
         del spec["rollout"]

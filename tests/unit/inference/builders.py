@@ -15,8 +15,8 @@ from lepton_operator.build import serving
 from lepton_operator.build.serving import Target
 from lepton_operator.inference.revisions import revision_name
 from lepton_operator.plan import Plan
-from lepton_operator.views import ContainerView, InferenceView, PodView, ServiceView
-from tests.builders import NAMESPACE, a_model, ago, defaults, metadata
+from lepton_operator.views import ContainerView, InferenceView, PodView, ServicePort, ServiceView
+from tests.builders import NAMESPACE, NOW, a_model, ago, defaults, metadata
 
 LONG_AGO_SECONDS = 600
 
@@ -108,14 +108,22 @@ def crashed(name: str, said: str, *, at: datetime | None = None, **more: Any) ->
     )
 
 
-def a_kubernetes_service(service: InferenceService | None = None, **more: Any) -> ServiceView:
+PORT = 18_231  # of the door, that leads to the service
+
+
+def service_ports(target: int | str = PORT) -> tuple[ServicePort, ...]:
+    return tuple(ServicePort(name, port, target) for name, port in serving.SERVICE_PORTS)
+
+
+def a_kubernetes_service(**more: Any) -> ServiceView:
     found = ServiceView(
         name="digits",
         namespace=NAMESPACE,
         uid="uid-of-service",
         owner_uid="uid-of-digits",
-        selector=serving.selector(service or a_service()),
-        ports=serving.SERVICE_PORTS,
+        created=NOW,
+        selector=names.door_labels(),
+        ports=service_ports(),
     )
     return replace(found, **more)
 
