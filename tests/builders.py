@@ -46,7 +46,7 @@ def stamp(moment: datetime) -> str:
 
 def defaults(**changes: Any) -> Defaults:
     """The chart's values, as small as they can be."""
-    images = Images(agent="agent:1", trainer="trainer:1", triton="triton:1")
+    images = Images(agent="agent:1", trainer="trainer:1", triton="triton:1", door="door:1")
     return Defaults(images=images).model_copy(update=changes)
 
 

@@ -18,11 +18,15 @@ from lepton_operator import bodies, names
 from lepton_operator.api.common import StatusModel
 from lepton_operator.bodies import Body
 from lepton_operator.plan import Reference
-from lepton_operator.views import NodeView, PodView, ServiceView
+from lepton_operator.views import NodeView, ObjectView, PodView, ServiceView
 
 MAX_TOMBSTONES = 20_000
 MAX_TOMBSTONE_SECONDS = 3600.0
 MAX_DELETED_UIDS = 50_000
+
+_SERVICE_KIND = "InferenceService"
+_DOOR_PREFIX = names.door_uid("")
+_OTHER_CHILDREN = frozenset({"Deployment", "PodDisruptionBudget", "NetworkPolicy"})
 
 
 class Key(NamedTuple):
@@ -50,8 +54,8 @@ class OwnObject:
         return Reference(self.key.kind, self.key.namespace, self.key.name, self.uid)
 
 
-Child = PodView | ServiceView
-Value = OwnObject | PodView | ServiceView | NodeView
+Child = PodView | ServiceView | ObjectView
+Value = OwnObject | Child | NodeView
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +93,19 @@ class Cache:
         self._entries: dict[str, _Entry] = {}  # by UID
         self._own: dict[Key, OwnObject] = {}
         self._keys: dict[str, Key] = {}  # of our own objects, by UID
-        self._children: dict[str, dict[str, PodView | ServiceView]] = {}  # by owner's UID, by UID
+        self._children: dict[str, dict[str, Child]] = {}  # by owner's UID, by UID
         self._users: dict[tuple[str, str], set[Key]] = {}  # by namespace and model
+        self._services: dict[str, set[Key]] = {}  # InferenceServices, by namespace
+        self._draining: dict[str, PodView] = {}  # by UID
         self._nodes: dict[str, NodeView] = {}  # by UID
         self._sorted_nodes: tuple[NodeView, ...] | None = ()
         self._tombstones: OrderedDict[str, tuple[float, PodView]] = OrderedDict()
         self._deleted: OrderedDict[str, None] = OrderedDict()
 
     def own(self, key: Key) -> OwnObject | None:
+        """Return one of our own objects; for a door, which is none, what stands for it."""
+        if key.kind == names.DOOR_KIND:
+            return _door_object(key)
         return self._own.get(key)
 
     def knows(self, uid: str) -> bool:
@@ -104,8 +113,22 @@ class Cache:
         return uid in self._entries
 
     def own_keys(self) -> list[Key]:
-        """Return the keys of all our own objects."""
-        return list(self._own)
+        """Return the keys of all our own objects, and of the doors that are needed or there."""
+        owners = (uid.split("/") for uid in self._children if uid.startswith(_DOOR_PREFIX))
+        namespaces = {*self._services, *(namespace for _, namespace in owners)}
+        return [*self._own, *(door_key(each) for each in sorted(namespaces))]
+
+    def services(self, namespace: str) -> frozenset[Key]:
+        """Return the keys of a namespace's InferenceServices."""
+        return frozenset(self._services.get(namespace, ()))
+
+    def draining(self) -> list[PodView]:
+        """Return the pods that are marked to get no new requests."""
+        return list(self._draining.values())
+
+    def owner(self, child: Child) -> Key | None:
+        """Return the key of the object that a child belongs to."""
+        return self._keys.get(child.owner_uid or "")
 
     def pods(self, owner: str) -> tuple[PodView, ...]:
         """Return the pods of an owner's UID, tombstones included, by name."""
@@ -116,6 +139,11 @@ class Cache:
         """Return the Service of an owner's UID."""
         children = self._children_of(owner)
         return next((each for each in children if isinstance(each, ServiceView)), None)
+
+    def objects(self, owner: str) -> tuple[ObjectView, ...]:
+        """Return the children of an owner's UID that are neither pods nor Services, by name."""
+        found = (each for each in self._children_of(owner) if isinstance(each, ObjectView))
+        return tuple(sorted(found, key=lambda each: (each.kind, each.name)))
 
     def _children_of(self, owner: str) -> Iterator[Child]:
         """Yield what an owner's UID controls; of what is in other namespaces, that is a forgery."""
@@ -205,14 +233,19 @@ class Cache:
             return self._affected_by_own(value, change)
         if isinstance(value, NodeView):
             return self._affected_by_node(value.name)
-        children = (each for each in (change.before, change.after) if isinstance(each, Child))
-        return {key for each in children if (key := self._waits_for(each))}
+        children = [each for each in (change.before, change.after) if isinstance(each, Child)]
+        found = {key for each in children if (key := self._waits_for(each))}
+        if any(map(_is_door_pod, children)) and _serves_otherwise(change):
+            found |= self.services(children[0].namespace)
+        return found
 
     def _value(self, kind: str, body: Body) -> Value:
         if kind == "Pod":
             return bodies.pod_view(body)
         if kind == "Service":
             return bodies.service_view(body)
+        if kind in _OTHER_CHILDREN:
+            return bodies.object_view(kind, body)
         if kind == "Node":
             return bodies.node_view(body, self._gpu_resource)
         return _own_object(kind, body)
@@ -228,6 +261,8 @@ class Cache:
             self._unindex_model(before)
             self._own[value.key] = value
             self._keys[uid] = value.key
+            if value.key.kind == _SERVICE_KIND:
+                self._services.setdefault(value.key.namespace, set()).add(value.key)
             if value.model:
                 self._users.setdefault((value.key.namespace, value.model), set()).add(value.key)
         elif isinstance(value, Child):
@@ -235,12 +270,20 @@ class Cache:
                 self._drop_child(before)
             if value.owner_uid:
                 self._children.setdefault(value.owner_uid, {})[uid] = value
+            self._mark(uid, value)
         else:
             self._nodes[uid] = value
             self._sorted_nodes = None
 
+    def _mark(self, uid: str, child: Child) -> None:
+        if isinstance(child, PodView) and names.DRAINING in child.annotations:
+            self._draining[uid] = child
+        else:
+            self._draining.pop(uid, None)
+
     def _removed(self, uid: str, last: Value) -> Change:
         entry = self._entries.pop(uid, None)
+        self._draining.pop(uid, None)
         self._deleted[uid] = None
         if len(self._deleted) > MAX_DELETED_UIDS:
             self._deleted.popitem(last=False)
@@ -259,9 +302,16 @@ class Cache:
         self._unindex_model(self._own.get(last.key))
         if (current := self._own.get(last.key)) and current.uid == last.uid:
             del self._own[last.key]
+            self._leave_namespace(last.key)
         self._keys.pop(last.uid, None)
         children = self._children.get(last.uid, {})
         self.forget([each for each in children.values() if isinstance(each, PodView)])
+
+    def _leave_namespace(self, key: Key) -> None:
+        services = self._services.get(key.namespace, set())
+        services.discard(key)
+        if not services:
+            self._services.pop(key.namespace, None)
 
     def _bury(self, last: PodView) -> None:
         """Keep a pod's last state, unless nobody is left who would read it."""
@@ -282,7 +332,7 @@ class Cache:
                 return
             yield pod
 
-    def _drop_child(self, child: PodView | ServiceView) -> None:
+    def _drop_child(self, child: Child) -> None:
         children = self._children.get(child.owner_uid or "", {})
         children.pop(child.uid, None)
         if not children:
@@ -296,8 +346,10 @@ class Cache:
             if not users:
                 self._users.pop(place, None)
 
-    def _waits_for(self, child: PodView | ServiceView) -> Key | None:
+    def _waits_for(self, child: Child) -> Key | None:
         """Return the owner; or, if that is gone, what has its name now and needs the child's."""
+        if child.owner_uid == names.door_uid(child.namespace):
+            return door_key(child.namespace)
         owner = self._keys.get(child.owner_uid or "")
         if owner is not None:
             return owner if owner.namespace == child.namespace else None
@@ -307,6 +359,8 @@ class Cache:
     def _affected_by_own(self, value: OwnObject, change: Change) -> set[Key]:
         key = value.key
         found = {key}
+        if key.kind == _SERVICE_KIND and None in (change.before, change.after):
+            found.add(door_key(key.namespace))
         if key.kind == "LeptonModel":
             found.update(self._users.get((key.namespace, key.name), ()))
         for each in (change.before, change.after):
@@ -325,6 +379,32 @@ class Cache:
         return {self._keys[uid] for uid in owners if uid in self._keys}
 
 
+def door_key(namespace: str) -> Key:
+    return Key(names.DOOR_KIND, namespace, names.DOOR)
+
+
+def _door_object(key: Key) -> OwnObject:
+    """Return what stands for a door among our own objects: nothing is stored of it."""
+    body = {"metadata": {"name": key.name, "namespace": key.namespace}, "spec": {}, "status": {}}
+    return OwnObject(key, names.door_uid(key.namespace), 0, "", None, body)
+
+
+def _is_door_pod(child: Child) -> bool:
+    return isinstance(child, PodView) and child.owner_uid == names.door_uid(child.namespace)
+
+
+def _serves_otherwise(change: Change) -> bool:
+    """Whether a door pod came, went, or began or ceased to take requests."""
+    before, after = change.before, change.after
+    if not (isinstance(before, PodView) and isinstance(after, PodView)):
+        return True
+    return (before.ready, before.deleting, before.phase) != (
+        after.ready,
+        after.deleting,
+        after.phase,
+    )
+
+
 def _own_object(kind: str, body: Body) -> OwnObject:
     metadata = body["metadata"]
     return OwnObject(
@@ -337,8 +417,8 @@ def _own_object(kind: str, body: Body) -> OwnObject:
     )
 
 
-def _named_owner(child: PodView | ServiceView) -> Key:
-    if isinstance(child, ServiceView):
+def _named_owner(child: Child) -> Key:
+    if isinstance(child, ServiceView | ObjectView):
         return Key("InferenceService", child.namespace, child.name)
     labels = child.labels
     return Key(labels.get(names.KIND, ""), child.namespace, labels.get(names.NAME, ""))

@@ -71,6 +71,9 @@ _OURS = (
 _OTHERS = (
     Resource("Pod", "", "v1", "pods", selector=MANAGED),
     Resource("Service", "", "v1", "services", selector=MANAGED),
+    Resource("Deployment", "apps", "v1", "deployments", selector=MANAGED),
+    Resource("PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets", selector=MANAGED),
+    Resource("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies", selector=MANAGED),
     Resource("Node", "", "v1", "nodes", namespaced=False),
     Resource("Event", "", "v1", "events"),
     Resource("Lease", "coordination.k8s.io", "v1", "leases"),

@@ -27,6 +27,13 @@ RESOLVED = "lepton.ai/resolved"
 RESOLVED_HASH = "lepton.ai/resolved-hash"
 GENERATION = "lepton.ai/generation"  # of the owner's spec, when the child was made
 
+DRAINING = "lepton.ai/draining"  # since when a serving pod is to get no new requests
+
+# A namespace's door is no object of ours: its objects belong to it by this kind and name.
+DOOR_KIND = "Door"
+DOOR = "lepton-door"
+SERVING_POLICY = "lepton-serve"
+
 STORE_SECRET = "lepton-store"  # noqa: S105 - the name of a Secret, not a secret
 
 # Nine digits: a stranger's pod may have more, and no status has room for such a number.
@@ -61,8 +68,17 @@ def step_pod(model: str, step: str, number: int, version: int | None = None) -> 
     return f"{model}-{middle}-{number}"
 
 
+def door_uid(namespace: str) -> str:
+    """Return what stands for the UID of an owner in the objects of a namespace's door."""
+    return f"{DOOR_KIND}/{namespace}"
+
+
 def serving_pod(service: str, index: int) -> str:
     return f"{service}-serve-{index}"
+
+
+def budget(service: str) -> str:
+    return f"{service}-serve"
 
 
 def free_indexes(service: str, taken: Collection[str], count: int) -> list[int]:

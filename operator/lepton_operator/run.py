@@ -28,6 +28,7 @@ from lepton_operator.queue import Outcome, WorkQueue
 from lepton_operator.reconcile import Planner, Reconciler
 from lepton_operator.settings import Settings
 from lepton_operator.telemetry import Telemetry
+from lepton_operator.traffic import Traffic
 from lepton_operator.watches import Watches
 
 _DRAIN_SECONDS = 10.0
@@ -89,7 +90,7 @@ def _assemble(
 ) -> Parts:
     cache = Cache(settings.defaults.gpu_resource)
     metrics.registry.register(LedgerCollector(cache))
-    observer = Observer(cluster, cache, settings, Telemetry(cache))
+    observer = Observer(cluster, cache, settings, Telemetry(cache), Traffic(cache))
     randomness = random.Random()  # noqa: S311 - spreads retries, keeps no secret
     for kind in OWN_KINDS:
         metrics.max_workers.labels(kind.lower()).set(settings.workers)
@@ -186,8 +187,12 @@ async def _work(parts: Parts) -> None:
     _log.info("Everything is listed", seconds=seconds, **parts.observer.cache.counts())
     _spare_the_collector()
     parts.queue.start()
-    telemetry = parts.observer.telemetry
-    await _first_of(_resync(parts, relisted), telemetry.run(parts.queue.add))
+    observer = parts.observer
+    await _first_of(
+        _resync(parts, relisted),
+        observer.telemetry.run(parts.queue.add),
+        observer.traffic.run(parts.queue.add),
+    )
 
 
 def _spare_the_collector() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from lepton_operator.api.common import ApiModel, Resources
+from lepton_operator.api.common import ApiModel, PodSettings, Resources
 
 DEFAULT_PATH = Path("/etc/lepton/settings.json")
 
@@ -21,6 +21,7 @@ class Images(ApiModel):
     agent: str
     trainer: str
     triton: str
+    door: str
     pull_policy: str = "IfNotPresent"
 
 
@@ -69,6 +70,37 @@ class Defaults(ApiModel):
     )
 
 
+class Peer(ApiModel):
+    """Pods, by their labels and those of their namespace; no labels are any."""
+
+    namespace_labels: dict[str, str] = Field(default_factory=dict)
+    pod_labels: dict[str, str] = Field(default_factory=dict)
+
+
+class Door(ApiModel):
+    """The pods before the services of a namespace. A change here replaces them, one by one."""
+
+    replicas: int = Field(default=2, ge=1)
+    xds_address: str = Field(
+        default="lepton-operator-xds.lepton-system.svc:18000",
+        pattern="^[^:]+:[0-9]+$",
+        description="host:port at which the operator tells doors what to do; its certificate "
+        "names the host",
+    )
+    drain_timeout_seconds: int = Field(
+        default=300, ge=0, description="what a door that ends gives to open requests"
+    )
+    resources: Resources = Resources(
+        requests={"cpu": "100m", "memory": "192Mi"}, limits={"memory": "512Mi"}
+    )
+    pods: PodSettings = PodSettings()
+    operator: Peer = Field(default=Peer(), description="who asks doors what is in flight")
+    scrapers: tuple[Peer, ...] = Field(
+        default=(Peer(namespace_labels={"kubernetes.io/metadata.name": "monitoring"}),),
+        description="who reads the metrics of doors and serving pods: Prometheus",
+    )
+
+
 class LeaderElection(ApiModel):
     """Lease timings, in seconds; lease > renew deadline > retry."""
 
@@ -82,6 +114,7 @@ class Settings(ApiModel):
     """Everything that an installation can set."""
 
     defaults: Defaults
+    door: Door = Door()
     watch_namespaces: tuple[str, ...] = Field(
         default=(), description="empty: all namespaces, and nodes are watched too"
     )

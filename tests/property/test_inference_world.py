@@ -161,7 +161,7 @@ class InferenceWorld(RuleBasedStateMachine):
     @rule()
     def chart_upgrade(self) -> None:
         tag = f"triton:{self.world.made + 2}"
-        images = Images(agent="agent:2", trainer="trainer:2", triton=tag)
+        images = Images(agent="agent:2", trainer="trainer:2", triton=tag, door="door:2")
         self.world.defaults = self.world.defaults.model_copy(update={"images": images})
 
     @precondition(lambda self: self.live())

@@ -122,7 +122,8 @@ class TrainingWorld(RuleBasedStateMachine):
     def upgrade_chart(self) -> None:
         self.upgrades += 1
         tag = str(self.upgrades)
-        images = Images(agent=f"agent:{tag}", trainer=f"trainer:{tag}", triton=f"triton:{tag}")
+        kinds = ("agent", "trainer", "triton", "door")
+        images = Images.model_validate({kind: f"{kind}:{tag}" for kind in kinds})
         self.world.defaults = self.world.defaults.model_copy(update={"images": images})
 
     # The watch

@@ -22,6 +22,9 @@ from lepton_operator.api.common import (
 
 MAX_REPLICAS = 1000
 KEPT_WAITING = 20
+MAX_RECORDED_SPEC = 65_536
+
+RevisionName = Annotated[str, StringConstraints(max_length=16)]
 
 
 class ModelReference(ApiModel):
@@ -37,10 +40,36 @@ class ModelReference(ApiModel):
 class Rollout(ApiModel):
     """how pods are replaced"""
 
+    strategy: Literal["Auto", "Surge", "Replace"] = Field(
+        default="Auto",
+        description="strategy: Surge makes a new pod ready before an old one goes, and waits for "
+        "room as long as it takes; Replace lets an old pod go as soon as a new one waits for its "
+        "room; Auto surges, and replaces where there is no room within surgeTimeoutSeconds.",
+    )
+    surge_timeout_seconds: Annotated[int, Field(ge=0, le=86_400)] = Field(
+        default=120,
+        description="surgeTimeoutSeconds is how long Auto waits for room on a node, which a "
+        "cluster autoscaler may be making.",
+    )
+    drain_timeout_seconds: Annotated[int, Field(ge=0, le=86_400)] = Field(
+        default=300,
+        description="drainTimeoutSeconds is how long a pod that goes may finish the requests that "
+        "it has; those left then are counted, told in an Event, and cut.",
+    )
     restarted_at: Timestamp | None = Field(
         default=None,
         description="restartedAt: a new value replaces every pod, and lets them take the chart's "
         "present defaults.",
+    )
+
+
+class Disruption(ApiModel):
+    """what others, who evict pods, may take"""
+
+    max_unavailable: Annotated[int, Field(ge=0, le=MAX_REPLICAS)] | None = Field(
+        default=None,
+        description="maxUnavailable is how many pods evictions may take at once. Unset: none while "
+        "another pod can be made ready elsewhere first, else one.",
     )
 
 
@@ -56,6 +85,9 @@ class InferenceServiceSpec(PodSettings):
         description="resources is what each pod asks for. Default: the chart's, one GPU.",
     )
     rollout: Rollout | None = Field(default=None, description="rollout: how pods are replaced.")
+    disruption: Disruption | None = Field(
+        default=None, description="disruption: what evictions (kubectl drain) may take."
+    )
 
 
 class Replicas(StatusModel):
@@ -85,7 +117,7 @@ class Waiting(StatusModel):
 class Revision(StatusModel):
     """a set of pods that were made alike"""
 
-    name: Annotated[str, StringConstraints(max_length=16)] = Field(
+    name: RevisionName = Field(
         description="name: its pods carry it as the label lepton.ai/revision."
     )
     model: Annotated[str, StringConstraints(max_length=MAX_NAME_LENGTH)] | None = Field(
@@ -95,10 +127,60 @@ class Revision(StatusModel):
     digest: Digest = Field(description="digest of the version.")
     replicas: int = Field(default=0, description="replicas: its pods that have not finished.")
     ready: int = Field(default=0, description="ready: its pods that answer.")
+    spec: Annotated[str, StringConstraints(max_length=MAX_RECORDED_SPEC)] | None = Field(
+        default=None,
+        description="spec: what the InferenceService said about its pods, as JSON; they can be "
+        "made again from it.",
+    )
     # With the 64 resources that a pod may ask for, by names of any length.
     resolved: Annotated[str, StringConstraints(max_length=65_536)] | None = Field(
         default=None, description="resolved: the defaults that reached its pods, as JSON."
     )
+
+
+class FailedRevision(StatusModel):
+    """a revision that was given up: it is not tried again until spec or model change"""
+
+    name: RevisionName = Field(description="name of the revision.")
+    version: int = Field(description="version of the model that it was to serve.")
+    reason: Annotated[str, StringConstraints(max_length=64)] = Field(
+        description="reason is one word of a closed list, e.g. ModelLoadFailed."
+    )
+    message: Annotated[str, StringConstraints(max_length=1024)] = Field(
+        default="", description="message has the pod's own last words."
+    )
+
+
+class RolloutStatus(StatusModel):
+    """what is being done to the pods, for what it waits, and how far it is"""
+
+    phase: Literal["Surging", "Replacing", "Evacuating", "Draining", "RolledBack"] = Field(
+        description="phase: Surging waits for a new pod before an old one goes; Replacing lets an "
+        "old one go for the room of a new one; Evacuating brings up a pod elsewhere for one on a "
+        "node that is being emptied; Draining waits for requests in flight; RolledBack serves the "
+        "revision before the one that failed."
+    )
+    from_revision: RevisionName | None = Field(
+        default=None, alias="from", description="from: the revision that goes."
+    )
+    to: RevisionName | None = Field(default=None, description="to: the revision that comes.")
+    updated: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="updated: ready pods of the revision that comes."
+    )
+    total: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="total: how many there are to be."
+    )
+    waiting_for: Annotated[str, StringConstraints(max_length=1024)] = Field(
+        default="", description="waitingFor: what comes next, and until when it is waited for."
+    )
+    since: Timestamp = Field(description="since: when this phase began.")
+    started: Timestamp = Field(description="started: when the first of its phases began.")
+    gap_seconds: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description="gapSeconds: nothing answers for at most about so long, as the pods before "
+        "started; absent where something always answers.",
+    )
+    failed: FailedRevision | None = None
 
 
 class LastFailure(StatusModel):
@@ -131,6 +213,7 @@ class InferenceServiceStatus(Status):
     revisions: Annotated[tuple[Revision, ...], Field(max_length=10)] = Field(
         default=(), description="revisions: the wanted one, then others that still have pods."
     )
+    rollout: RolloutStatus | None = None
     last_failure: LastFailure | None = None
 
 

@@ -14,6 +14,9 @@ class ServingReason(StrEnum):
     SCALING_DOWN = "ScalingDown"
     STARTING = "Starting"
     DRAINING = "Draining"
+    REPLACING = "Replacing"
+    ROLLED_BACK = "RolledBack"
+    DRAIN_TIMED_OUT = "DrainTimedOut"
 
     # What it depends on is not there yet.
     MODEL_NOT_FOUND = "ModelNotFound"
@@ -35,6 +38,9 @@ class ServingReason(StrEnum):
     CRASH_LOOP = "CrashLoop"
     EVICTED = "Evicted"
     POD_FAILED = "PodFailed"
+
+    # What keeps requests from it.
+    DOOR_NOT_READY = "DoorNotReady"
 
     # What keeps it from being made.
     QUOTA_EXCEEDED = "QuotaExceeded"

@@ -20,6 +20,7 @@ from lepton_operator.diagnosis import (
     last_line,
     last_message,
 )
+from lepton_operator.inference.draining import Drain
 from lepton_operator.inference.fleet import Fleet
 from lepton_operator.inference.reasons import ServingReason
 from lepton_operator.records import STORE_REASONS, parse
@@ -77,9 +78,11 @@ def _load_failure(container: ContainerView) -> Diagnosis | None:
     )
 
 
-def waiting(fleet: Fleet, refusals: Iterable[Refusal], asked: Asked) -> tuple[Waiting, ...]:
+def waiting(
+    fleet: Fleet, drains: Iterable[Drain], refusals: Iterable[Refusal], asked: Asked
+) -> tuple[Waiting, ...]:
     """Return a reason for each replica that is not ready: the new revision's first."""
-    entries = (*_of_pods(fleet, asked), *_of_refusals(refusals))
+    entries = (*_of_pods(fleet, asked), *_of_drains(drains), *_of_refusals(refusals))
     return tuple(entries)[:KEPT_WAITING]
 
 
@@ -96,6 +99,11 @@ def _of_pods(fleet: Fleet, asked: Asked) -> Iterator[Waiting]:
         yield _entry(pod.name, explain(pod, asked))
 
 
+def _of_drains(drains: Iterable[Drain]) -> Iterator[Waiting]:
+    for each in drains:
+        yield _entry(each.pod.name, Diagnosis(ServingReason.DRAINING, each.sentence))
+
+
 def _of_refusals(refusals: Iterable[Refusal]) -> Iterator[Waiting]:
     for each in refusals:
         yield _entry(each.name, Diagnosis(each.reason, each.sentence))
@@ -108,13 +116,17 @@ def _entry(pod: str, found: Diagnosis) -> Waiting:
 
 def trouble(fleet: Fleet, asked: Asked) -> Diagnosis | None:
     """Return what is wrong with the wanted revision, beyond that it still starts."""
-    found = (explain(pod, asked) for pod in fleet.current if not pod.ready)
+    found = (explain(pod, asked) for pod in fleet.wanted if not pod.ready)
     return next((each for each in found if each.reason not in TRANSIENT), None)
 
 
 def last_failure(fleet: Fleet, recorded: LastFailure | None, asked: Asked) -> LastFailure | None:
     """Return the last failure: of a pod that ended, or of a container that is started again."""
-    candidates = [each for pod in (*fleet.alive, *fleet.ended) for each in _failures(pod, asked)]
+    candidates = [
+        each
+        for pod in (*fleet.alive, *fleet.draining, *fleet.ended)
+        for each in _failures(pod, asked)
+    ]
     if recorded is not None:
         candidates.append(recorded)
     return max(candidates, key=lambda each: (each.time, each.pod), default=None)

@@ -5,18 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from lepton_operator import names
 from lepton_operator.api.inference import InferenceService
 from lepton_operator.api.model import LeptonModel
-from lepton_operator.build import serving
+from lepton_operator.build import disruption, door, serving
 from lepton_operator.build.serving import Target
 from lepton_operator.inference.revisions import revision_name
 from lepton_operator.plan import Plan
-from lepton_operator.views import ContainerView, InferenceView, PodView, ServiceView
-from tests.builders import NAMESPACE, a_model, ago, defaults, metadata
+from lepton_operator.views import (
+    ContainerView,
+    DoorTold,
+    InferenceView,
+    ObjectView,
+    PodView,
+    ServiceView,
+)
+from tests.builders import NAMESPACE, NOW, a_model, ago, defaults, metadata
 
 LONG_AGO_SECONDS = 600
 
@@ -81,7 +88,9 @@ def a_pod(
         annotations={names.RESOLVED: resolved.written()},
         owner_uid="uid-of-digits",
         node="node-1",
+        ip=f"10.0.0.{index}",
         scheduled=True,
+        scheduled_since=ago(LONG_AGO_SECONDS),
         ready=ready,
         ready_since=ago(ready_seconds) if ready else None,
         init_containers=(ContainerView("fetch", "terminated", ready=True, exit_code=0),),
@@ -120,6 +129,47 @@ def a_kubernetes_service(service: InferenceService | None = None, **more: Any) -
     return replace(found, **more)
 
 
+def a_budget(service: InferenceService | None = None, max_unavailable: int = 1) -> ObjectView:
+    return ObjectView(
+        kind="PodDisruptionBudget",
+        name="digits-serve",
+        namespace=NAMESPACE,
+        uid="uid-of-budget",
+        owner_uid="uid-of-digits",
+        spec=disruption.spec(service or a_service(), max_unavailable),
+    )
+
+
+def a_door(number: int = 0, *, ready: bool = True, **more: Any) -> PodView:
+    """A pod of the namespace's door: it runs, and takes requests."""
+    found = PodView(
+        name=f"lepton-door-{number}",
+        namespace=NAMESPACE,
+        uid=f"uid-of-door-{number}",
+        phase="Running",
+        created=ago(LONG_AGO_SECONDS),
+        labels=door.selector(),
+        owner_uid=names.door_uid(NAMESPACE),
+        node="node-1",
+        ip=f"10.0.9.{number}",
+        ready=ready,
+        containers=(ContainerView("door", "running", ready=ready),),
+    )
+    return replace(found, **more)
+
+
+def told(*in_flight: Mapping[str, int], seconds_ago: float = 0) -> dict[str, DoorTold]:
+    """What the doors told, each of them by the addresses of pods."""
+    asked = ago(seconds_ago)
+    return {f"uid-of-door-{i}": DoorTold(asked, each) for i, each in enumerate(in_flight)}
+
+
+def marked(pod: PodView, seconds: float = 1) -> PodView:
+    """The pod, which has been draining for so long."""
+    since = (NOW - timedelta(seconds=seconds)).isoformat()
+    return replace(pod, annotations={**pod.annotations, names.DRAINING: since})
+
+
 def a_view(service: InferenceService | None = None, *pods: PodView, **more: Any) -> InferenceView:
     """What the plan reads: version 1 is served, and the Service is there."""
     return InferenceView(
@@ -129,6 +179,8 @@ def a_view(service: InferenceService | None = None, *pods: PodView, **more: Any)
             "defaults": defaults(),
             "model": a_served_model(),
             "kubernetes_service": a_kubernetes_service(),
+            "budget": a_budget(service, 1 if more.get("nodes") is None else 0),
+            "doors": (a_door(),),
             **more,
         },
     )

@@ -324,7 +324,9 @@ def test_another_version_is_another_revision() -> None:
     assert revision(1) != revision(2)
 
 
-NEWER = defaults(images=Images(agent="agent:2", trainer="trainer:2", triton="triton:2"))
+NEWER = defaults(
+    images=Images(agent="agent:2", trainer="trainer:2", triton="triton:2", door="door:2")
+)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,9 @@ from tests.unit.training.builders import (
     status_of,
 )
 
-UPGRADED = defaults(images=Images(agent="agent:2", trainer="trainer:2", triton="triton:2"))
+UPGRADED = defaults(
+    images=Images(agent="agent:2", trainer="trainer:2", triton="triton:2", door="door:2")
+)
 
 
 def images(decided: Plan) -> set[str]:
