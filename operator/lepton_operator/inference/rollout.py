@@ -107,8 +107,12 @@ def _why(fleet: Fleet, pod: PodView) -> str:
 
 
 def _in_place(fleet: Fleet, now: datetime, terms: Terms) -> list[Doomed]:
-    """Return one old pod that goes for a new one that waits, if no room is on its way already."""
-    if not (terms.starved and terms.in_place) or fleet.draining or fleet.leaving:
+    """Return one old pod that goes for a new one that waits.
+
+    Not while room is on its way already, or while a new pod that has some does not serve yet.
+    """
+    unproven = any(pod.scheduled and not serves(pod, now) for pod in fleet.current)
+    if not (terms.starved and terms.in_place) or fleet.draining or fleet.leaving or unproven:
         return []
     chosen = _first_to_go(fleet, fleet.old, now)[:1]
     return [Doomed(pod, "a new pod waits for its room") for pod in chosen]

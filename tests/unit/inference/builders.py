@@ -9,12 +9,14 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from lepton_operator import names
-from lepton_operator.api.inference import InferenceService
+from lepton_operator.api.inference import InferenceService, InferenceServiceStatus
 from lepton_operator.api.model import LeptonModel
 from lepton_operator.build import disruption, door, serving
 from lepton_operator.build.serving import Target
+from lepton_operator.conditions import find
+from lepton_operator.inference.plan import plan
 from lepton_operator.inference.revisions import revision_name
-from lepton_operator.plan import Plan
+from lepton_operator.plan import Patch, Plan
 from lepton_operator.views import (
     ContainerView,
     DoorTold,
@@ -26,6 +28,12 @@ from lepton_operator.views import (
 from tests.builders import NAMESPACE, NOW, a_model, ago, defaults, metadata
 
 LONG_AGO_SECONDS = 600
+UNSCHEDULABLE = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
+LOAD_FAILURE = (
+    "E1122 04:26:23.3 1 model_lifecycle.cc:642] \"failed to load 'digits' version 1: Internal: "
+    'onnx runtime error 1: opset 28 is under development"\n'
+    "error: creating server: Internal - failed to load all models\n"
+)
 
 
 def digest(version: int) -> str:
@@ -186,10 +194,69 @@ def a_view(service: InferenceService | None = None, *pods: PodView, **more: Any)
     )
 
 
-def after(view: InferenceView, plan: Plan) -> InferenceView:
+def after(view: InferenceView, found: Plan) -> InferenceView:
     """The view once the plan's status was written."""
-    if plan.status is None:
+    if found.status is None:
         return view
-    status = json.loads(json.dumps(plan.status))
+    status = json.loads(json.dumps(found.status))
     body = {**view.service.model_dump(mode="json", by_alias=True), "status": status}
     return replace(view, service=InferenceService.model_validate(body))
+
+
+def created(found: Plan) -> list[str]:
+    return [each.manifest["metadata"]["name"] for each in found.create]
+
+
+def pods_of(found: Plan) -> list[str]:
+    return [
+        each.manifest["metadata"]["name"] for each in found.create if each.manifest["kind"] == "Pod"
+    ]
+
+
+def drained(found: Plan) -> list[str]:
+    """Pods that are marked to get no new requests."""
+    return [each.target.name for each in found.patch if _mark(each)]
+
+
+def restored(found: Plan) -> list[str]:
+    return [each.target.name for each in found.patch if _mark(each) is None]
+
+
+def _mark(patch: Patch) -> str | None:
+    marks = patch.body.get("metadata", {}).get("annotations", {})
+    return marks.get(names.DRAINING, "")
+
+
+def status(found: Plan) -> InferenceServiceStatus:
+    assert found.status is not None
+    return InferenceServiceStatus.model_validate(found.status)
+
+
+def message(found: Plan) -> str:
+    ready = find(status(found).conditions, "Ready")
+    assert ready is not None
+    return ready.message
+
+
+def settled(view: InferenceView) -> InferenceView:
+    return after(view, plan(view, NOW))
+
+
+def unschedulable(pod: PodView, seconds: float = LONG_AGO_SECONDS) -> PodView:
+    """The pod, for which there has been no room for so long."""
+    return replace(
+        pod,
+        phase="Pending",
+        scheduled=False,
+        node=None,
+        ready=False,
+        ready_since=None,
+        created=ago(seconds),
+        containers=(),
+        init_containers=(),
+        unschedulable_message=UNSCHEDULABLE,
+    )
+
+
+def failing_triton(pod: PodView, said: str = LOAD_FAILURE, **more: Any) -> PodView:
+    return replace(pod, ready=False, containers=(crashed("triton", said, **more),))

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from lepton_operator import names
-from lepton_operator.api.inference import InferenceServiceStatus, Replicas
-from lepton_operator.conditions import find
+from lepton_operator.api.inference import Replicas
 from lepton_operator.inference.plan import plan
 from lepton_operator.plan import Plan
 from lepton_operator.settings import Images
@@ -26,6 +25,7 @@ from tests.builders import (
 from tests.conftest import Golden
 from tests.plans import deleted, told
 from tests.unit.inference.builders import (
+    UNSCHEDULABLE,
     a_kubernetes_service,
     a_pod,
     a_served_model,
@@ -33,60 +33,18 @@ from tests.unit.inference.builders import (
     a_view,
     after,
     crashed,
+    created,
     digest,
+    drained,
+    failing_triton,
+    marked,
+    message,
+    pods_of,
     revision,
+    settled,
+    status,
+    unschedulable,
 )
-
-UNSCHEDULABLE = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
-LOAD_FAILURE = (
-    "E1122 04:26:23.3 1 model_lifecycle.cc:642] \"failed to load 'digits' version 1: Internal: "
-    'onnx runtime error 1: opset 28 is under development"\n'
-    "error: creating server: Internal - failed to load all models\n"
-)
-
-
-def created(found: Plan) -> list[str]:
-    return [each.manifest["metadata"]["name"] for each in found.create]
-
-
-def pods_of(found: Plan) -> list[str]:
-    return [
-        each.manifest["metadata"]["name"] for each in found.create if each.manifest["kind"] == "Pod"
-    ]
-
-
-def status(found: Plan) -> InferenceServiceStatus:
-    assert found.status is not None
-    return InferenceServiceStatus.model_validate(found.status)
-
-
-def message(found: Plan) -> str:
-    ready = find(status(found).conditions, "Ready")
-    assert ready is not None
-    return ready.message
-
-
-def settled(view: InferenceView) -> InferenceView:
-    return after(view, plan(view, NOW))
-
-
-def unschedulable(pod: PodView) -> PodView:
-    return replace(
-        pod,
-        phase="Pending",
-        scheduled=False,
-        node=None,
-        ready=False,
-        ready_since=None,
-        containers=(),
-        init_containers=(),
-        unschedulable_message=UNSCHEDULABLE,
-    )
-
-
-def failing_triton(pod: PodView, said: str = LOAD_FAILURE, **more: Any) -> PodView:
-    return replace(pod, ready=False, containers=(crashed("triton", said, **more),))
-
 
 # Pods and the Service
 
@@ -159,7 +117,7 @@ def test_the_number_of_pods(
 ) -> None:
     found = plan(settled(a_view(a_service(replicas), *pods)), NOW)
     assert pods_of(found) == made
-    assert sorted(deleted(found)) == gone
+    assert sorted([*deleted(found), *drained(found)]) == gone
 
 
 def test_a_pod_on_a_node_that_stopped_answering_is_replaced() -> None:
@@ -384,9 +342,21 @@ OLD = (a_pod(0, ready=True), a_pod(1, ready=True))
         ),
         pytest.param(
             (*OLD, a_pod(2, version=2, ready=True)),
-            ["digits-serve-3"],
+            [],
             ["digits-serve-1"],
-            id="then an old one goes and the next new one comes",
+            id="then an old one drains",
+        ),
+        pytest.param(
+            (OLD[0], marked(OLD[1]), a_pod(2, version=2, ready=True)),
+            [],
+            [],
+            id="which keeps its room until it has drained",
+        ),
+        pytest.param(
+            (OLD[0], replace(OLD[1], deleting=True), a_pod(2, version=2, ready=True)),
+            ["digits-serve-3"],
+            [],
+            id="and the next new one comes when it goes",
         ),
         pytest.param(
             (OLD[0], a_pod(2, version=2, ready=True), a_pod(3, version=2, ready=True)),
@@ -425,10 +395,10 @@ OLD = (a_pod(0, ready=True), a_pod(1, ready=True))
             id="an old pod that serves nothing makes room for a new one that finds none",
         ),
         pytest.param(
-            (*OLD, unschedulable(a_pod(2, version=2))),
+            (*OLD, unschedulable(a_pod(2, version=2), seconds=10)),
             [],
             [],
-            id="one that serves does not",
+            id="one that serves does not, as long as room is waited for",
         ),
         pytest.param(
             (*OLD, failing_triton(a_pod(2, version=3))),
@@ -440,16 +410,16 @@ OLD = (a_pod(0, ready=True), a_pod(1, ready=True))
 )
 def test_a_rollout(pods: tuple[PodView, ...], made: list[str], gone: list[str]) -> None:
     found = rollout(*pods)
-    assert (pods_of(found), deleted(found)) == (made, gone)
+    assert (pods_of(found), [*deleted(found), *drained(found)]) == (made, gone)
 
 
 def test_a_rollout_asks_again_when_the_new_pod_will_serve() -> None:
     new = a_pod(2, version=2, ready=True, ready_seconds=1)
     assert new.ready_since is not None
-    assert rollout(*OLD, new).due == new.ready_since + timedelta(seconds=3)
+    assert rollout(*OLD, new).due == new.ready_since + timedelta(seconds=2)
 
 
-def test_a_pod_that_serves_is_deleted_only_after_a_live_look_at_the_others() -> None:
+def test_a_pod_that_serves_is_marked_only_after_a_live_look_at_the_others() -> None:
     assert rollout(*OLD, a_pod(2, version=2, ready=True)).relist
 
 
@@ -461,7 +431,7 @@ def test_going_back_to_the_old_version_drops_the_new_pod_at_once() -> None:
 
 def test_scaling_down_in_a_rollout_takes_from_the_old_revision() -> None:
     found = rollout(*OLD, a_pod(2, version=2), replicas=1)
-    assert (pods_of(found), deleted(found)) == ([], ["digits-serve-1"])
+    assert (pods_of(found), deleted(found), drained(found)) == ([], [], ["digits-serve-1"])
 
 
 # Where the service stands
@@ -650,8 +620,7 @@ def test_events_tell_what_happened() -> None:
 def test_a_plan_explains_itself_in_one_line() -> None:
     found = rollout(*OLD, a_pod(2, version=2, ready=True))
     assert found.because == (
-        "delete digits-serve-1: it is of an old revision, and enough others serve; "
-        "create digits-serve-3: 1 of 2 pods serve version 2 or are about to"
+        "drain digits-serve-1: it is of an old revision, and enough others serve"
     )
 
 
