@@ -205,9 +205,10 @@ class InferenceWorld(RuleBasedStateMachine):
     def one(self, data: st.DataObject) -> str:
         return data.draw(st.sampled_from(self.live()))
 
-    @initialize(replicas=st.integers(0, 3))
-    def apply(self, replicas: int) -> None:
+    @initialize(replicas=st.integers(0, 3), passes=st.sampled_from([0, 10, 10]))
+    def apply(self, replicas: int, passes: int) -> None:
         self.world.add(a_service(replicas))
+        self.go_on(passes, 3)
 
     # The operator
 
@@ -226,6 +227,17 @@ class InferenceWorld(RuleBasedStateMachine):
                 self.world.reconcile(self.key, self.planner, writes=writes)
             except Killed:
                 self.world.restart_operator()
+
+    @rule(passes=st.integers(3, 20), seconds=st.sampled_from([0.1, 3, 40, 130]))
+    def go_on(self, passes: int, seconds: float) -> None:
+        """Everybody does their work for a while."""
+        for _ in range(passes):
+            self.world.pass_time(seconds)
+            self.world.finish_deletions()
+            for name in self.live():
+                self.settle(name)
+            self.world.tell_all()
+            self.world.reconcile(self.key, self.planner)
 
     @rule()
     def chart_upgrade(self) -> None:
@@ -267,17 +279,8 @@ class InferenceWorld(RuleBasedStateMachine):
     @precondition(lambda self: self.live())
     @rule(data=st.data())
     def hurt(self, data: st.DataObject) -> None:
-        act = data.draw(
-            st.sampled_from(
-                [
-                    self.world.vanish,
-                    self.world.ask_to_delete,
-                    self.world.crash,
-                    self.world.fail,
-                ]
-            )
-        )
-        act(self.one(data))
+        act = data.draw(st.sampled_from(["vanish", "ask_to_delete", "crash", "fail"]))
+        getattr(self.world, act)(self.one(data))
 
     @rule()
     def finish_deletions(self) -> None:
@@ -461,10 +464,11 @@ class InferenceWorld(RuleBasedStateMachine):
         status = self.service.status
         ready = find(status.conditions, READY)
         assert ready is not None
-        assert (ready.status, ready.reason) == ("False", "ModelLoadFailed")
+        assert ready.status == "False"
         if status.rollout is None or status.rollout.failed is None:
-            assert {each.reason for each in status.waiting} == {"ModelLoadFailed"}
+            assert "ModelLoadFailed" in {each.reason for each in status.waiting}
             return
+        assert ready.reason == "ModelLoadFailed"
         assert status.rollout.phase == "RolledBack"
         assert status.rollout.failed.version == BROKEN_VERSION
         assert len(pods) == self.service.spec.replicas

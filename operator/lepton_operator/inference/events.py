@@ -27,7 +27,8 @@ def events(before: InferenceServiceStatus, after: InferenceServiceStatus) -> tup
 
 def _rolled_out(before: InferenceServiceStatus, after: InferenceServiceStatus) -> Iterator[Event]:
     old, new = next(iter(before.revisions), None), next(iter(after.revisions), None)
-    if new is not None and (old is None or old.name != new.name):
+    is_back = after.rollout is not None and after.rollout.failed is not None
+    if new is not None and not is_back and (old is None or old.name != new.name):
         message = f"Version {new.version} is rolled out as revision {new.name}."
         yield Event("Normal", ServingReason.ROLLING_OUT, message)
 
