@@ -112,10 +112,10 @@ def crashed(name: str, said: str, *, at: datetime | None = None, **more: Any) ->
     return ContainerView(
         name,
         "waiting",
-        restarts=3,
         reason="CrashLoopBackOff",
         message="back-off 40s restarting failed container",
         **{
+            "restarts": 3,
             "last_exit_code": 1,
             "last_reason": "Error",
             "last_message": said,
@@ -166,10 +166,10 @@ def a_door(number: int = 0, *, ready: bool = True, **more: Any) -> PodView:
     return replace(found, **more)
 
 
-def told(*in_flight: Mapping[str, int], seconds_ago: float = 0) -> dict[str, DoorTold]:
-    """What the doors told, each of them by the addresses of pods."""
+def in_flight(*doors: Mapping[str, int], seconds_ago: float = 0) -> dict[str, DoorTold]:
+    """What the doors told of pods that drain, by their addresses."""
     asked = ago(seconds_ago)
-    return {f"uid-of-door-{i}": DoorTold(asked, each) for i, each in enumerate(in_flight)}
+    return {f"uid-of-door-{i}": DoorTold(asked, each) for i, each in enumerate(doors)}
 
 
 def marked(pod: PodView, seconds: float = 1) -> PodView:
