@@ -155,7 +155,7 @@ def parse(content: bytes) -> dict[str, int]:
         raise TypeError("its answer is no object")
     total: Counter[str] = Counter()
     for upstream, count in found.items():
-        if not isinstance(count, int) or count < 0:
+        if not isinstance(count, int) or isinstance(count, bool) or count < 0:
             raise ValueError(f"it tells no number of requests for {upstream}")
         address, _, _ = upstream.rpartition(":")
         total[address.strip("[]")] += count

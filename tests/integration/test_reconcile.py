@@ -19,6 +19,7 @@ from lepton_operator.queue import End
 from lepton_operator.reconcile import Reconciler
 from lepton_operator.settings import Settings
 from lepton_operator.telemetry import Telemetry
+from lepton_operator.traffic import Traffic
 from lepton_operator.views import TrainingView
 from tests.integration.conftest import IMAGES, Namespace
 
@@ -43,7 +44,8 @@ class Bench:
             {"defaults": {"images": IMAGES}, "watchNamespaces": [self.namespace.name]}
         )
         self.cache = Cache(settings.defaults.gpu_resource)
-        self.observer = Observer(self.client, self.cache, settings, Telemetry(self.cache))
+        telemetry, traffic = Telemetry(self.cache), Traffic(self.cache)
+        self.observer = Observer(self.client, self.cache, settings, telemetry, traffic)
         self.reconciler = Reconciler(
             self.observer,
             Executor(self.client, self.cache),
