@@ -89,6 +89,7 @@ def installed(fake_nodes: int = 0, nodes: int = 1) -> Iterator[Bench]:
         kubectl = installation.kubectl(target, namespace)
         installation.make_namespace(kubectl, namespace)
         installation.give_store(kubectl)
+        installation.give_door(kubectl)
         yield Bench(target, kubectl)
     finally:
         down(name)

@@ -80,8 +80,9 @@ def bare_namespace(installed: Target, request: pytest.FixtureRequest) -> Iterato
 
 @pytest.fixture
 def namespace(bare_namespace: Kubectl) -> Kubectl:
-    """A namespace with its bucket, its user and its Secret."""
+    """A namespace with its bucket, its user and its Secret, and its doors' certificate."""
     installation.give_store(bare_namespace)
+    installation.give_door(bare_namespace)
     return bare_namespace
 
 

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from e2e.certificates import Authority, Pair, door_identity
 from e2e.cluster import ClusterError, packages, tool, up
 from e2e.cluster import target as target_of
 from e2e.cluster.progress import Progress, say
@@ -27,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 CHART = ROOT / "charts" / "lepton-operator"
 RELEASE = "lepton"
 SYSTEM = "lepton-system"
-IMAGES = ("operator", "agent", "trainer", "triton", "store")
+IMAGES = ("operator", "agent", "trainer", "triton", "door", "store")
 TEST_IMAGES = ("torch", "debian")  # of users: Python and torch only, and one whose user is root
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
@@ -69,13 +70,16 @@ def install(
     values: Mapping[str, Any] | None = None,
     progress: Progress = say,
 ) -> None:
-    """Install or upgrade the chart; each namespace is made, and gets its part of the store."""
+    """Install or upgrade the chart; each namespace is made, and gets its store and its door."""
     wanted = tuple(namespaces)
     system = kubectl(at, SYSTEM)
     for namespace in wanted:
         make_namespace(system, namespace)
-    store = {"enabled": True, "rootSecret": root_secret(system), "namespaces": list(wanted)}
-    ours = {"images": {name: image_references()[name] for name in IMAGES}, "store": store}
+    ours = {
+        "images": {name: image_references()[name] for name in IMAGES},
+        "store": {"enabled": True, "rootSecret": root_secret(system), "namespaces": list(wanted)},
+        "door": {"namespaces": list(wanted)},
+    }
     progress(f"Installing the chart into {SYSTEM} ...")
     _helm(at, _merged(ours, _values_of(at), values or {}))
 
@@ -116,6 +120,24 @@ def give_store(namespace: Kubectl) -> None:
                 "accessKey": keys.access,
                 "secretKey": keys.secret,
             },
+        }
+    )
+
+
+def give_door(namespace: Kubectl) -> None:
+    """Give a namespace the certificate of its doors, as the chart does for those it lists."""
+    found = namespace.within(SYSTEM).get("secret", "lepton-operator-xds-ca") or {}
+    signer = {name: base64.b64decode(part) for name, part in found["data"].items()}
+    authority = Authority.read(Pair(signer["tls.crt"], signer["tls.key"]))
+    pair = authority.issue(door_identity(namespace.namespace))
+    parts = {"ca.crt": authority.pem(), "tls.crt": pair.certificate, "tls.key": pair.key}
+    namespace.apply(
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "metadata": {"name": "lepton-door"},
+            "type": "kubernetes.io/tls",
+            "stringData": {name: part.decode() for name, part in parts.items()},
         }
     )
 

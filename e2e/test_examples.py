@@ -28,6 +28,7 @@ def applied(installed: Target) -> Iterator[Kubectl]:
     kubectl = installation.kubectl(installed, name)
     installation.make_namespace(kubectl, name)
     installation.give_store(kubectl)
+    installation.give_door(kubectl)
     with shared_folder(installed):
         for file in EXAMPLES:
             kubectl.apply_file(file)

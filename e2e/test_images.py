@@ -29,7 +29,7 @@ from images.catalog import IMAGES
 from images.mnist import SHA256
 from images.store.start import Keys, bucket
 
-_WITHOUT_TORCH = ("base", "agent", "operator", "store", "triton")
+_WITHOUT_TORCH = ("base", "agent", "operator", "store", "triton", "door")
 _CONFIG = """
 name: "linear"
 backend: "onnxruntime"
@@ -84,6 +84,7 @@ print(torch.ones(2).sum().item(), [find_spec(name) for name in ("lepton_ai", "le
         ("agent", ["lepton_ai", "lepton_launcher", "onnxruntime", "obstore"]),
         ("trainer", ["lepton_ai", "lepton_launcher", "torch", "onnxruntime"]),
         ("operator", ["lepton_operator", "kopf", "kubernetes"]),
+        ("door", ["images.door.door"]),
     ],
 )
 def test_our_code_is_there_and_compiled(
@@ -112,6 +113,37 @@ with np.load(file) as digits:
           digits["y"].dtype, len(set(digits["y"].tolist())))
 """
     assert image(name).python(program) == f"{SHA256} (10000, 28, 28) uint8 int64 10"
+
+
+def test_the_door_runs_envoy_and_says_that_it_has_no_certificate(
+    image: Callable[[str], Image], folder: Path
+) -> None:
+    door = image("door")
+    assert "/1.40.0/" in door.run("envoy", "--version")
+    given = ("XDS_ADDRESS=lepton-operator-xds.lepton-system.svc:18000", "DRAIN_TIMEOUT_SECONDS=30")
+    argv = ("env", *given, *door.config["Entrypoint"])
+    process = door.start(folder, *argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        told = wait_until(
+            lambda: answer_of("http://127.0.0.1:9902/ready"), bool, "a server answers"
+        )
+        assert told.startswith("There is no ca.crt in /etc/lepton/door: this namespace has no")
+        process.terminate()
+        output, _ = process.communicate(timeout=LIMIT_SECONDS)
+    finally:
+        process.kill()
+    assert (process.returncode, output) == (0, told)
+
+
+def answer_of(url: str) -> str:
+    """Return the body of an answer, whatever its status; nothing while nobody listens."""
+    try:
+        with urllib.request.urlopen(url, timeout=LIMIT_SECONDS) as response:
+            return str(response.read().decode())
+    except urllib.error.HTTPError as refused:
+        return refused.read().decode()
+    except OSError:
+        return ""
 
 
 def test_triton_serves_a_model_and_batches_its_requests(

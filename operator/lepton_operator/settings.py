@@ -47,11 +47,24 @@ class Triton(ApiModel):
     )
 
 
+class DoorDefaults(ApiModel):
+    """What a door does for a service that says nothing about it. A new value restarts nothing."""
+
+    body_bytes: int = Field(default=64 << 20, ge=1)
+    timeout_seconds: int = Field(default=300, ge=1)
+    concurrency: int = Field(default=1024, ge=1)
+    queue: int = Field(default=1024, ge=0)
+    latency_target_milliseconds: int = Field(
+        default=1000, ge=1, description="requests that take longer are counted apart"
+    )
+
+
 class Defaults(ApiModel):
     """What reaches a pod where its object says nothing. Recorded with the pod when it is made."""
 
     images: Images
     triton: Triton = Triton()
+    door: DoorDefaults = DoorDefaults()
     training_resources: Resources = Resources(limits={"nvidia.com/gpu": 1})
     inference_resources: Resources = Resources(limits={"nvidia.com/gpu": 1})
     step_resources: Resources = Resources(requests={"cpu": "100m", "memory": "256Mi"})
@@ -110,6 +123,15 @@ class LeaderElection(ApiModel):
     retry_seconds: int = 1
 
 
+class Xds(ApiModel):
+    """Where the doors are given their configuration, over mutual TLS."""
+
+    port: int = 18000
+    certificates: Path = Field(
+        default=Path("/etc/lepton/xds"), description="folder of ca.crt, tls.crt and tls.key"
+    )
+
+
 class Settings(ApiModel):
     """Everything that an installation can set."""
 
@@ -125,6 +147,7 @@ class Settings(ApiModel):
     )
     leader_election: LeaderElection = LeaderElection()
     http_port: int = 8080
+    xds: Xds | None = Field(default=None, description="unset: no door is given anything")
     log_level: str = "INFO"
 
 

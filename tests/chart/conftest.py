@@ -22,6 +22,8 @@ CASES: Mapping[str, Values] = {
     "default": {},
     "store": {"store": STORE},
     "watch-namespaces": {"watchNamespaces": [*TEAMS]},
+    "door": {"door": {"namespaces": [*TEAMS]}},
+    "cert-manager": {"door": {"namespaces": [*TEAMS], "certificates": {"issuer": "doors"}}},
     "no-priority-classes": {
         "priorityClasses": {"training": {"name": ""}, "inference": {"name": ""}}
     },
@@ -36,6 +38,17 @@ CASES: Mapping[str, Values] = {
             "runAsUser": 1000680000,
         },
         "priorityClasses": {"training": {"name": "batch", "value": 1000000}},
+        "door": {
+            "namespaces": [TEAMS[0]],
+            "replicas": 3,
+            "resources": {"limits": {"memory": "1Gi"}},
+            "drainTimeoutSeconds": 30,
+            "imagePullSecrets": [{"name": "registry"}],
+            "nodeSelector": {"a": "b"},
+            "tolerations": [{"key": "c"}],
+            "scrapers": [{"podLabels": {"app": "prometheus"}}],
+            "certificates": {"validityDays": 1},
+        },
         "store": {
             **STORE,
             "persistence": {"size": "1Ti", "storageClassName": "fast"},

@@ -20,6 +20,8 @@ from tests.helm import Document, Helm, HelmError, Releases
 CRD = "trainingjobs.lepton.ai"
 MODEL = {"apiVersion": "lepton.ai/v1alpha1", "kind": "LeptonModel", "metadata": {"name": "digits"}}
 STRICTLY = ("--dry-run=server", "--validate=strict", "--warnings-as-errors")
+# The CRDs are always the same, and those of cert-manager are not here.
+ELSEWHERE = ("CustomResourceDefinition", "Certificate")
 ALONE = {"crds": {"create": False}, "priorityClasses": {"create": False}}
 
 
@@ -52,8 +54,8 @@ def test_the_api_server_takes_every_document_and_pod_without_a_warning(
     renders: Renders, kubectl: Kubectl, case: str
 ) -> None:
     documents = renders[case]
-    if case != "default":  # the CRDs are always the same
-        documents = [each for each in documents if each["kind"] != "CustomResourceDefinition"]
+    if case != "default":
+        documents = [each for each in documents if each["kind"] not in ELSEWHERE]
     assert pods(documents)
     judge(kubectl, within(SYSTEM, [*documents, *pods(documents)]))
     for team in TEAMS:
@@ -118,6 +120,24 @@ def test_an_uninstallation_keeps_the_crds_the_objects_and_the_models(releases: R
     assert releases.names("leptonmodels") == ["digits"]
 
 
+def test_an_upgrade_keeps_the_certificates_and_a_new_namespace_gets_one_of_the_same_authority(
+    releases: Releases,
+) -> None:
+    system, team, other = (releases.kubectl.within(each) for each in (SYSTEM, *TEAMS))
+    first = {"door": {"namespaces": [TEAMS[0]]}}
+    releases.install(first)
+    before = (_certificate(system, "lepton-operator-xds"), _certificate(team, "lepton-door"))
+    releases.install(CASES["door"])
+    after = (_certificate(system, "lepton-operator-xds"), _certificate(team, "lepton-door"))
+    assert after == before
+    assert _certificate(other, "lepton-door")["ca.crt"] == before[0]["ca.crt"]
+    system.run("delete", "secret", "lepton-operator-xds-ca")
+    releases.install(CASES["door"])
+    renewed = [_certificate(each, "lepton-door")["ca.crt"] for each in (team, other)]
+    assert renewed == [_certificate(system, "lepton-operator-xds")["ca.crt"]] * 2
+    assert renewed[0] != before[0]["ca.crt"]
+
+
 def test_a_second_release_looks_after_another_namespace(releases: Releases) -> None:
     releases.install({"watchNamespaces": [TEAMS[0]]})
     values = {"watchNamespaces": [TEAMS[1]]}
@@ -129,6 +149,11 @@ def test_a_second_release_looks_after_another_namespace(releases: Releases) -> N
     releases.uninstall(RELEASE, TEAMS[1])
     assert "lepton-training" in releases.names("priorityclasses")
     assert CRD in releases.names("crds")
+
+
+def _certificate(kubectl: Kubectl, secret: str) -> dict[str, str]:
+    found: dict[str, str] = (kubectl.get("secret", secret) or {})["data"]
+    return found
 
 
 def _with_older_crds(folder: Path) -> Path:

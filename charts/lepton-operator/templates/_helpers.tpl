@@ -15,7 +15,7 @@ app.kubernetes.io/component: {{ .component }}
 {{/* The operator's settings: lepton_operator/settings.py is their schema. */}}
 {{- define "lepton.settings" -}}
 {{- $defaults := deepCopy .Values.defaults -}}
-{{- $_ := set $defaults "images" (pick .Values.images "agent" "trainer" "triton" "pullPolicy") -}}
+{{- $_ := set $defaults "images" (pick .Values.images "agent" "trainer" "triton" "door" "pullPolicy") -}}
 {{- $_ := set $defaults "triton" .Values.triton -}}
 {{- /* Helm drops what is null from the values, and the operator would take a default of its own. */ -}}
 {{- range list "runAsUser" "fsGroup" -}}
@@ -33,13 +33,27 @@ app.kubernetes.io/component: {{ .component }}
 {{- with .Values.priorityClasses.inference.name -}}
 {{- $_ := set $defaults "inferencePriorityClass" . -}}
 {{- end -}}
+{{- $operator := dict
+  "namespaceLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace)
+  "podLabels" (include "lepton.selector" (dict "root" . "component" "operator") | fromYaml) -}}
+{{- $door := pick .Values.door "replicas" "resources" "drainTimeoutSeconds" "scrapers" -}}
+{{- $_ := set $door "xdsAddress" (printf "%s:18000" (include "lepton.xdsHost" .)) -}}
+{{- $_ := set $door "operator" $operator -}}
+{{- $_ := set $door "pods" (pick .Values.door "imagePullSecrets" "nodeSelector" "tolerations") -}}
 {{- dict
   "defaults" $defaults
+  "door" $door
+  "xds" (dict "port" 18000 "certificates" "/etc/lepton-xds")
   "watchNamespaces" .Values.watchNamespaces
   "workers" .Values.operator.workers
   "resyncSeconds" .Values.operator.resyncSeconds
   "logLevel" .Values.operator.logLevel
   | toPrettyJson -}}
+{{- end }}
+
+{{/* The name that doors ask for, and that the operator's certificate must have. */}}
+{{- define "lepton.xdsHost" -}}
+lepton-operator-xds.{{ .Release.Namespace }}.svc
 {{- end }}
 
 {{- define "lepton.containerSecurity" -}}

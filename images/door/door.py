@@ -1,0 +1,168 @@
+"""The door's life: wait for certificates, serve, and leave without cutting a request."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from images.door import certificates
+from images.door.admin import Admin, AdminError, Downstream
+from images.door.bootstrap import admin_socket, bootstrap, secrets
+from images.door.server import Server
+from images.door.settings import Settings
+
+ENVOY = "envoy"
+_LOOK_SECONDS = 0.25
+_CERTIFICATES_SECONDS = 1.0
+_QUIET_SECONDS = 2.0
+"""A client that has sent nothing for so long is idle: it finds its connection closed, not cut."""
+_SIGNALLED = 128
+"""What a shell adds to the number of the signal that ended a process."""
+
+Bootstrap = Callable[[Settings, Path, str], dict[str, Any]]
+
+
+class Door:
+    """One Envoy, from the first probe to its end."""
+
+    def __init__(self, settings: Settings, configuration: Bootstrap = bootstrap) -> None:
+        self._settings = settings
+        self._configuration = configuration
+        self._wake = threading.Event()
+        self._asked_to_leave = False
+        self._waits_for = ""
+        self.admin: Admin | None = None
+
+    def run(self) -> int:
+        """Return the code to exit with: Envoy's own, or 0 after a drain."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._leave)
+        server = Server(self._settings.port, self)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        if not self._has_certificates():
+            return 0
+        with tempfile.TemporaryDirectory(prefix="door-") as folder:
+            return self._serve(Path(folder))
+
+    def unready(self) -> str:
+        """Return a sentence on why no request should come here; empty if they are welcome."""
+        if self._asked_to_leave:
+            return "This door is leaving: it serves what is open, and waits for its end."
+        if self.admin is None:
+            return self._waits_for or "Envoy is not started yet."
+        if self.admin.is_live() and self.admin.has_listeners():
+            return ""
+        if self.admin.is_connected():
+            return "The operator has not sent a listener for any service yet."
+        at = f"{self._settings.xds_host}:{self._settings.xds_port}"
+        return (
+            f"No operator answers at {at}: either none leads, or it refuses this door's "
+            "certificate (Secret lepton-door). The door goes on asking, twice a second."
+        )
+
+    def _leave(self, _number: int, _frame: FrameType | None) -> None:
+        self._asked_to_leave = True
+        self._wake.set()
+
+    def _has_certificates(self) -> bool:
+        """Wait until they can be used; False if the door was asked to leave before."""
+        while not self._asked_to_leave:
+            problem = certificates.problem(self._settings.certificates)
+            if not problem:
+                return True
+            if problem != self._waits_for:
+                _say(problem)
+            self._waits_for = problem
+            self._wake.wait(_CERTIFICATES_SECONDS)
+        return False
+
+    def _serve(self, folder: Path) -> int:
+        envoy = self._start(folder)
+        self.admin = Admin(admin_socket(folder))
+        threading.Thread(target=self._watch, args=(envoy,), daemon=True).start()
+        self._wake.wait()
+        if self._asked_to_leave:
+            self._drain(envoy, self.admin)
+            envoy.terminate()
+        code = envoy.wait()
+        if not self._asked_to_leave:
+            _say(f"Envoy ended by itself, with code {code}; its own words stand above.")
+        return code if code >= 0 else _SIGNALLED - code
+
+    def _start(self, folder: Path) -> subprocess.Popen[bytes]:
+        file = folder / "bootstrap.json"
+        file.write_text(
+            json.dumps(self._configuration(self._settings, folder, socket.gethostname()))
+        )
+        for path, content in secrets(self._settings, folder).items():
+            path.write_text(json.dumps(content))
+        return subprocess.Popen(_argv(self._settings, file))
+
+    def _watch(self, envoy: subprocess.Popen[bytes]) -> None:
+        envoy.wait()
+        self._wake.set()
+
+    def _drain(self, envoy: subprocess.Popen[bytes], admin: Admin) -> None:
+        """Let new connections go elsewhere, then the open ones end, until the deadline."""
+        deadline = time.monotonic() + self._settings.drain_timeout_seconds
+        _say(f"Asked to leave: open requests have {self._settings.drain_timeout_seconds:.0f} s.")
+        time.sleep(min(self._settings.endpoints_seconds, self._settings.drain_timeout_seconds))
+        try:
+            admin.drain()
+            left = _wait_until_idle(admin, deadline)
+        except AdminError as error:
+            if envoy.poll() is None:
+                _say(f"{error} It is ended as it is.")
+            return
+        if left.requests:
+            _say(f"The time is over: {left.requests} requests are cut.")
+        else:
+            _say(f"No request is open any more, {left.connections} idle connections are closed.")
+
+
+def _wait_until_idle(admin: Admin, deadline: float) -> Downstream:
+    """Return what is left once no client uses the door any more, or at the deadline."""
+    quiet_since = time.monotonic()
+    while True:
+        now, left = time.monotonic(), admin.downstream()
+        if left.requests:
+            quiet_since = now
+        if left.connections == 0 or now - quiet_since >= _QUIET_SECONDS or now >= deadline:
+            return left
+        time.sleep(_LOOK_SECONDS)
+
+
+def _argv(settings: Settings, file: Path) -> list[str]:
+    """Return Envoy's command line.
+
+    A drain tells every client at once, and closes nothing before this door's own deadline.
+    """
+    return [
+        ENVOY,
+        *("--config-path", str(file)),
+        *("--concurrency", str(settings.threads)),
+        *("--drain-strategy", "immediate"),
+        *("--drain-time-s", f"{settings.drain_timeout_seconds:.0f}"),
+        *("--log-level", "warning"),
+        # A line at each attempt to reach an operator that is away, three a second. What Envoy
+        # refuses of its configuration the operator is told, and logs.
+        *("--component-log-level", "config:error"),
+        "--disable-hot-restart",
+        # The stats access logger of every service would warn of a field whose successor the
+        # operator's protos don't have yet.
+        "--skip-deprecated-logs",
+    ]
+
+
+def _say(sentence: str) -> None:
+    print(sentence, file=sys.stderr, flush=True)

@@ -1,0 +1,108 @@
+"""What the door tells the kubelet, the operator and Prometheus, on port 9902.
+
+| path | answer |
+|---|---|
+| `/healthz` | 200 while Envoy answers, and before it is started |
+| `/ready` | 200 while requests are welcome; else 503 and a sentence that says why not |
+| `/in-flight` | JSON: upstream address -> active requests; `?draining`: of draining ones only |
+| `/metrics` | Prometheus' text, as Envoy writes it: what `stats` lists |
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from collections.abc import Callable
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Protocol
+from urllib.parse import parse_qs, urlsplit
+
+from images.door.admin import Admin, AdminError
+
+_PIECE_BYTES = 2**18
+
+
+class Told(Protocol):
+    """What there is to tell; None of the administration before Envoy was started."""
+
+    @property
+    def admin(self) -> Admin | None: ...
+
+    def unready(self) -> str: ...
+
+
+class Server(ThreadingHTTPServer):
+    """A thread a question: a client that is slow keeps nobody waiting but itself."""
+
+    daemon_threads = True
+    request_queue_size = 128
+    address_family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+
+    def __init__(self, port: int, told: Told) -> None:
+        self.told = told
+        super().__init__(("", port), _Handler)
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Server
+    timeout = 10  # seconds that a client may be silent
+
+    def do_GET(self) -> None:
+        answers: dict[str, Callable[[], None]] = {
+            "/healthz": self._healthz,
+            "/ready": self._ready,
+            "/in-flight": self._in_flight,
+            "/metrics": self._metrics,
+        }
+        answer = answers.get(urlsplit(self.path).path)
+        try:
+            if answer is None:
+                self._send(HTTPStatus.NOT_FOUND, f"There are {', '.join(answers)}.")
+            else:
+                answer()
+        except AdminError as error:
+            self._send(HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
+        """Probes ask each second; the log is for what happens."""
+
+    def _healthz(self) -> None:
+        if self.server.told.admin is not None:
+            self.server.told.admin.is_live()
+        self._send(HTTPStatus.OK, "ok")
+
+    def _ready(self) -> None:
+        why = self.server.told.unready()
+        self._send(HTTPStatus.SERVICE_UNAVAILABLE if why else HTTPStatus.OK, why or "ready")
+
+    def _in_flight(self) -> None:
+        asked = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
+        found = self._admin().in_flight(draining_only="draining" in asked)
+        self._send(HTTPStatus.OK, json.dumps(found), "application/json")
+
+    def _metrics(self) -> None:
+        """Piece by piece: at 1,000 services there are megabytes."""
+        with self._admin().metrics() as response:
+            self._head(HTTPStatus.OK, "text/plain; version=0.0.4; charset=utf-8")
+            shutil.copyfileobj(response, self.wfile, _PIECE_BYTES)
+
+    def _admin(self) -> Admin:
+        if self.server.told.admin is None:
+            raise AdminError(self.server.told.unready())
+        return self.server.told.admin
+
+    def _send(self, status: HTTPStatus, text: str, kind: str = "text/plain; charset=utf-8") -> None:
+        self._head(status, kind)
+        self.wfile.write(f"{text}\n".encode())
+
+    def _head(self, status: HTTPStatus, kind: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.end_headers()

@@ -1,0 +1,99 @@
+"""What a scrape of the door holds: few series a service, and each under its service's name."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.door.conftest import Doors, RunningDoor, get
+from tests.door.services import REVISIONS
+
+MOST_SERIES = 60
+SERIES = re.compile(r"^([a-z_]+)\{(.*)\} (\S+)$", re.MULTILINE)
+
+
+def scraped(door: RunningDoor) -> list[tuple[str, dict[str, str], float]]:
+    text = door.ask("/metrics").text
+    return [
+        (name, dict(re.findall(r'(\w+)="([^"]*)"', labels)), float(value))
+        for name, labels, value in SERIES.findall(text)
+    ]
+
+
+@pytest.fixture
+def door(doors: Doors, upstream: str) -> RunningDoor:
+    found = doors.start(3, {upstream: "HEALTHY"})
+    found.until_ready()
+    return found
+
+
+def test_a_service_in_the_middle_of_a_rollout_has_at_most_sixty_series(door: RunningDoor) -> None:
+    for port in door.services.values():
+        for revision in REVISIONS:
+            assert get(port, "/0", revision=revision).status == 200
+    series = Counter(labels.get("service") for _, labels, _ in scraped(door))
+    assert {name: series[name] for name in series if name} == dict.fromkeys(
+        door.services, series["digits-0"]
+    )
+    assert 40 < series["digits-0"] <= MOST_SERIES
+    assert series[None] < MOST_SERIES, "and so has the door itself"
+
+
+def test_every_series_has_labels_of_its_own(door: RunningDoor) -> None:
+    """Two of the same name and labels would be refused by Prometheus, and all others with them."""
+    every = Counter((name, tuple(labels.items())) for name, labels, _ in scraped(door))
+    assert set(every.values()) == {1}
+
+
+def test_requests_are_counted_by_service_and_revision(door: RunningDoor) -> None:
+    port = door.services["digits-1"]
+    for revision in (*REVISIONS, REVISIONS[0]):
+        get(port, "/0", revision=revision)
+    found = {
+        (labels["service"], labels["revision"]): value
+        for name, labels, value in scraped(door)
+        if name == "envoy_service_requests"
+    }
+    assert found == {("digits-1", REVISIONS[0]): 2, ("digits-1", REVISIONS[1]): 1}
+
+
+def test_answers_are_as_fresh_as_the_scrape_and_latencies_some_seconds_old(
+    door: RunningDoor,
+) -> None:
+    get(door.services["digits-2"], "/0.06")
+    answers = "envoy_http_downstream_rq_xx"
+    assert valued(door, answers, service="digits-2", **{"class": "2"}) == 1
+    bucket = "envoy_http_downstream_rq_time_bucket"
+    door.until(lambda told: f'{bucket}{{service="digits-2",le="250"}} 1' in told.text, "/metrics")
+    assert valued(door, bucket, service="digits-2", le="50") == 0
+
+
+def valued(door: RunningDoor, series: str, **labels: str) -> float:
+    (found,) = [value for name, of, value in scraped(door) if (name, of) == (series, labels)]
+    return found
+
+
+def test_a_thousand_services_are_scraped_in_half_a_second(doors: Doors, upstream: str) -> None:
+    door = doors.start(1000, {upstream: "HEALTHY"})
+    door.until_ready()
+    taken = []
+    for _ in range(3):
+        began = time.monotonic()
+        answer = door.ask("/metrics")
+        taken.append(time.monotonic() - began)
+    assert answer.status == 200
+    assert min(taken) < 0.5
+    itself = str(door.process.pid)
+    children = Path(f"/proc/{itself}/task/{itself}/children").read_text().split()
+    memory = [resident_bytes(pid) for pid in (itself, *children)]
+    print(f"scrape {min(taken):.3f} s, {len(answer.text)} bytes, memory {memory} bytes")
+    assert sum(memory) < 250 * 10**6
+
+
+def resident_bytes(pid: str) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) * 1024
