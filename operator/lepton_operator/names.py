@@ -36,6 +36,10 @@ SERVING_POLICY = "lepton-serve"
 
 STORE_SECRET = "lepton-store"  # noqa: S105 - the name of a Secret, not a secret
 
+# Of the door's listeners, one a service: below are ports of our own, above those of Kubernetes'
+# nodes and of connections that are being made.
+DOOR_PORTS = range(10_000, 30_000)
+
 # Nine digits: a stranger's pod may have more, and no status has room for such a number.
 _ATTEMPT_AND_RANK = re.compile(r"([1-9][0-9]{0,8})-(0|[1-9][0-9]{0,8})")
 
@@ -95,6 +99,11 @@ def free_indexes(service: str, taken: Collection[str], count: int) -> list[int]:
 def owner_labels(kind: str, name: str) -> dict[str, str]:
     """Return the labels that exactly this owner's children carry."""
     return {MANAGED_BY: OPERATOR, KIND: kind, NAME: name}
+
+
+def door_labels() -> dict[str, str]:
+    """Return the labels that exactly the doors' pods carry, in each namespace."""
+    return {**owner_labels(DOOR_KIND, DOOR), ROLE: "door"}
 
 
 def selector(labels: Mapping[str, str]) -> str:

@@ -29,7 +29,7 @@ from lepton_operator.metrics import Metrics
 ROOT = Path(__file__).parents[2]
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 SERVES = "a server answers"
-IMAGES = {"agent": "agent:test", "trainer": "trainer:test", "triton": "triton:test"}
+IMAGES = {kind: f"{kind}:test" for kind in ("agent", "trainer", "triton", "door")}
 LEASE = "lepton-operator"
 # Long enough for two busy cores; tests about the Lease choose their own.
 PATIENT_LEASE = {"leaseSeconds": 60, "renewDeadlineSeconds": 40, "retrySeconds": 1}

@@ -66,11 +66,6 @@ def labels() -> dict[str, str]:
     return names.owner_labels(names.DOOR_KIND, names.DOOR)
 
 
-def selector() -> dict[str, str]:
-    """Return the labels that exactly the door's pods carry."""
-    return {**labels(), names.ROLE: ROLE}
-
-
 def metadata(namespace: str, name: str = names.DOOR) -> dict[str, Any]:
     return {"name": name, "namespace": namespace, "labels": labels()}
 
@@ -86,7 +81,7 @@ def deployment(namespace: str, resolved: ResolvedDoor) -> dict[str, Any]:
         "spec": {
             "replicas": resolved.replicas,
             "revisionHistoryLimit": 2,
-            "selector": {"matchLabels": selector()},
+            "selector": {"matchLabels": names.door_labels()},
             # A new pod takes requests before an old one ceases to.
             "strategy": {
                 "type": "RollingUpdate",
@@ -104,7 +99,7 @@ def budget(namespace: str) -> dict[str, Any]:
         "metadata": metadata(namespace),
         "spec": {
             "maxUnavailable": 1,
-            "selector": {"matchLabels": selector()},
+            "selector": {"matchLabels": names.door_labels()},
             "unhealthyPodEvictionPolicy": "AlwaysAllow",
         },
     }
@@ -174,5 +169,5 @@ def _spread() -> Mapping[str, Any]:
         "maxSkew": 1,
         "topologyKey": "kubernetes.io/hostname",
         "whenUnsatisfiable": "ScheduleAnyway",
-        "labelSelector": {"matchLabels": selector()},
+        "labelSelector": {"matchLabels": names.door_labels()},
     }

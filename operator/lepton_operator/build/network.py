@@ -13,15 +13,13 @@ from lepton_operator import names
 from lepton_operator.build import door, serving
 from lepton_operator.settings import Door, Peer
 
-FIRST_SERVICE_PORT, LAST_SERVICE_PORT = 10_000, 29_999
-"""The door listens on one of these for each service."""
 _DNS_PORT = 53
 
 
 def serving_policy(namespace: str, settings: Door) -> dict[str, Any]:
     """Return who may talk to serving pods: the door, and on their metrics' port Prometheus."""
     from_door = {
-        "from": [{"podSelector": {"matchLabels": door.selector()}}],
+        "from": [{"podSelector": {"matchLabels": names.door_labels()}}],
         "ports": _tcp(serving.HTTP_PORT, serving.GRPC_PORT),
     }
     spec = {
@@ -34,10 +32,11 @@ def serving_policy(namespace: str, settings: Door) -> dict[str, Any]:
 
 def door_policy(namespace: str, settings: Door) -> dict[str, Any]:
     """Return who may talk to the door, and whom it may talk to."""
-    services = {"protocol": "TCP", "port": FIRST_SERVICE_PORT, "endPort": LAST_SERVICE_PORT}
+    ports = {"port": names.DOOR_PORTS.start, "endPort": names.DOOR_PORTS.stop - 1}
+    services = {"protocol": "TCP", **ports}
     told = {"from": [_peer(settings.operator)], "ports": _tcp(door.HEALTH_PORT)}
     spec = {
-        "podSelector": {"matchLabels": door.selector()},
+        "podSelector": {"matchLabels": names.door_labels()},
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [{"ports": [services]}, told, *_scraped(settings, door.HEALTH_PORT)],
         "egress": _outgoing(settings),

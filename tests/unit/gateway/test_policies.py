@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lepton_operator import names
-from lepton_operator.build import door, serving
+from lepton_operator.build import serving
 from tests.builders import NAMESPACE
 from tests.policies import Endpoint, Flow, is_allowed
 from tests.unit.gateway.builders import OPERATOR_LABELS, manifests
@@ -17,7 +17,7 @@ from tests.unit.inference.builders import a_service
 POLICIES = [each for each in manifests() if each["kind"] == "NetworkPolicy"]
 
 SERVING = Endpoint(NAMESPACE, {**serving.selector(a_service()), names.REVISION: "1a2b3c4d5e"})
-DOOR = Endpoint(NAMESPACE, door.selector())
+DOOR = Endpoint(NAMESPACE, names.door_labels())
 OPERATOR = Endpoint("lepton-system", OPERATOR_LABELS)
 PROMETHEUS = Endpoint("monitoring", {"app": "prometheus"})
 CLIENT = Endpoint(NAMESPACE, {"app": "client"})
@@ -27,7 +27,7 @@ TRAINING = Endpoint(
 )
 OUTSIDE = Endpoint()
 DNS = Endpoint("kube-system", {"k8s-app": "kube-dns"})
-OTHER_DOOR = Endpoint("elsewhere", door.selector())
+OTHER_DOOR = Endpoint("elsewhere", names.door_labels())
 PRETENDER = Endpoint("elsewhere", OPERATOR_LABELS)
 
 

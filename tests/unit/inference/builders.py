@@ -11,7 +11,7 @@ from typing import Any
 from lepton_operator import names
 from lepton_operator.api.inference import InferenceService, InferenceServiceStatus
 from lepton_operator.api.model import LeptonModel
-from lepton_operator.build import disruption, door, serving
+from lepton_operator.build import disruption, serving
 from lepton_operator.build.serving import Target
 from lepton_operator.conditions import find
 from lepton_operator.inference.plan import plan
@@ -156,7 +156,7 @@ def a_door(number: int = 0, *, ready: bool = True, **more: Any) -> PodView:
         uid=f"uid-of-door-{number}",
         phase="Running",
         created=ago(LONG_AGO_SECONDS),
-        labels=door.selector(),
+        labels=names.door_labels(),
         owner_uid=names.door_uid(NAMESPACE),
         node="node-1",
         ip=f"10.0.9.{number}",
