@@ -130,10 +130,14 @@ def _another_word(situation: Situation, phase: Phase, _: int | None) -> str | No
     return f"spec or model to change: version {failed.version} failed ({failed.reason})"
 
 
-def _requests(situation: Situation, phase: Phase, _: int | None) -> str | None:
+def _requests(situation: Situation, phase: Phase, gap: int | None) -> str | None:
     """In place, and at the end, nothing else goes on while a pod drains."""
+    return _in_flight(situation, phase, gap) if phase in ("Replacing", "Draining") else None
+
+
+def _in_flight(situation: Situation, _: Phase, __: int | None) -> str | None:
     under_way = [each for each in situation.drains if not each.is_over]
-    if not under_way or phase not in ("Replacing", "Draining"):
+    if not under_way:
         return None
     first = min(under_way, key=lambda each: each.pod.name)
     return f"requests in flight to {first.pod.name}, until {clock(first.deadline)} at the latest"
@@ -180,4 +184,5 @@ _WAITS: tuple[Callable[[Situation, Phase, int | None], str | None], ...] = (
     _room,
     _start,
     _route,
+    _in_flight,
 )
