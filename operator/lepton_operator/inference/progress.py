@@ -81,17 +81,23 @@ def _recorded_phase(situation: Situation) -> Phase | None:
 
 
 def _phase(situation: Situation) -> Phase | None:
-    fleet, lack = situation.fleet, situation.shortage
+    fleet, was = situation.fleet, _recorded_phase(situation)
+    under_way = situation.course.previous is not None and situation.updated < situation.replicas
+    if fleet.old and (was == "Replacing" or _gives_up(situation)):
+        return "Replacing"
     if situation.course.failed is not None:
         return "RolledBack"
-    if fleet.old:
-        gives_up = lack.starved and lack.is_over and situation.rollout.strategy != "Surge"
-        return "Replacing" if gives_up or _recorded_phase(situation) == "Replacing" else "Surging"
-    if situation.course.previous is not None and situation.updated < situation.replicas:
-        return "Replacing" if _recorded_phase(situation) == "Replacing" else "Surging"
+    if fleet.old or under_way:
+        return "Replacing" if was == "Replacing" else "Surging"
     if fleet.moving:
         return "Evacuating"
     return "Draining" if fleet.draining else None
+
+
+def _gives_up(situation: Situation) -> bool:
+    """Whether room for one more pod is waited for no longer."""
+    lack = situation.shortage
+    return lack.starved and lack.is_over and situation.rollout.strategy != "Surge"
 
 
 def _from(situation: Situation, phase: Phase) -> str | None:
