@@ -107,4 +107,5 @@ def _opens(ports: list[Mapping[str, Any]] | None, flow: Flow) -> bool:
 
 def _matches(selector: Mapping[str, Any], labels: Labels) -> bool:
     assert set(selector) <= {"matchLabels"}, "only labels are evaluated here"
-    return selector.get("matchLabels", {}).items() <= labels.items()
+    wanted: Labels = selector.get("matchLabels", {})
+    return wanted.items() <= labels.items()

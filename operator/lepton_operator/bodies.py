@@ -149,6 +149,19 @@ def object_view(kind: str, body: Body) -> ObjectView:
     )
 
 
+def gpus_of_pod(body: Body, gpu_resource: str) -> int:
+    """Return the GPUs that a pod holds: those of all its containers, or of its largest start."""
+    spec = body["spec"]
+
+    def asked(kind: str) -> list[int]:
+        limits = (
+            (each.get("resources") or {}).get("limits") or {} for each in spec.get(kind) or ()
+        )
+        return [_count(each.get(gpu_resource, "0")) for each in limits]
+
+    return max(sum(asked("containers")), *asked("initContainers"), 0)
+
+
 def node_view(body: Body, gpu_resource: str) -> NodeView:
     """Return what plans read of a node."""
     spec, status = body.get("spec") or {}, body.get("status") or {}

@@ -97,6 +97,7 @@ class Cache:
         self._users: dict[tuple[str, str], set[Key]] = {}  # by namespace and model
         self._services: dict[str, set[Key]] = {}  # InferenceServices, by namespace
         self._draining: dict[str, PodView] = {}  # by UID
+        self._without_room: dict[str, PodView] = {}  # by UID
         self._nodes: dict[str, NodeView] = {}  # by UID
         self._sorted_nodes: tuple[NodeView, ...] | None = ()
         self._tombstones: OrderedDict[str, tuple[float, PodView]] = OrderedDict()
@@ -125,6 +126,10 @@ class Cache:
     def draining(self) -> list[PodView]:
         """Return the pods that are marked to get no new requests."""
         return list(self._draining.values())
+
+    def without_room(self) -> list[PodView]:
+        """Return the pods that no node has room for."""
+        return list(self._without_room.values())
 
     def owner(self, child: Child) -> Key | None:
         """Return the key of the object that a child belongs to."""
@@ -276,14 +281,21 @@ class Cache:
             self._sorted_nodes = None
 
     def _mark(self, uid: str, child: Child) -> None:
-        if isinstance(child, PodView) and names.DRAINING in child.annotations:
+        self._unmark(uid)
+        if not isinstance(child, PodView):
+            return
+        if names.DRAINING in child.annotations:
             self._draining[uid] = child
-        else:
-            self._draining.pop(uid, None)
+        if child.unschedulable_message and not (child.finished or child.deleting):
+            self._without_room[uid] = child
+
+    def _unmark(self, uid: str) -> None:
+        self._draining.pop(uid, None)
+        self._without_room.pop(uid, None)
 
     def _removed(self, uid: str, last: Value) -> Change:
         entry = self._entries.pop(uid, None)
-        self._draining.pop(uid, None)
+        self._unmark(uid)
         self._deleted[uid] = None
         if len(self._deleted) > MAX_DELETED_UIDS:
             self._deleted.popitem(last=False)

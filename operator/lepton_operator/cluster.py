@@ -133,11 +133,16 @@ class Cluster:
         return True
 
     async def list_pages(
-        self, kind: str, namespace: str | None = None, selector: str | None = None
+        self,
+        kind: str,
+        namespace: str | None = None,
+        selector: str | None = None,
+        *,
+        fields: str = "",
     ) -> AsyncIterator[list[Json]]:
         """Yield all objects of a kind as they are now (no cache of the API server's), in pages.
 
-        Without a selector of its own the kind's is used. Raises Expired when paging took so long
+        Without a selector of its own the kind's is used; `fields` is a field selector. Raises Expired when paging took so long
         that the list must be begun again.
         """
         resource = RESOURCES[kind]
@@ -145,6 +150,8 @@ class Cluster:
         chosen = resource.selector if selector is None else selector
         if chosen:
             query["labelSelector"] = chosen
+        if fields:
+            query["fieldSelector"] = fields
         while True:
             path = resource.path(namespace)
             page = await self._request("GET", path, query=query, seconds=_LIST_SECONDS)

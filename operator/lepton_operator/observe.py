@@ -15,6 +15,7 @@ from lepton_operator.api.inference import InferenceService
 from lepton_operator.api.model import LeptonModel
 from lepton_operator.api.training import TrainingJob
 from lepton_operator.cache import Cache, Change, Child, Key, OwnObject, Value
+from lepton_operator.capacity import Capacity
 from lepton_operator.cluster import Cluster
 from lepton_operator.settings import Settings
 from lepton_operator.telemetry import Telemetry
@@ -53,6 +54,7 @@ class Observer:
     settings: Settings
     telemetry: Telemetry
     traffic: Traffic
+    capacity: Capacity
 
     @property
     def namespaces(self) -> tuple[str | None, ...]:
@@ -172,7 +174,7 @@ class Observer:
         )
 
     def _nodes(self) -> tuple[NodeView, ...] | None:
-        return None if self.settings.watch_namespaces else self.cache.nodes()
+        return None if self.settings.watch_namespaces else self.capacity.of(self.cache.nodes())
 
     def _model(self, own: OwnObject) -> LeptonModel | None:
         if own.model is None:

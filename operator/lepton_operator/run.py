@@ -7,7 +7,7 @@ import gc
 import random
 import signal
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 from lepton_operator import cluster as clusters
 from lepton_operator import errors, handlers, health, logs
 from lepton_operator.cache import Cache, Key
+from lepton_operator.capacity import Capacity
 from lepton_operator.cluster import OWN_KINDS, Cluster
 from lepton_operator.execute import Executor
 from lepton_operator.health import Health, LoopLag
@@ -90,7 +91,8 @@ def _assemble(
 ) -> Parts:
     cache = Cache(settings.defaults.gpu_resource)
     metrics.registry.register(LedgerCollector(cache))
-    observer = Observer(cluster, cache, settings, Telemetry(cache), Traffic(cache))
+    capacity = Capacity(cluster, cache, settings.defaults.gpu_resource)
+    observer = Observer(cluster, cache, settings, Telemetry(cache), Traffic(cache), capacity)
     randomness = random.Random()  # noqa: S311 - spreads retries, keeps no secret
     for kind in OWN_KINDS:
         metrics.max_workers.labels(kind.lower()).set(settings.workers)
@@ -188,11 +190,17 @@ async def _work(parts: Parts) -> None:
     _spare_the_collector()
     parts.queue.start()
     observer = parts.observer
-    await _first_of(
-        _resync(parts, relisted),
-        observer.telemetry.run(parts.queue.add),
-        observer.traffic.run(parts.queue.add),
-    )
+    await _first_of(_resync(parts, relisted), *_readers(observer, parts.queue.add))
+
+
+def _readers(
+    observer: Observer, wake: Callable[[Key], None]
+) -> Iterator[Coroutine[Any, Any, None]]:
+    """Yield what asks others than the API server's watches, beside the work on objects."""
+    yield observer.telemetry.run(wake)
+    yield observer.traffic.run(wake)
+    if not observer.settings.watch_namespaces:
+        yield observer.capacity.run(wake)
 
 
 def _spare_the_collector() -> None:

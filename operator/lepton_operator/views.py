@@ -154,6 +154,7 @@ class NodeView:
     ready: bool
     ready_changed: datetime | None = None  # when `ready` last changed
     gpus: int = 0  # allocatable
+    free_gpus: int | None = None  # known only while some pod of ours finds no room
     schedulable: bool = True
     taints: tuple[Taint, ...] = ()
     faults: tuple[NodeFault, ...] = ()

@@ -10,6 +10,7 @@ from typing import Any
 from lepton_operator import names
 from lepton_operator.api.training import TrainingJobStatus
 from lepton_operator.cache import Cache, Change, Key
+from lepton_operator.capacity import Capacity
 from lepton_operator.cluster import Cluster
 from lepton_operator.execute import Executor
 from lepton_operator.metrics import Metrics
@@ -45,7 +46,8 @@ class Bench:
         )
         self.cache = Cache(settings.defaults.gpu_resource)
         telemetry, traffic = Telemetry(self.cache), Traffic(self.cache)
-        self.observer = Observer(self.client, self.cache, settings, telemetry, traffic)
+        capacity = Capacity(self.client, self.cache, settings.defaults.gpu_resource)
+        self.observer = Observer(self.client, self.cache, settings, telemetry, traffic, capacity)
         self.reconciler = Reconciler(
             self.observer,
             Executor(self.client, self.cache),

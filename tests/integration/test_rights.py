@@ -275,8 +275,7 @@ def close_the_door(work: Namespace) -> None:
     for name in ("digits", "taken"):
         work.delete("InferenceService", name)
     for (kind, name), spec in specs.items():
-        path = work.path(kind, name)
-        wait_until(lambda path=path: work.api.get(path), lambda found: found is None, GONE)
+        wait_until(partial(work.get, kind, name), lambda found: found is None, GONE)
         work.apply(kind, name, spec=spec)
     work.apply("InferenceService", "last", spec=SERVED)
     work.wait_for_reason("InferenceService", "last", "Starting")

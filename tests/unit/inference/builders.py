@@ -223,7 +223,7 @@ def restored(found: Plan) -> list[str]:
 
 
 def _mark(patch: Patch) -> str | None:
-    marks = patch.body.get("metadata", {}).get("annotations", {})
+    marks: Mapping[str, str | None] = patch.body.get("metadata", {}).get("annotations", {})
     return marks.get(names.DRAINING, "")
 
 
