@@ -142,8 +142,8 @@ class Cluster:
     ) -> AsyncIterator[list[Json]]:
         """Yield all objects of a kind as they are now (no cache of the API server's), in pages.
 
-        Without a selector of its own the kind's is used; `fields` is a field selector. Raises Expired when paging took so long
-        that the list must be begun again.
+        Without a selector of its own the kind's is used; `fields` is a field selector. Raises
+        Expired when paging took so long that the list must be begun again.
         """
         resource = RESOURCES[kind]
         query = {"limit": str(PAGE_SIZE)}
