@@ -104,7 +104,7 @@ images-push: venv  ## push them, and write images.json for the chart: REGISTRY=r
 
 ##@ Benchmarks (a table, and a JSON object as the last line)
 
-.PHONY: bench-apply bench-burst bench-rollout bench-recovery
+.PHONY: bench-apply bench-burst bench-rollout bench-recovery bench-door-scale
 bench-apply: venv  ## apply to first pod, writes at rest, memory
 	$(RUN) -m bench.apply
 
@@ -116,3 +116,6 @@ bench-rollout: venv  ## requests that fail while versions and pods change
 
 bench-recovery: venv  ## what each fault costs a training: COUNT=3 FAULTS=pod,node
 	$(RUN) -m bench.recovery --count $(or $(COUNT),3) $(if $(FAULTS),--faults $(FAULTS))
+
+bench-door-scale: venv  ## one door of COUNT=1000 services: its memory, a change, a scrape
+	$(RUN) -m bench.door_scale --count $(or $(COUNT),1000)

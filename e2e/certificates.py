@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Self
+from typing import NamedTuple, Self
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -17,12 +17,11 @@ def door_identity(namespace: str) -> x509.GeneralName:
     return x509.UniformResourceIdentifier(f"spiffe://lepton.ai/ns/{namespace}/door")
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A certificate and its key, as PEM."""
+class Pair(NamedTuple):
+    """A key and its certificate, as PEM."""
 
-    certificate: bytes
     key: bytes
+    certificate: bytes
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Authority:
         built = _builder(_named("issued"), self.certificate.subject, key.public_key())
         built = built.add_extension(x509.SubjectAlternativeName(names), critical=False)
         signed = built.sign(self.key, hashes.SHA256())
-        return Pair(signed.public_bytes(serialization.Encoding.PEM), _private(key))
+        return Pair(_private(key), signed.public_bytes(serialization.Encoding.PEM))
 
 
 def _named(name: str) -> x509.Name:

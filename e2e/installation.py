@@ -128,7 +128,7 @@ def give_door(namespace: Kubectl) -> None:
     """Give a namespace the certificate of its doors, as the chart does for those it lists."""
     found = namespace.within(SYSTEM).get("secret", "lepton-operator-xds-ca") or {}
     signer = {name: base64.b64decode(part) for name, part in found["data"].items()}
-    authority = Authority.read(Pair(signer["tls.crt"], signer["tls.key"]))
+    authority = Authority.read(Pair(key=signer["tls.key"], certificate=signer["tls.crt"]))
     pair = authority.issue(door_identity(namespace.namespace))
     parts = {"ca.crt": authority.pem(), "tls.crt": pair.certificate, "tls.key": pair.key}
     namespace.apply(

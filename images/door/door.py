@@ -90,7 +90,10 @@ class Door:
         envoy = self._start(folder)
         self.admin = Admin(admin_socket(folder))
         threading.Thread(target=self._watch, args=(envoy,), daemon=True).start()
-        self._wake.wait()
+        # The kernel may hand a signal to a thread that is being started for a probe, while Python
+        # runs the handler in this one, which sleeps on: without looking it would never leave.
+        while not self._wake.wait(_LOOK_SECONDS):
+            continue
         if self._asked_to_leave:
             self._drain(envoy, self.admin)
             envoy.terminate()

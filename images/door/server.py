@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import sys
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -43,6 +44,11 @@ class Server(ThreadingHTTPServer):
     def __init__(self, port: int, told: Told) -> None:
         self.told = told
         super().__init__(("", port), _Handler)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Log what is wrong here, and not that a client has gone."""
+        if not isinstance(sys.exception(), OSError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
 
     def server_bind(self) -> None:
         if self.address_family == socket.AF_INET6:

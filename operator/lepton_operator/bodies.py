@@ -19,6 +19,7 @@ from lepton_operator.views import (
     NodeView,
     ObjectView,
     PodView,
+    ServicePort,
     ServiceView,
     Taint,
     Toleration,
@@ -130,8 +131,12 @@ def service_view(body: Body) -> ServiceView:
         namespace=metadata["namespace"],
         uid=metadata["uid"],
         owner_uid=owner_uid(body),
+        created=_time(metadata["creationTimestamp"]),
         selector=spec.get("selector") or {},
-        ports=tuple((each.get("name", ""), each["port"]) for each in spec.get("ports") or ()),
+        ports=tuple(
+            ServicePort(each.get("name", ""), each["port"], each.get("targetPort", each["port"]))
+            for each in spec.get("ports") or ()
+        ),
     )
 
 

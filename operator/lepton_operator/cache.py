@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import NamedTuple
 
 from lepton_operator import bodies, names
@@ -98,6 +99,8 @@ class Cache:
         self._services: dict[str, set[Key]] = {}  # InferenceServices, by namespace
         self._draining: dict[str, PodView] = {}  # by UID
         self._without_room: dict[str, PodView] = {}  # by UID
+        self._claims: dict[tuple[str, int], dict[str, ServiceView]] = {}  # of the doors' ports
+        self._ports: dict[str, dict[int, ServiceView]] = {}  # by namespace: who holds a port
         self._nodes: dict[str, NodeView] = {}  # by UID
         self._sorted_nodes: tuple[NodeView, ...] | None = ()
         self._tombstones: OrderedDict[str, tuple[float, PodView]] = OrderedDict()
@@ -149,6 +152,13 @@ class Cache:
         """Return the children of an owner's UID that are neither pods nor Services, by name."""
         found = (each for each in self._children_of(owner) if isinstance(each, ObjectView))
         return tuple(sorted(found, key=lambda each: (each.kind, each.name)))
+
+    def ports(self, namespace: str) -> Mapping[int, ServiceView]:
+        """Return the door's ports that are taken in a namespace, each with its Service.
+
+        Of several that lead to one port it belongs to the oldest.
+        """
+        return MappingProxyType(self._ports.get(namespace, {}))
 
     def _children_of(self, owner: str) -> Iterator[Child]:
         """Yield what an owner's UID controls; of what is in other namespaces, that is a forgery."""
@@ -239,10 +249,17 @@ class Cache:
         if isinstance(value, NodeView):
             return self._affected_by_node(value.name)
         children = [each for each in (change.before, change.after) if isinstance(each, Child)]
-        found = {key for each in children if (key := self._waits_for(each))}
+        rivals = (each for child in children for each in self._rivals(child))
+        found = {key for each in (*children, *rivals) if (key := self._waits_for(each))}
         if any(map(_is_door_pod, children)) and _serves_otherwise(change):
             found |= self.services(children[0].namespace)
         return found
+
+    def _rivals(self, child: Child) -> Iterable[ServiceView]:
+        """Return the Services that lead to the same port of the door."""
+        if not isinstance(child, ServiceView) or child.door_port is None:
+            return ()
+        return self._claims.get((child.namespace, child.door_port), {}).values()
 
     def _value(self, kind: str, body: Body) -> Value:
         if kind == "Pod":
@@ -276,6 +293,7 @@ class Cache:
             if value.owner_uid:
                 self._children.setdefault(value.owner_uid, {})[uid] = value
             self._mark(uid, value)
+            self._index_port(before, value)
         else:
             self._nodes[uid] = value
             self._sorted_nodes = None
@@ -308,6 +326,7 @@ class Cache:
             self._sorted_nodes = None
         else:
             self._drop_child(last)
+            self._index_port(entry.value if entry else last, None)
         return Change(entry.value if entry else last, None)
 
     def _remove_own(self, last: OwnObject) -> None:
@@ -349,6 +368,27 @@ class Cache:
         children.pop(child.uid, None)
         if not children:
             self._children.pop(child.owner_uid or "", None)
+
+    def _index_port(self, before: Value | None, value: Value | None) -> None:
+        if isinstance(before, ServiceView) and before.door_port is not None:
+            self._claims.get((before.namespace, before.door_port), {}).pop(before.uid, None)
+            self._settle_port(before.namespace, before.door_port)
+        if isinstance(value, ServiceView) and value.door_port is not None and value.owner_uid:
+            claims = self._claims.setdefault((value.namespace, value.door_port), {})
+            claims[value.uid] = value
+            self._settle_port(value.namespace, value.door_port)
+
+    def _settle_port(self, namespace: str, port: int) -> None:
+        claims = self._claims.get((namespace, port), {})
+        if claims:
+            oldest = min(claims.values(), key=lambda each: (each.created, each.uid))
+            self._ports.setdefault(namespace, {})[port] = oldest
+            return
+        self._claims.pop((namespace, port), None)
+        ports = self._ports.get(namespace, {})
+        ports.pop(port, None)
+        if not ports:
+            self._ports.pop(namespace, None)
 
     def _unindex_model(self, value: Value | None) -> None:
         if isinstance(value, OwnObject) and value.model:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from lepton_operator.bodies import Body
@@ -12,10 +12,17 @@ from lepton_operator.queue import WorkQueue
 DELETED = "DELETED"
 
 
+def _nobody(_: Change) -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Inbox:
+    """`follow` is told of every change, after the cache has it."""
+
     cache: Cache
     queue: WorkQueue[Key]
+    follow: Callable[[Change], None] = _nobody
 
     def __copy__(self) -> Inbox:
         """Return this very inbox: Kopf copies its memo for each object."""
@@ -34,6 +41,7 @@ class Inbox:
         """Have every object looked at whose plan reads what changed."""
         for change in changes:
             self._note(change)
+            self.follow(change)
             for key in self.cache.affected(change):
                 if key != besides:
                     self.queue.add(key)

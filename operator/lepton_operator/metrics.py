@@ -31,6 +31,7 @@ class Metrics:
         self._queue()
         self._client()
         self._leader()
+        self._door()
 
     def render(self) -> bytes:
         """Return all of them in Prometheus's text format."""
@@ -161,5 +162,31 @@ class Metrics:
             "leader_election_slowpath_total",
             "Renewals of the Lease that had to be tried again.",
             ["name"],
+            registry=self.registry,
+        )
+
+    def _door(self) -> None:
+        kind = ["kind"]
+        self.door_streams = Gauge(
+            "lepton_door_streams",
+            "Doors that are connected.",
+            ["namespace"],
+            registry=self.registry,
+        )
+        self.door_pushes = Counter(
+            "lepton_door_pushes_total",
+            "Answers that were sent to doors, by the kind of their resources.",
+            kind,
+            registry=self.registry,
+        )
+        self.door_nacks = Counter(
+            "lepton_door_nacks_total",
+            "Answers that a door refused, by the kind of their resources.",
+            kind,
+            registry=self.registry,
+        )
+        self.door_strangers = Counter(
+            "lepton_door_strangers_total",
+            "Streams that were refused because the client's certificate names no door.",
             registry=self.registry,
         )

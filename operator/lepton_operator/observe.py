@@ -75,6 +75,10 @@ class Observer:
             return own.parsed
         raise own.parsed if isinstance(own.parsed, Exception) else TypeError(own.key.kind)
 
+    def inference_service(self, own: OwnObject) -> InferenceService:
+        """Return the service by its pydantic model; raises ValidationError."""
+        return self.parse(own, InferenceService)
+
     def view(self, own: OwnObject, refusals: Refusals) -> View:
         """Return what the plan of this object reads; raises ValidationError for its own spec."""
         return _VIEWS[own.key.kind](self, own, refusals)
@@ -155,6 +159,7 @@ class Observer:
             pods=self.cache.pods(own.uid),
             kubernetes_service=self.cache.service(own.uid),
             budget=next(iter(self.cache.objects(own.uid)), None),
+            ports=self.cache.ports(own.key.namespace),
             model=self._model(own),
             nodes=self._nodes(),
             refusals=refusals,

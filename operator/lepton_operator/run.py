@@ -18,6 +18,8 @@ from lepton_operator import errors, handlers, health, logs
 from lepton_operator.cache import Cache, Key
 from lepton_operator.capacity import Capacity
 from lepton_operator.cluster import OWN_KINDS, Cluster
+from lepton_operator.door import server as doors
+from lepton_operator.door.feed import Feed
 from lepton_operator.execute import Executor
 from lepton_operator.health import Health, LoopLag
 from lepton_operator.inbox import Inbox
@@ -51,6 +53,8 @@ class Parts:
     observer: Observer
     queue: WorkQueue[Key]
     inbox: Inbox
+    feed: Feed
+    metrics: Metrics
     listed: asyncio.Event
     stop: asyncio.Event
     random: random.Random
@@ -107,7 +111,8 @@ def _assemble(
         metrics=metrics,
         randomness=randomness,
     )
-    inbox = Inbox(cache, queue)
+    feed = Feed(cache, observer.inference_service, settings.defaults.door)
+    inbox = Inbox(cache, queue, feed.note)
     reconciler = Reconciler(
         observer,
         Executor(cluster, cache),
@@ -123,6 +128,8 @@ def _assemble(
         observer=observer,
         queue=queue,
         inbox=inbox,
+        feed=feed,
+        metrics=metrics,
         listed=asyncio.Event(),
         stop=asyncio.Event(),
         random=randomness,
@@ -189,8 +196,8 @@ async def _work(parts: Parts) -> None:
     _log.info("Everything is listed", seconds=seconds, **parts.observer.cache.counts())
     _spare_the_collector()
     parts.queue.start()
-    observer = parts.observer
-    await _first_of(_resync(parts, relisted), *_readers(observer, parts.queue.add))
+    observer, wake = parts.observer, parts.queue.add
+    await _first_of(_resync(parts, relisted), *_readers(observer, wake), *_doors(parts))
 
 
 def _readers(
@@ -201,6 +208,13 @@ def _readers(
     yield observer.traffic.run(wake)
     if not observer.settings.watch_namespaces:
         yield observer.capacity.run(wake)
+
+
+def _doors(parts: Parts) -> Iterator[Coroutine[Any, Any, None]]:
+    """Yield the server of the doors: a leader's, and only once it knows everything."""
+    if parts.settings.xds is not None:
+        parts.feed.begin()
+        yield doors.serve(parts.settings.xds, parts.feed.catalogue, parts.metrics)
 
 
 def _spare_the_collector() -> None:

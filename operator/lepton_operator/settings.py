@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import Field
 
 from lepton_operator.api.common import ApiModel, PodSettings, Resources
+from lepton_operator.api.inference import MAX_BODY_BYTES
 
 DEFAULT_PATH = Path("/etc/lepton/settings.json")
 
@@ -50,7 +51,7 @@ class Triton(ApiModel):
 class DoorDefaults(ApiModel):
     """What a door does for a service that says nothing about it. A new value restarts nothing."""
 
-    body_bytes: int = Field(default=64 << 20, ge=1)
+    body_bytes: int = Field(default=64 << 20, ge=1, le=MAX_BODY_BYTES)
     timeout_seconds: int = Field(default=300, ge=1)
     concurrency: int = Field(default=1024, ge=1)
     queue: int = Field(default=1024, ge=0)
@@ -128,7 +129,7 @@ class Xds(ApiModel):
 
     port: int = 18000
     certificates: Path = Field(
-        default=Path("/etc/lepton/xds"), description="folder of ca.crt, tls.crt and tls.key"
+        default=Path("/etc/lepton-xds"), description="folder of ca.crt, tls.crt and tls.key"
     )
 
 

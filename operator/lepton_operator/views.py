@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
+from lepton_operator import names
 from lepton_operator.api.inference import InferenceService
 from lepton_operator.api.model import LeptonModel
 from lepton_operator.api.training import Progress, RankRestart, TrainingJob
@@ -113,6 +114,14 @@ class PodView:
         return next((each for each in every if each.name == name), None)
 
 
+class ServicePort(NamedTuple):
+    """A port of a Kubernetes Service; a target may be the name of a container's port."""
+
+    name: str
+    port: int
+    target: int | str
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceView:
     """A Kubernetes Service among our children."""
@@ -121,8 +130,16 @@ class ServiceView:
     namespace: str
     uid: str
     owner_uid: str | None
+    created: datetime
     selector: Mapping[str, str] = field(default_factory=dict)
-    ports: tuple[tuple[str, int], ...] = ()
+    ports: tuple[ServicePort, ...] = ()
+
+    @property
+    def door_port(self) -> int | None:
+        """The door's port that all of its ports lead to; None if there is no such one."""
+        targets = {each.target for each in self.ports}
+        found = targets.pop() if len(targets) == 1 else None
+        return found if isinstance(found, int) and found in names.DOOR_PORTS else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +269,7 @@ class DoorTold:
 class InferenceView:
     """What an InferenceService's plan reads.
 
+    `ports` are the door's ports in this namespace, each with the Service that it belongs to.
     `doors` are the pods of the namespace's door, `traffic` what they told, by their UIDs: they are
     asked only while some pod of the namespace drains.
     """
@@ -261,6 +279,7 @@ class InferenceView:
     pods: tuple[PodView, ...] = ()
     kubernetes_service: ServiceView | None = None
     budget: ObjectView | None = None
+    ports: Mapping[int, ServiceView] = field(default_factory=dict)
     model: LeptonModel | None = None
     nodes: tuple[NodeView, ...] | None = None
     refusals: tuple[Refusal, ...] = ()

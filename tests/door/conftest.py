@@ -43,11 +43,18 @@ class _Upstream(BaseHTTPRequestHandler):
         pass
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Doors that are ended close their connections as they like."""
+
+
 @pytest.fixture(scope="session")
 def upstream() -> Iterator[str]:
     """Give the address of an HTTP server."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Upstream)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), _Upstream)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"127.0.0.1:{server.server_port}"
     server.shutdown()

@@ -35,9 +35,7 @@ class ControlPlane:
 
     def start(self, host: str = "localhost") -> None:
         pair = self.authority.server(host)
-        credentials = grpc.ssl_server_credentials(
-            [(pair.key, pair.certificate)], self.authority.pem(), True
-        )
+        credentials = grpc.ssl_server_credentials([pair], self.authority.pem(), True)
         server = grpc.server(ThreadPoolExecutor(4))
         stream = grpc.stream_stream_rpc_method_handler(self._talk)
         handlers = {"DeltaAggregatedResources": stream}

@@ -29,6 +29,7 @@ from lepton_operator.views import (
     InferenceView,
     ObjectView,
     PodView,
+    ServicePort,
     ServiceView,
 )
 from tests.builders import a_model, a_node
@@ -78,8 +79,9 @@ class ServingWorld(World):
                 namespace=metadata["namespace"],
                 uid="uid-of-service",
                 owner_uid=metadata["ownerReferences"][0]["uid"],
+                created=self.now,
                 selector=spec["selector"],
-                ports=tuple((each["name"], each["port"]) for each in spec["ports"]),
+                ports=_ports(spec),
             ),
         )
 
@@ -100,7 +102,7 @@ class ServingWorld(World):
         self.services[found.name] = replace(
             found,
             selector={key: value for key, value in selector.items() if value is not None},
-            ports=tuple((each["name"], each["port"]) for each in spec["ports"]),
+            ports=_ports(spec),
         )
 
     def _delete(self, delete: Delete) -> None:
@@ -166,6 +168,12 @@ class ServingWorld(World):
         pod = self.pods[name]
         if not pod.finished:
             self._change(pod, phase="Failed", reason="Evicted", ready=False, ready_since=None)
+
+
+def _ports(spec: Mapping[str, Any]) -> tuple[ServicePort, ...]:
+    return tuple(
+        ServicePort(each["name"], each["port"], each["targetPort"]) for each in spec["ports"]
+    )
 
 
 class InferenceWorld(RuleBasedStateMachine):
@@ -456,8 +464,8 @@ class InferenceWorld(RuleBasedStateMachine):
         found = self.world.services["digits"]
         assert status.rollout is None
         assert self.world.budgets["digits-serve"].spec["maxUnavailable"] == 0
-        assert found.selector == serving.selector(self.service)
-        assert found.ports == serving.SERVICE_PORTS
+        assert found.selector == names.door_labels()
+        assert found.door_port is not None
 
     def must_say_what_failed(self, pods: list[PodView]) -> None:
         """The version before goes on being served, if anybody knows how to make its pods."""

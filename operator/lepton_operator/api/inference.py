@@ -25,6 +25,7 @@ KEPT_WAITING = 20
 MAX_RECORDED_SPEC = 65_536
 
 RevisionName = Annotated[str, StringConstraints(max_length=16)]
+MAX_BODY_BYTES = 1 << 30
 
 
 class ModelReference(ApiModel):
@@ -73,6 +74,32 @@ class Disruption(ApiModel):
     )
 
 
+class Limits(ApiModel):
+    """what a door lets through to the pods; each of the namespace's doors counts for itself"""
+
+    body_bytes: Annotated[int, Field(ge=1, le=MAX_BODY_BYTES)] | None = Field(
+        default=None,
+        description="bodyBytes is the size of a request's body; a larger one gets 413. The "
+        "messages of a stream (ModelStreamInfer) are not counted. Default: the chart's.",
+    )
+    timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = Field(
+        default=None,
+        description="timeoutSeconds is how long an answer may take after the request came in "
+        "whole, and how long a stream may be silent. Default: the chart's.",
+    )
+    concurrency: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        default=None,
+        description="concurrency is how many requests the pods work on at once. Default: the "
+        "chart's.",
+    )
+    queue: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
+        default=None,
+        description="queue is how many more may wait, HTTP at the door and gRPC at the pods (a "
+        "burst finds room for those more for whom connections are made). Any further request gets "
+        "429 with Retry-After, or RESOURCE_EXHAUSTED. Default: the chart's.",
+    )
+
+
 class InferenceServiceSpec(PodSettings):
     """which model, on how many pods"""
 
@@ -83,6 +110,10 @@ class InferenceServiceSpec(PodSettings):
     resources: Resources | None = Field(
         default=None,
         description="resources is what each pod asks for. Default: the chart's, one GPU.",
+    )
+    limits: Limits | None = Field(
+        default=None,
+        description="limits is what a door lets through; a change of it restarts nothing.",
     )
     rollout: Rollout | None = Field(default=None, description="rollout: how pods are replaced.")
     disruption: Disruption | None = Field(

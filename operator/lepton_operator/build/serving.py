@@ -174,8 +174,8 @@ def selector(service: InferenceService) -> dict[str, str]:
     return {**names.owner_labels(service.kind, service.metadata.name), names.ROLE: SERVE}
 
 
-def kubernetes_service(service: InferenceService) -> dict[str, Any]:
-    """Return the Service before the pods of an InferenceService."""
+def kubernetes_service(service: InferenceService, port: int) -> dict[str, Any]:
+    """Return the Service of an InferenceService: it leads to this port of its namespace's doors."""
     metadata = service.metadata
     return {
         "apiVersion": "v1",
@@ -186,14 +186,19 @@ def kubernetes_service(service: InferenceService) -> dict[str, Any]:
             "labels": names.owner_labels(service.kind, metadata.name),
             "ownerReferences": [pods.controller_reference(service.kind, metadata)],
         },
-        "spec": {"type": "ClusterIP", "selector": selector(service), "ports": service_ports()},
+        "spec": {
+            "type": "ClusterIP",
+            "selector": names.door_labels(),
+            "ports": service_ports(port),
+        },
     }
 
 
-def service_ports() -> list[dict[str, Any]]:
+def service_ports(port: int) -> list[dict[str, Any]]:
+    """Return both ports of a Service; the door tells HTTP and gRPC apart on one of its own."""
     return [
-        {"name": name, "port": port, "targetPort": name, "protocol": "TCP"}
-        for name, port in SERVICE_PORTS
+        {"name": name, "port": each, "targetPort": port, "protocol": "TCP"}
+        for name, each in SERVICE_PORTS
     ]
 
 

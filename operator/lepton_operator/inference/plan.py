@@ -22,6 +22,7 @@ from lepton_operator.inference.disruption import max_unavailable
 from lepton_operator.inference.draining import mark
 from lepton_operator.inference.events import cut_short, events
 from lepton_operator.inference.fleet import Fleet, emptied_nodes, fleet
+from lepton_operator.inference.ports import port
 from lepton_operator.inference.progress import DRAINED_GRACE_SECONDS, progress, terms
 from lepton_operator.inference.revisions import listed, recorded, revision_of
 from lepton_operator.inference.rollout import Doomed, Moves, moves
@@ -30,7 +31,7 @@ from lepton_operator.inference.target import Blocked, target
 from lepton_operator.inference.verdict import judge
 from lepton_operator.inference.waiting import last_failure, trouble, waiting
 from lepton_operator.plan import Create, Delete, Patch, Plan, Reference, replacing
-from lepton_operator.views import InferenceView, PodView
+from lepton_operator.views import InferenceView, PodView, ServicePort
 
 
 def plan(view: InferenceView, now: datetime) -> Plan:
@@ -258,23 +259,23 @@ def _why_create(decision: _Decision) -> str:
 def _missing_children(decision: _Decision) -> Iterator[dict[str, Any]]:
     view = decision.view
     if view.kubernetes_service is None:
-        yield serving.kubernetes_service(view.service)
+        yield serving.kubernetes_service(view.service, port(view))
     if view.budget is None:
         yield disruption.budget(view.service, max_unavailable(decision.situation))
 
 
 def _mended_service(view: InferenceView) -> Iterator[Patch]:
-    """Yield a patch if somebody changed the selector or the ports of our Service."""
+    """Yield a patch if our Service does not lead to the door, or to a port that is another's."""
     found = view.kubernetes_service
     if found is None:
         return
-    selector = serving.selector(view.service)
-    if found.selector == selector and found.ports == serving.SERVICE_PORTS:
+    selector, target = names.door_labels(), port(view)
+    ports = tuple(ServicePort(name, each, target) for name, each in serving.SERVICE_PORTS)
+    if found.selector == selector and found.ports == ports:
         return
     strangers: dict[str, str | None] = dict.fromkeys(set(found.selector) - set(selector))
-    target = Reference("Service", found.namespace, found.name, found.uid)
-    spec = {"selector": {**strangers, **selector}, "ports": serving.service_ports()}
-    yield Patch(target, {"spec": spec})
+    spec = {"selector": {**strangers, **selector}, "ports": serving.service_ports(target)}
+    yield Patch(Reference("Service", found.namespace, found.name, found.uid), {"spec": spec})
 
 
 def _mended_budget(decision: _Decision) -> Iterator[Patch]:

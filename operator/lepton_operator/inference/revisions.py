@@ -25,7 +25,7 @@ from lepton_operator.inference.draining import is_draining
 from lepton_operator.views import InferenceView, PodView
 
 # What is no word about pods, so that it replaces none.
-_NOT_OF_PODS = frozenset({"model", "replicas", "rollout", "disruption"})
+_NOT_OF_PODS = frozenset({"model", "replicas", "limits", "rollout", "disruption"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from lepton_operator.views import (
     InferenceView,
     ObjectView,
     PodView,
+    ServicePort,
     ServiceView,
 )
 from tests.builders import NAMESPACE, NOW, a_model, ago, defaults, metadata
@@ -125,14 +126,22 @@ def crashed(name: str, said: str, *, at: datetime | None = None, **more: Any) ->
     )
 
 
-def a_kubernetes_service(service: InferenceService | None = None, **more: Any) -> ServiceView:
+PORT = 18_231  # of the door, that leads to the service
+
+
+def service_ports(target: int | str = PORT) -> tuple[ServicePort, ...]:
+    return tuple(ServicePort(name, port, target) for name, port in serving.SERVICE_PORTS)
+
+
+def a_kubernetes_service(**more: Any) -> ServiceView:
     found = ServiceView(
         name="digits",
         namespace=NAMESPACE,
         uid="uid-of-service",
         owner_uid="uid-of-digits",
-        selector=serving.selector(service or a_service()),
-        ports=serving.SERVICE_PORTS,
+        created=NOW,
+        selector=names.door_labels(),
+        ports=service_ports(),
     )
     return replace(found, **more)
 

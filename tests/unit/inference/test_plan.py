@@ -41,6 +41,7 @@ from tests.unit.inference.builders import (
     message,
     pods_of,
     revision,
+    service_ports,
     settled,
     status,
     unschedulable,
@@ -160,18 +161,27 @@ def test_a_failed_pod_is_recorded_then_replaced() -> None:
     "change",
     [
         pytest.param({"selector": {"app": "mine"}}, id="its selector"),
-        pytest.param({"ports": (("http", 80),)}, id="its ports"),
+        pytest.param({"ports": service_ports()[:1]}, id="its ports"),
+        pytest.param({"ports": service_ports("http")}, id="a target that is no port of the door"),
+        pytest.param({"ports": service_ports(80)}, id="a target that the door does not listen on"),
     ],
 )
-def test_a_service_that_was_changed_by_hand_is_mended(change: dict[str, Any]) -> None:
+def test_a_service_that_does_not_lead_to_the_door_is_mended(change: dict[str, Any]) -> None:
     view = a_view(a_service(), a_pod(ready=True), kubernetes_service=a_kubernetes_service(**change))
     (patch,) = plan(settled(view), NOW).patch
     assert patch.target.uid == "uid-of-service"
-    assert patch.body["spec"]["selector"][names.NAME] == "digits"
+    assert patch.body["spec"]["selector"][names.ROLE] == "door"
     assert patch.body["spec"]["selector"].get("app", "absent") is (
         None if "selector" in change else "absent"
     )
     assert [each["port"] for each in patch.body["spec"]["ports"]] == [8000, 8001]
+    assert len({each["targetPort"] for each in patch.body["spec"]["ports"]}) == 1
+
+
+def test_other_limits_replace_no_pod() -> None:
+    limited = a_service(limits={"concurrency": 4, "queue": 2})
+    view = a_view(limited, a_pod(ready=True))
+    assert pods_of(plan(view, NOW)) == deleted(plan(view, NOW)) == []
 
 
 def test_a_name_that_a_stranger_has_is_not_taken_over() -> None:

@@ -8,7 +8,7 @@ from lepton_operator.build import serving
 from lepton_operator.build.serving import Target
 from tests.builders import defaults
 from tests.conftest import Golden
-from tests.unit.inference.builders import a_service, digest, revision
+from tests.unit.inference.builders import PORT, a_service, digest, revision
 
 TARGET = Target("digits", 3, digest(3))
 
@@ -24,7 +24,7 @@ def test_the_serving_pod(golden: Golden) -> None:
 
 
 def test_the_service(golden: Golden) -> None:
-    golden("inference/service", serving.kubernetes_service(a_service()))
+    golden("inference/service", serving.kubernetes_service(a_service(), PORT))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lepton_operator.cache import MAX_TOMBSTONE_SECONDS, Cache, Key
 from lepton_operator.views import PodView
+from tests.unit.door.cluster import kubernetes_service
 from tests.unit.runtime import objects
 
 JOB = Key("TrainingJob", "team", "digits")
@@ -267,3 +268,34 @@ def test_in_any_order_the_newest_state_wins_and_deletion_is_final(
         assert pod_view.gone == (uid in deleted)
         if uid not in deleted:
             assert pod_view.reason == str(newest[uid])
+
+
+def a_service_on(port: int, name: str, version: int, created: str = objects.CREATED) -> Any:
+    body = kubernetes_service(name, f"owner-of-{name}", port, created)
+    body["metadata"]["resourceVersion"] = str(version)
+    return body
+
+
+EARLIER = "2026-11-22T03:00:00Z"
+
+
+def test_a_port_of_the_door_belongs_to_the_oldest_service_that_leads_there(cache: Cache) -> None:
+    cache.put("Service", a_service_on(10_000, "young", 1))
+    assert cache.ports("team")[10_000].name == "young"
+    old = a_service_on(10_000, "old", 2, EARLIER)
+    cache.put("Service", old)
+    assert cache.ports("team")[10_000].name == "old"
+    cache.remove("Service", old)
+    assert cache.ports("team")[10_000].name == "young"
+    cache.put("Service", a_service_on(10_001, "young", 3))
+    assert dict(cache.ports("team")).keys() == {10_001}
+    assert not cache.ports("other")
+
+
+def test_who_leads_to_the_same_port_is_looked_at_too(cache: Cache) -> None:
+    for name in ("young", "old"):
+        cache.put("InferenceService", objects.service(name, f"owner-of-{name}"))
+    cache.put("Service", a_service_on(10_000, "young", 1))
+    change = cache.put("Service", a_service_on(10_000, "old", 2, EARLIER))
+    assert change
+    assert {key.name for key in cache.affected(change)} == {"young", "old"}
