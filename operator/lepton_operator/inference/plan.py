@@ -60,6 +60,8 @@ def _decide(view: InferenceView, now: datetime) -> _Decision:
     blocked = chosen if isinstance(chosen, Blocked) else None
     goal = chosen.fallback if isinstance(chosen, Blocked) else chosen
     revision = wanted(view, goal) if goal is not None else None
+    if isinstance(revision, Blocked):
+        blocked, revision = blocked or revision, None
     pods = fleet(view, revision.name if revision else None, now)
     asked = _asked(view, revision)
     found = trouble(pods, asked)

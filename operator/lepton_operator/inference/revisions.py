@@ -13,7 +13,10 @@ from pydantic import ValidationError
 
 from lepton_operator import names
 from lepton_operator.api.inference import InferenceService, Revision
-from lepton_operator.build.serving import Resolved, Target, resolve
+from lepton_operator.build.serving import Resolved, Target, is_older, resolve
+from lepton_operator.inference.reasons import ServingReason
+from lepton_operator.inference.target import Blocked
+from lepton_operator.settings import Triton
 from lepton_operator.views import InferenceView, PodView
 
 
@@ -26,19 +29,34 @@ class Wanted:
     resolved: Resolved
 
 
-def wanted(view: InferenceView, target: Target) -> Wanted:
+def wanted(view: InferenceView, target: Target) -> Wanted | Blocked:
+    """Return the revision for this version; none is made anew with a server that is too old."""
     name = revision_name(view.service, target)
     found = next(_recorded(view, name), None)
+    if found is None and (refusal := _too_old(view.defaults.triton)):
+        return Blocked(ServingReason.SERVER_TOO_OLD, refusal)
     return Wanted(name, target, found or resolve(view.service, view.defaults))
+
+
+def _too_old(triton: Triton) -> str | None:
+    if not is_older(triton.version, triton.minimum_version):
+        return None
+    return (
+        f"The Triton of this installation is {triton.version}, and no pods are made with one "
+        f"before {triton.minimum_version}: older ones have holes that NVIDIA's security bulletins "
+        "list. An administrator sets images.triton and triton.version to a current release, or "
+        "lowers triton.minimumVersion, in the chart's values."
+    )
 
 
 def revision_name(service: InferenceService, target: Target) -> str:
     """Return the revision's name: a hash of all that makes a pod other than the defaults.
 
-    What is not set is left out, so that a field that a later operator adds changes no name.
+    Limits are the door's, and reach no pod. What is not set is left out, so that a field that a
+    later operator adds changes no name.
     """
     spec = service.spec.model_dump(
-        mode="json", by_alias=True, exclude_defaults=True, exclude={"model", "replicas"}
+        mode="json", by_alias=True, exclude_defaults=True, exclude={"model", "replicas", "limits"}
     )
     if spec.get("rollout") == {}:  # empty resources are a word: no GPU; an empty rollout is none
         del spec["rollout"]

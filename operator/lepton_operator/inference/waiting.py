@@ -22,12 +22,18 @@ from lepton_operator.diagnosis import (
 )
 from lepton_operator.inference.fleet import Fleet
 from lepton_operator.inference.reasons import ServingReason
-from lepton_operator.records import STORE_REASONS, parse
+from lepton_operator.records import STORE_REASONS, Reason, parse
 from lepton_operator.views import ContainerView, PodView, Refusal
 
 # Triton's log: E1122 04:26:23.3 1 model_lifecycle.cc:642] "failed to load 'digits' version 1: why"
 _LOAD_FAILURE = re.compile(r"failed to load '[^'\n]*' version \d+: (?P<why>[^\n]*)")
 _NO_MODEL_LOADED = "failed to load all models"
+# What a warm-up of a whole batch says once a request, until the start of the line is cut off: the
+# kubelet keeps the end of a log.
+_REPEATED = re.compile(r"; (?P<why>[^\n]*?)(?:\\n)?; \"?\n")
+# ONNX Runtime's own line, in colours. Triton 2.51 mostly dies of a warm-up that fails (SIGSEGV)
+# before it has said why.
+_COMPUTATION_FAILURE = re.compile(r"\[E:onnxruntime:[^\]\n]*\] (?P<why>[^\x1b\n]*)")
 
 MAX_WAITING_MESSAGE = 400
 
@@ -57,6 +63,8 @@ def _fetch_failure(container: ContainerView) -> Diagnosis:
     words = words.removesuffix(".").removesuffix("; it is tried again")
     if record is not None and record.reason in STORE_REASONS:
         return Diagnosis(record.reason, f"{words or record.reason}. It is tried again.")
+    if record is not None and record.reason is Reason.CANNOT_BATCH:
+        return Diagnosis(ServingReason.CANNOT_BATCH, f"{words}.")
     return Diagnosis(
         ServingReason.FETCH_FAILED,
         f"The model could not be fetched (ended {ending(container)}): "
@@ -65,16 +73,25 @@ def _fetch_failure(container: ContainerView) -> Diagnosis:
 
 
 def _load_failure(container: ContainerView) -> Diagnosis | None:
-    said = last_message(container)
-    found = _LOAD_FAILURE.search(said)
-    if found is None and _NO_MODEL_LOADED not in said:
+    why = _why_not_loaded(last_message(container))
+    if why is None:
         return None
-    why = found["why"].rstrip('" ') if found else last_line(said)
     return Diagnosis(
         ServingReason.MODEL_LOAD_FAILED,
         f"Triton cannot load the model: {why}. Serve another version (spec.model.version), or "
         "hand over a model that this Triton loads.",
     )
+
+
+def _why_not_loaded(said: str) -> str | None:
+    """Return Triton's own words, or None if it ended for another reason."""
+    found = _LOAD_FAILURE.search(said)
+    if found is None and _NO_MODEL_LOADED in said:
+        found = _REPEATED.search(said)
+        if found is None:
+            return last_line(said)
+    found = found or _COMPUTATION_FAILURE.search(said)
+    return found["why"].rstrip('";. ') if found else None
 
 
 def waiting(fleet: Fleet, refusals: Iterable[Refusal], asked: Asked) -> tuple[Waiting, ...]:
