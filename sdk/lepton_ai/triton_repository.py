@@ -11,6 +11,8 @@ from lepton_ai.record import CannotBatchError
 from lepton_ai.versions import MODEL_FILE, Signature, Tensor
 
 CONFIG_FILE = "config.pbtxt"
+LONGEST_WAIT_MICROSECONDS = 86_400_000_000
+"""A day: a request may say how long it is worth computing, but only less than the default."""
 TRITON_TYPES = {
     "bool": "TYPE_BOOL",
     "string": "TYPE_STRING",
@@ -108,8 +110,12 @@ def _why_not(signature: Signature) -> str:
 
 
 def _dynamic_batching(serving: Serving) -> dict[str, Any]:
-    # A queue is bounded at the door: what Triton itself refuses moves no counter of its.
-    policy = {"timeout_action": Enum("REJECT"), "allow_timeout_override": True}
+    # Not bounded here but at the door: a full queue moves no counter of Triton's.
+    policy = {
+        "timeout_action": Enum("REJECT"),
+        "default_timeout_microseconds": LONGEST_WAIT_MICROSECONDS,
+        "allow_timeout_override": True,
+    }
     found: dict[str, Any] = {"default_queue_policy": policy}
     if serving.preferred_batch_sizes:
         found["preferred_batch_size"] = list(serving.preferred_batch_sizes)

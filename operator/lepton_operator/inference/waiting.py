@@ -28,14 +28,13 @@ from lepton_operator.views import ContainerView, PodView, Refusal
 # Triton's log: E1122 04:26:23.3 1 model_lifecycle.cc:642] "failed to load 'digits' version 1: why"
 _LOAD_FAILURE = re.compile(r"failed to load '[^'\n]*' version \d+: (?P<why>[^\n]*)")
 _NO_MODEL_LOADED = "failed to load all models"
-# What a warm-up of a whole batch says once a request, until the start of the line is cut off: the
-# kubelet keeps the end of a log.
-_REPEATED = re.compile(r"; (?P<why>[^\n]*?)(?:\\n)?; \"?\n")
 # ONNX Runtime's own line, in colours. Triton 2.51 mostly dies of a warm-up that fails (SIGSEGV)
 # before it has said why.
+_SEGMENTATION_FAULT = ("by signal 11", "with exit code 139")
 _COMPUTATION_FAILURE = re.compile(r"\[E:onnxruntime:[^\]\n]*\] (?P<why>[^\x1b\n]*)")
 
 MAX_WAITING_MESSAGE = 400
+MAX_REASON = 230  # so that what to do about it has room too
 
 _RELEASED = (
     "The labels of this pod were changed, so that it gets no requests, and another pod takes its "
@@ -73,25 +72,35 @@ def _fetch_failure(container: ContainerView) -> Diagnosis:
 
 
 def _load_failure(container: ContainerView) -> Diagnosis | None:
-    why = _why_not_loaded(last_message(container))
-    if why is None:
+    said = last_message(container)
+    found = _LOAD_FAILURE.search(said)
+    if found is not None:
+        why = f"Triton cannot load the model: {_readable(found['why'])}"
+    elif _NO_MODEL_LOADED in said:
+        why = f"Triton cannot load the model: {_readable(_said_last(said))}"
+    elif ending(container) in _SEGMENTATION_FAULT and (found := _COMPUTATION_FAILURE.search(said)):
+        why = f"Triton ended {ending(container)} when the model failed: {_readable(found['why'])}"
+    else:
         return None
     return Diagnosis(
         ServingReason.MODEL_LOAD_FAILED,
-        f"Triton cannot load the model: {why}. Serve another version (spec.model.version), or "
-        "hand over a model that this Triton loads.",
+        f"{why}. Serve another version (spec.model.version), or hand over a model that this "
+        "Triton loads and that answers zeros of its input shapes.",
     )
 
 
-def _why_not_loaded(said: str) -> str | None:
-    """Return Triton's own words, or None if it ended for another reason."""
-    found = _LOAD_FAILURE.search(said)
-    if found is None and _NO_MODEL_LOADED in said:
-        found = _REPEATED.search(said)
-        if found is None:
-            return last_line(said)
-    found = found or _COMPUTATION_FAILURE.search(said)
-    return found["why"].rstrip('";. ') if found else None
+def _said_last(said: str) -> str:
+    """Return why a model did not load, from a log whose start is cut off.
+
+    A warm-up of a batch says it once a request, in one line; the kubelet keeps the last 2 KiB.
+    """
+    lines = (line.rstrip('" ') for line in said.splitlines())
+    repeated = next((line for line in lines if line.endswith(";")), None)
+    return repeated.rstrip("; ").rsplit("; ", 1)[-1] if repeated else last_line(said)
+
+
+def _readable(why: str) -> str:
+    return cut(why.replace("\\n", " ").rstrip('"; .'), MAX_REASON)
 
 
 def waiting(fleet: Fleet, refusals: Iterable[Refusal], asked: Asked) -> tuple[Waiting, ...]:
