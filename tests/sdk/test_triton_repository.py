@@ -145,7 +145,7 @@ def test_a_model_that_cannot_be_batched_is_served_one_by_one_or_refused(
     assert [list(each.dims) or [1] for each in config.input] == [
         list(each.shape) or [1] for each in found.inputs
     ]
-    with pytest.raises(CannotBatchError, match="take spec.batching away") as refused:
+    with pytest.raises(CannotBatchError, match="The model cannot be batched") as refused:
         message(found, Serving(max_batch_size=8, must_batch=True))
     assert why in str(refused.value)
 

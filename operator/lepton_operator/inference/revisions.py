@@ -58,8 +58,9 @@ def revision_name(service: InferenceService, target: Target) -> str:
     spec = service.spec.model_dump(
         mode="json", by_alias=True, exclude_defaults=True, exclude={"model", "replicas", "limits"}
     )
-    if spec.get("rollout") == {}:  # empty resources are a word: no GPU; an empty rollout is none
-        del spec["rollout"]
+    # Empty resources are a word: no GPU. These say nothing.
+    silent = [name for name in ("rollout", "batching", "triton") if spec.get(name) == {}]
+    spec = {name: value for name, value in spec.items() if name not in silent}
     served = {"model": target.model, "version": target.version, "digest": target.digest}
     return names.short_hash({"spec": spec, **served})
 
