@@ -15,9 +15,11 @@ from lepton_ai.onnx_model import Limits
 from lepton_ai.record import InvalidModelError
 from tests.fixtures.onnx_models import model, tensor, write_digits_version
 
-MEAN = ([helper.make_node("ReduceMean", ["x"], ["y"], axes=[1])], {})
+Computed = tuple[list[Any], dict[str, Any]]
+
+MEAN: Computed = ([helper.make_node("ReduceMean", ["x"], ["y"], axes=[1])], {})
 # The last four of each row, which shorter rows do not have.
-LAST_FOUR = (
+LAST_FOUR: Computed = (
     [
         helper.make_node("Slice", ["x", "from", "to", "axis"], ["tail"]),
         helper.make_node("Reshape", ["tail", "shape"], ["y"]),
@@ -33,7 +35,7 @@ LAST_FOUR = (
 
 def write(
     folder: Path,
-    computed: tuple[list[Any], dict[str, Any]],
+    computed: Computed,
     shape: Sequence[int | str],
     **said: Any,
 ) -> Path:
@@ -109,7 +111,7 @@ def example(folder: Path) -> tuple[int, ...] | None:
 )
 def test_the_shape_that_a_model_is_warmed_up_with(
     tmp_path: Path,
-    computed: tuple[list[Any], dict[str, Any]],
+    computed: Computed,
     shape: Sequence[int | str],
     said: dict[str, Any],
     wanted: tuple[int, ...] | None,
