@@ -284,9 +284,9 @@ BAD = (
     ),
     service("a cache of a few bytes", "should match", triton={"responseCache": "500"}, rule=False),
     service(
-        "a cache that ends Triton's command and begins another",
+        "a cache with an option of its own",
         "should match",
-        triton={"responseCache": "64Mi --allow-http"},
+        triton={"responseCache": "9Mi,x=1"},
         rule=False,
     ),
     service(

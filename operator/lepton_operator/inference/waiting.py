@@ -34,7 +34,8 @@ _SEGMENTATION_FAULT = ("by signal 11", "with exit code 139")
 _COMPUTATION_FAILURE = re.compile(r"\[E:onnxruntime:[^\]\n]*\] (?P<why>[^\x1b\n]*)")
 
 MAX_WAITING_MESSAGE = 400
-MAX_REASON = 230  # so that what to do about it has room too
+# Of what Triton says, so that what to do about it has room too.
+LONGEST_START, LONGEST_END = 80, 150
 
 _RELEASED = (
     "The labels of this pod were changed, so that it gets no requests, and another pod takes its "
@@ -100,7 +101,11 @@ def _said_last(said: str) -> str:
 
 
 def _readable(why: str) -> str:
-    return cut(why.replace("\\n", " ").rstrip('"; .'), MAX_REASON)
+    """Return Triton's words: the library says first where it was, and what was wrong last."""
+    words = why.replace("\\n", " ").strip('"; .')
+    if len(words) <= LONGEST_START + LONGEST_END:
+        return words
+    return f"{words[:LONGEST_START]}…{words[-LONGEST_END:]}"
 
 
 def waiting(fleet: Fleet, refusals: Iterable[Refusal], asked: Asked) -> tuple[Waiting, ...]:
