@@ -110,7 +110,8 @@ def _why_not(signature: Signature) -> str:
 
 
 def _dynamic_batching(serving: Serving) -> dict[str, Any]:
-    # Not bounded here but at the door: a full queue moves no counter of Triton's.
+    # Not bounded here but at the door: a full queue moves no counter of Triton's. Priorities order
+    # this queue without the server's rate limiter, which is for several models on one GPU.
     policy = {
         "timeout_action": Enum("REJECT"),
         "default_timeout_microseconds": LONGEST_WAIT_MICROSECONDS,

@@ -6,7 +6,7 @@ revision: a new value or a new operator then changes no pod that runs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from lepton_operator.api.inference import (
     Batching,
     InferenceService,
     InferenceServiceSpec,
+    Triton,
 )
 from lepton_operator.build import pods
 from lepton_operator.settings import Defaults
@@ -258,28 +259,27 @@ def _fetch(service: InferenceService, target: Target, resolved: Resolved) -> dic
     )
 
 
-def _serving_options(spec: InferenceServiceSpec) -> Iterator[str]:
-    """Yield what config.pbtxt is to say; nothing that is not asked for.
+def _serving_options(spec: InferenceServiceSpec) -> list[str]:
+    """Return what config.pbtxt is to say; nothing that is not asked for.
 
     The agent of a revision from before an upgrade knows no option that came with it.
     """
-    batching, triton = spec.batching, spec.triton
-    if batching is not None:
-        if batching.is_asked_for:
-            yield "--must-batch"
-        if batching.preferred_batch_sizes:
-            yield "--preferred-batch-sizes"
-            yield ",".join(str(size) for size in batching.preferred_batch_sizes)
-        if batching.max_queue_delay_microseconds is not None:
-            yield "--max-queue-delay-microseconds"
-            yield str(batching.max_queue_delay_microseconds)
-    if triton is not None:
-        if triton.instances is not None:
-            yield from ("--instances", str(triton.instances))
-        if triton.response_cache is not None:
-            yield "--response-cache"
-        if triton.priority_levels is not None:
-            yield from ("--priority-levels", str(triton.priority_levels))
+    batching, triton = spec.batching or Batching(), spec.triton or Triton()
+    flags = {
+        "--must-batch": batching.is_asked_for,
+        "--response-cache": triton.response_cache is not None,
+    }
+    options = {
+        "--preferred-batch-sizes": ",".join(map(str, batching.preferred_batch_sizes)) or None,
+        "--max-queue-delay-microseconds": batching.max_queue_delay_microseconds,
+        "--instances": triton.instances,
+        "--priority-levels": triton.priority_levels,
+    }
+    said = ((name, str(value)) for name, value in options.items() if value is not None)
+    return [
+        *(name for name, asked in flags.items() if asked),
+        *(part for each in said for part in each),
+    ]
 
 
 def _triton(target: Target, resolved: Resolved, grace_seconds: int) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def fetch_options(**spec: Any) -> list[str]:
         ),
         pytest.param(
             {"triton": {"instances": 2, "responseCache": "64Mi", "priorityLevels": 3}},
-            ["32", "--instances", "2", "--response-cache", "--priority-levels", "3"],
+            ["32", "--response-cache", "--instances", "2", "--priority-levels", "3"],
             id="how Triton runs it",
         ),
     ],
