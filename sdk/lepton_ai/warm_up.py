@@ -2,14 +2,18 @@
 
 Triton asks a model for an answer before it calls it ready; where sizes are dynamic somebody must
 say which. A shape that the model does not answer would keep a good model from loading, so each is
-tried here, when the version is made.
+tried here, when the version is made: in a process of its own, `python -m lepton_ai.warm_up MODEL
+SHAPES`, for zeros may end that one too (a division of whole numbers), or take for ever.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import subprocess
+import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +23,8 @@ from lepton_ai.record import InvalidModelError
 from lepton_ai.versions import HELD_OUT_FILE, MODEL_FILE, SIGNATURE_FILE, Signature, Tensor
 
 Shape = tuple[int, ...]
+
+LIMIT_SECONDS = 60
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +40,7 @@ def with_examples(folder: Path, signature: Signature, said: Mapping[str, Shape])
     if not said and all(-1 not in _open(tensor, signature) for tensor in signature.inputs):
         return signature
     shapes = {each.name: guessed.get(each.name) or _ones(each) for each in signature.inputs}
-    refused = onnx_model.refusal(folder / MODEL_FILE, shapes)
+    refused = _refusal(folder / MODEL_FILE, shapes)
     if refused is None:
         inputs = (
             each.model_copy(update={"example": shapes[each.name]}) for each in signature.inputs
@@ -53,6 +59,20 @@ def with_examples(folder: Path, signature: Signature, said: Mapping[str, Shape])
         SIGNATURE_FILE,
     )
     return signature
+
+
+def _refusal(file: Path, shapes: Mapping[str, Shape]) -> str | None:
+    """Return why the model does not answer zeros of these shapes; None if it does."""
+    argv = (sys.executable, "-m", "lepton_ai.warm_up", str(file), json.dumps(shapes))
+    try:
+        done = subprocess.run(
+            argv, capture_output=True, text=True, check=False, timeout=LIMIT_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        return f"it had not answered after {LIMIT_SECONDS} s."
+    if done.returncode:
+        return f"ONNX Runtime ended with {done.returncode} (a signal, if that is below zero)."
+    return done.stdout.strip() or None
 
 
 def _check(signature: Signature, said: Mapping[str, Shape]) -> None:
@@ -104,3 +124,14 @@ def _shape_in(file: Path, member: str) -> Shape:
         if version == (1, 0):
             return np.lib.format.read_array_header_1_0(array)[0]
         return np.lib.format.read_array_header_2_0(array)[0]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print why a model does not answer zeros; nothing if it does."""
+    file, shapes = arguments
+    print(onnx_model.refusal(Path(file), json.loads(shapes)) or "")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

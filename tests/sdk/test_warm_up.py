@@ -31,6 +31,15 @@ LAST_FOUR: Computed = (
         "shape": np.array([-1, 4]),
     },
 )
+# Of whole numbers: 0 / 0 is a signal.
+DIVISION: Computed = (
+    [
+        helper.make_node("Cast", ["x"], ["whole"], to=TensorProto.INT32),
+        helper.make_node("Div", ["whole", "whole"], ["ratio"]),
+        helper.make_node("Cast", ["ratio"], ["y"], to=TensorProto.FLOAT),
+    ],
+    {},
+)
 
 
 def write(
@@ -99,6 +108,13 @@ def example(folder: Path) -> tuple[int, ...] | None:
             {},
             None,
             id="a size that the model does not answer is no example",
+        ),
+        pytest.param(
+            DIVISION,
+            ["n", "length"],
+            {},
+            None,
+            id="nor is one that ends the process",
         ),
         pytest.param(
             LAST_FOUR,
