@@ -3,7 +3,7 @@
 Triton asks a model for an answer before it calls it ready; where sizes are dynamic somebody must
 say which. A shape that the model does not answer would keep a good model from loading, so each is
 tried here, when the version is made: in a process of its own, `python -m lepton_ai.warm_up MODEL
-SHAPES`, for zeros may end that one too (a division of whole numbers), or take for ever.
+SHAPES`, since a computation on zeros may never end, or end the process.
 """
 
 from __future__ import annotations

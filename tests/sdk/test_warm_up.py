@@ -10,6 +10,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from lepton_ai import warm_up
 from lepton_ai.model_folder import read_manifest
 from lepton_ai.onnx_model import Limits
 from lepton_ai.record import InvalidModelError
@@ -31,15 +32,29 @@ LAST_FOUR: Computed = (
         "shape": np.array([-1, 4]),
     },
 )
-# Of whole numbers: 0 / 0 is a signal.
-DIVISION: Computed = (
-    [
-        helper.make_node("Cast", ["x"], ["whole"], to=TensorProto.INT32),
-        helper.make_node("Div", ["whole", "whole"], ["ratio"]),
-        helper.make_node("Cast", ["ratio"], ["y"], to=TensorProto.FLOAT),
-    ],
-    {},
-)
+
+
+def endless_on_zeros() -> Computed:
+    """Return a loop that goes on as long as its input is zero."""
+    step = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go_on"], ["goes_on"]),
+            helper.make_node("Identity", ["value"], ["same"]),
+        ],
+        "step",
+        [
+            tensor("number", TensorProto.INT64, []),
+            tensor("go_on", TensorProto.BOOL, []),
+            tensor("value", TensorProto.FLOAT, None),
+        ],
+        [tensor("goes_on", TensorProto.BOOL, []), tensor("same", TensorProto.FLOAT, None)],
+    )
+    nodes = [
+        helper.make_node("ReduceSum", ["x"], ["sum"], keepdims=0),
+        helper.make_node("Equal", ["sum", "zero"], ["is_zero"]),
+        helper.make_node("Loop", ["", "is_zero", "x"], ["y"], body=step),
+    ]
+    return nodes, {"zero": np.array(0, np.float32)}
 
 
 def write(
@@ -110,13 +125,6 @@ def example(folder: Path) -> tuple[int, ...] | None:
             id="a size that the model does not answer is no example",
         ),
         pytest.param(
-            DIVISION,
-            ["n", "length"],
-            {},
-            None,
-            id="nor is one that ends the process",
-        ),
-        pytest.param(
             LAST_FOUR,
             ["n", "length"],
             {"held_out": np.zeros((3, 6))},
@@ -175,3 +183,24 @@ def test_a_manifest_of_a_model_that_leaves_nothing_open_is_what_it_was(tmp_path:
         {"name": "image", "dtype": "float32", "shape": [-1, 8, 8]}
     ]
     assert "batched" not in manifest["signature"]
+
+
+def test_a_model_that_never_answers_zeros_holds_no_training_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(warm_up, "LIMIT_SECONDS", 3)
+    assert example(write(tmp_path, endless_on_zeros(), ["n", "length"])) is None
+    assert "it had not answered after 3 s. Give the shape of a request" in caplog.text
+
+
+def test_a_process_that_ends_by_itself_has_not_answered(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The file that was loaded a moment ago is gone for the process that tries it."""
+    signature = read_manifest(write(tmp_path, MEAN, ["n", 5]), Limits()).signature
+    open_signature = signature.model_copy(
+        update={"inputs": (signature.inputs[0].model_copy(update={"shape": (-1, -1)}),)}
+    )
+    (tmp_path / "model.onnx").unlink()
+    assert warm_up.with_examples(tmp_path, open_signature, {}) == open_signature
+    assert "ONNX Runtime ended with 1" in caplog.text
