@@ -290,8 +290,8 @@ BAD = (
         rule=False,
     ),
     service(
-        "a body that gRPC cannot carry",
-        "less than or equal to 2",
+        "a body that no door lets through",
+        "less than or equal to 1",
         limits={"bodyBytes": 2**31},
         rule=False,
     ),

@@ -28,9 +28,7 @@ MAX_BATCH_SIZE = 65_536
 MAX_QUEUE_DELAY_MICROSECONDS = 10_000_000
 MAX_INSTANCES = 64
 MAX_PRIORITY_LEVELS = 10
-MAX_BODY_BYTES = 2_147_483_647  # gRPC takes no longer message
-MAX_TIMEOUT_SECONDS = 86_400
-MAX_CONCURRENCY = 65_536
+MAX_BODY_BYTES = 1 << 30
 KEPT_WAITING = 20
 
 # Triton's own cache refuses to start with less than about a kilobyte.
@@ -107,19 +105,28 @@ class Batching(ApiModel):
 
 
 class Limits(ApiModel):
-    """what the door lets through to the service; what is too much is refused at once"""
+    """what a door lets through to the pods; each of the namespace's doors counts for itself"""
 
     body_bytes: Annotated[int, Field(ge=1, le=MAX_BODY_BYTES)] | None = Field(
-        default=None, description="bodyBytes of one request."
+        default=None,
+        description="bodyBytes is the size of a request's body; a larger one gets 413. The "
+        "messages of a stream (ModelStreamInfer) are not counted. Default: the chart's.",
     )
-    timeout_seconds: Annotated[int, Field(ge=1, le=MAX_TIMEOUT_SECONDS)] | None = Field(
-        default=None, description="timeoutSeconds for the whole answer to one request."
+    timeout_seconds: Annotated[int, Field(ge=1, le=86_400)] | None = Field(
+        default=None,
+        description="timeoutSeconds is how long an answer may take after the request came in "
+        "whole, and how long a stream may be silent. Default: the chart's.",
     )
-    concurrency: Annotated[int, Field(ge=1, le=MAX_CONCURRENCY)] | None = Field(
-        default=None, description="concurrency: requests that the pods work on at a time, in all."
+    concurrency: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        default=None,
+        description="concurrency is how many requests the pods work on at once. Default: the "
+        "chart's.",
     )
-    queue: Annotated[int, Field(ge=0, le=MAX_CONCURRENCY)] | None = Field(
-        default=None, description="queue: requests that may wait beyond concurrency."
+    queue: Annotated[int, Field(ge=0, le=1_000_000)] | None = Field(
+        default=None,
+        description="queue is how many more may wait: HTTP at the door, where it is no shorter "
+        "than concurrency, gRPC at the pods. Any further request gets 429 with Retry-After, or "
+        "RESOURCE_EXHAUSTED. Default: the chart's.",
     )
 
 
@@ -167,7 +174,8 @@ class InferenceServiceSpec(PodSettings):
     )
     triton: Triton | None = Field(default=None, description="triton: how it runs the model.")
     limits: Limits | None = Field(
-        default=None, description="limits of what the door lets through; a change restarts no pod."
+        default=None,
+        description="limits is what a door lets through; a change of it restarts nothing.",
     )
     rollout: Rollout | None = Field(default=None, description="rollout: how pods are replaced.")
 

@@ -34,8 +34,8 @@ def test_the_service(golden: Golden) -> None:
         ("2.51.0", "--disable-auto-complete-config", "--allow-client-shm=false"),
         ("2.70", "--allow-client-shm=false", None),
         ("3.0.0", "--allow-client-shm=false", None),
-        ("2.51.0", "--trace-config=level=off", "--http-max-input-size=2147483647"),
-        ("2.70.0", "--http-max-input-size=2147483647", None),
+        ("2.51.0", "--trace-config=level=off", "--http-max-input-size=1073741824"),
+        ("2.70.0", "--http-max-input-size=1073741824", None),
     ],
 )
 def test_a_server_gets_only_flags_that_it_knows(
