@@ -22,7 +22,7 @@ from lepton_operator.settings import Settings
 from lepton_operator.telemetry import Telemetry
 from lepton_operator.traffic import Traffic
 from lepton_operator.views import TrainingView
-from tests.integration.conftest import IMAGES, Namespace
+from tests.integration.conftest import DEFAULTS, Namespace
 
 NOW = datetime(2026, 11, 22, 4, tzinfo=UTC)
 Decide = Callable[[TrainingView], Plan]
@@ -42,7 +42,7 @@ class Bench:
 
     def __post_init__(self) -> None:
         settings = Settings.model_validate(
-            {"defaults": {"images": IMAGES}, "watchNamespaces": [self.namespace.name]}
+            {"defaults": DEFAULTS, "watchNamespaces": [self.namespace.name]}
         )
         self.cache = Cache(settings.defaults.gpu_resource)
         telemetry, traffic = Telemetry(self.cache), Traffic(self.cache)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from lepton_operator.api.common import (
     MAX_NAME_LENGTH,
@@ -14,18 +14,38 @@ from lepton_operator.api.common import (
     Metadata,
     ObjectName,
     PodSettings,
+    Quantity,
     Resources,
+    Rule,
     Status,
     StatusModel,
     Timestamp,
+    cel_rules,
 )
 
 MAX_REPLICAS = 1000
+MAX_BATCH_SIZE = 65_536
+MAX_QUEUE_DELAY_MICROSECONDS = 10_000_000
+MAX_INSTANCES = 64
+MAX_PRIORITY_LEVELS = 10
+MAX_BODY_BYTES = 1 << 30
 KEPT_WAITING = 20
 MAX_RECORDED_SPEC = 65_536
 
 RevisionName = Annotated[str, StringConstraints(max_length=16)]
-MAX_BODY_BYTES = 1 << 30
+
+# Triton's own cache refuses to start with less than about a kilobyte.
+MemorySize = Annotated[str, StringConstraints(pattern="^[1-9][0-9]{0,4}(Mi|Gi)$", max_length=7)]
+
+_PREFERRED_FIT = Rule(
+    "!has(self.maxBatchSize) || !has(self.preferredBatchSizes) || "
+    "self.preferredBatchSizes.all(size, size <= self.maxBatchSize)",
+    "batching: no size in preferredBatchSizes may be above maxBatchSize",
+    lambda batching: (
+        batching.max_batch_size is None
+        or all(size <= batching.max_batch_size for size in batching.preferred_batch_sizes)
+    ),
+)
 
 
 class ModelReference(ApiModel):
@@ -74,6 +94,45 @@ class Disruption(ApiModel):
     )
 
 
+class Batching(ApiModel):
+    """how Triton puts requests together into batches, which a model with a free first dimension
+    allows
+    """
+
+    max_batch_size: Annotated[int, Field(ge=1, le=MAX_BATCH_SIZE)] | None = Field(
+        default=None,
+        description="maxBatchSize of one computation, and of one request. Unset: the chart's, or "
+        "the largest of preferredBatchSizes if that is more.",
+    )
+    preferred_batch_sizes: Annotated[
+        tuple[Annotated[int, Field(ge=1, le=MAX_BATCH_SIZE)], ...], Field(max_length=16)
+    ] = Field(
+        default=(),
+        description="preferredBatchSizes: a batch of one of these sizes is computed at once. "
+        "Unset: only maxBatchSize is.",
+    )
+    max_queue_delay_microseconds: (
+        Annotated[int, Field(ge=0, le=MAX_QUEUE_DELAY_MICROSECONDS)] | None
+    ) = Field(
+        default=None,
+        description="maxQueueDelayMicroseconds that a request waits for others. Unset: a batch is "
+        "what waits when an instance becomes free.",
+    )
+
+    model_config = ApiModel.model_config | ConfigDict(json_schema_extra=cel_rules(_PREFERRED_FIT))
+
+    @model_validator(mode="after")
+    def _keep_the_rules(self) -> Self:
+        _PREFERRED_FIT.check(self)
+        return self
+
+    @property
+    def is_asked_for(self) -> bool:
+        """Whether a model that cannot be batched does not do what is said here."""
+        sizes = (self.max_batch_size or 1, *self.preferred_batch_sizes)
+        return max(sizes) > 1 or self.max_queue_delay_microseconds is not None
+
+
 class Limits(ApiModel):
     """what a door lets through to the pods; each of the namespace's doors counts for itself"""
 
@@ -100,6 +159,27 @@ class Limits(ApiModel):
     )
 
 
+class Triton(ApiModel):
+    """how Triton runs the model"""
+
+    instances: Annotated[int, Field(ge=1, le=MAX_INSTANCES)] | None = Field(
+        default=None,
+        description="instances of the model in each pod, on each GPU if it has some; every one "
+        "takes its own memory. Unset: Triton's choice, one on a GPU.",
+    )
+    response_cache: MemorySize | None = Field(
+        default=None,
+        description="responseCache: memory of the container's for answers, which a request with "
+        "the same inputs gets again; e.g. 64Mi. Unset: every request is computed.",
+    )
+    priority_levels: Annotated[int, Field(ge=2, le=MAX_PRIORITY_LEVELS)] | None = Field(
+        default=None,
+        description="priorityLevels that a request's parameter `priority` may name: 1 is computed "
+        "before all others. One that names none has the middle one, of two the second. Unset: "
+        "in the order of arrival.",
+    )
+
+
 class InferenceServiceSpec(PodSettings):
     """which model, on how many pods"""
 
@@ -111,6 +191,17 @@ class InferenceServiceSpec(PodSettings):
         default=None,
         description="resources is what each pod asks for. Default: the chart's, one GPU.",
     )
+    scratch_space: Quantity | None = Field(
+        default=None,
+        description="scratchSpace is the size of /tmp; a pod that writes more is evicted. "
+        "Default: the chart's.",
+    )
+    batching: Batching | None = Field(
+        default=None,
+        description="batching: how requests become batches. Unset: as they come, if the model "
+        "allows it.",
+    )
+    triton: Triton | None = Field(default=None, description="triton: how it runs the model.")
     limits: Limits | None = Field(
         default=None,
         description="limits is what a door lets through; a change of it restarts nothing.",

@@ -11,18 +11,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lepton_operator.api.inference import FailedRevision, Revision
-from lepton_operator.build.serving import TRITON, Target
+from lepton_operator.build.serving import Target
 from lepton_operator.conditions import cut
-from lepton_operator.diagnosis import Asked, PodReason
+from lepton_operator.diagnosis import Asked, PodReason, failing
 from lepton_operator.inference.fleet import Fleet
 from lepton_operator.inference.reasons import ServingReason
 from lepton_operator.inference.revisions import Wanted, recorded, revision_of, wanted
+from lepton_operator.inference.target import Blocked
 from lepton_operator.inference.waiting import explain
 from lepton_operator.views import InferenceView, PodView
 
-# Triton says that it cannot load a model; of other ends the first ones may be bad luck.
+# Some ends say that the version will never serve; of others the first ones may be bad luck.
 _RESTARTS_UNTIL_FINAL: Mapping[str, int] = {
     ServingReason.MODEL_LOAD_FAILED: 0,
+    ServingReason.CANNOT_BATCH: 0,
     PodReason.CRASH_LOOP: 2,
     PodReason.OUT_OF_MEMORY: 2,
 }
@@ -33,24 +35,30 @@ class Course:
     """`previous` is the revision that a failure of the wanted one goes back to, if there is one.
 
     `failed`: the one that was asked for was given up, and `wanted` is the one before it.
+    `blocked`: why none can be named, or made.
     """
 
     wanted: Wanted | None = None
     previous: str | None = None
     failed: FailedRevision | None = None
+    blocked: Blocked | None = None
 
 
-def course(view: InferenceView, target: Target | None) -> Course:
-    if target is None:
-        return Course()
-    asked = wanted(view, target)
+def course(view: InferenceView, chosen: Target | Blocked) -> Course:
+    blocked = chosen if isinstance(chosen, Blocked) else None
+    goal = chosen.fallback if isinstance(chosen, Blocked) else chosen
+    if goal is None:
+        return Course(blocked=blocked)
+    asked = wanted(view, goal)
+    if isinstance(asked, Blocked):
+        return Course(blocked=blocked or asked)
     rollout = view.service.status.rollout
     if rollout is not None and rollout.failed is not None and rollout.failed.name == asked.name:
         back = recorded(view, rollout.to)
         if back is not None:
-            return Course(back, failed=rollout.failed)
+            return Course(back, failed=rollout.failed, blocked=blocked)
     name = _previous(view, asked.name)
-    return Course(asked, previous=name if recorded(view, name) is not None else None)
+    return Course(asked, name if recorded(view, name) is not None else None, blocked=blocked)
 
 
 def _previous(view: InferenceView, asked: str) -> str | None:
@@ -98,5 +106,4 @@ def failure(heading: Course, pods: Fleet, asked: Asked) -> FailedRevision | None
 
 
 def _restarts(pod: PodView) -> int:
-    container = pod.container(TRITON)
-    return container.restarts if container is not None else 0
+    return max((each.restarts for each in failing(pod)), default=0)

@@ -27,7 +27,7 @@ from lepton_operator.inference.progress import DRAINED_GRACE_SECONDS, progress, 
 from lepton_operator.inference.revisions import listed, recorded, revision_of
 from lepton_operator.inference.rollout import Doomed, Moves, moves
 from lepton_operator.inference.situation import Situation, drains, shortage
-from lepton_operator.inference.target import Blocked, target
+from lepton_operator.inference.target import target
 from lepton_operator.inference.verdict import judge
 from lepton_operator.inference.waiting import last_failure, trouble, waiting
 from lepton_operator.plan import Create, Delete, Patch, Plan, Reference, replacing
@@ -38,11 +38,12 @@ def plan(view: InferenceView, now: datetime) -> Plan:
     """Return what to do for this service now."""
     if view.service.metadata.deletion_timestamp is not None:
         return Plan()
-    situation = _situation(view, _course(view), now)
+    situation = _situation(view, course(view, target(view)), now)
     given_up = failure(situation.course, situation.fleet, situation.asked)
     if given_up is not None:
         back = recorded(view, situation.course.previous)
-        after = _status(_situation(view, Course(back, failed=given_up), now))
+        gone_back = Course(back, failed=given_up, blocked=situation.course.blocked)
+        after = _status(_situation(view, gone_back, now))
         why = f"give up revision {given_up.name}: {given_up.reason}"
         return _recording(situation, after, why)
     after, before = _status(situation), view.service.status
@@ -66,13 +67,8 @@ class _Decision:
         return self.situation.fleet
 
 
-def _course(view: InferenceView) -> Course:
-    chosen = target(view)
-    return course(view, chosen.fallback if isinstance(chosen, Blocked) else chosen)
-
-
 def _situation(view: InferenceView, heading: Course, now: datetime) -> Situation:
-    chosen, revision = target(view), heading.wanted
+    revision = heading.wanted
     pods = fleet(view, revision.name if revision else None, now)
     asked = _asked(view, heading)
     kept = [heading.previous] if heading.previous is not None else []
@@ -80,7 +76,6 @@ def _situation(view: InferenceView, heading: Course, now: datetime) -> Situation
         view=view,
         now=now,
         course=heading,
-        blocked=chosen if isinstance(chosen, Blocked) else None,
         fleet=pods,
         asked=asked,
         revisions=listed(view, revision, kept),

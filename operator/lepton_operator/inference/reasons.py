@@ -22,6 +22,7 @@ class ServingReason(StrEnum):
     MODEL_NOT_FOUND = "ModelNotFound"
     VERSION_NOT_FOUND = "VersionNotFound"
     NO_ACCEPTED_VERSION = "NoAcceptedVersion"
+    SERVER_TOO_OLD = "ServerTooOld"
 
     # What keeps a pod from being ready.
     NO_CAPACITY = "NoCapacity"
@@ -33,6 +34,7 @@ class ServingReason(StrEnum):
     NO_STORE = "NoStore"
     STORE_UNAVAILABLE = "StoreUnavailable"
     FETCH_FAILED = "FetchFailed"
+    CANNOT_BATCH = "CannotBatch"
     MODEL_LOAD_FAILED = "ModelLoadFailed"
     OUT_OF_MEMORY = "OutOfMemory"
     CRASH_LOOP = "CrashLoop"

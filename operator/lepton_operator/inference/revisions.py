@@ -20,8 +20,11 @@ from lepton_operator.api.inference import (
     InferenceServiceSpec,
     Revision,
 )
-from lepton_operator.build.serving import Resolved, Target, resolve
+from lepton_operator.build.serving import Resolved, Target, is_older, resolve
 from lepton_operator.inference.draining import is_draining
+from lepton_operator.inference.reasons import ServingReason
+from lepton_operator.inference.target import Blocked
+from lepton_operator.settings import Triton
 from lepton_operator.views import InferenceView, PodView
 
 # What is no word about pods, so that it replaces none.
@@ -38,9 +41,12 @@ class Wanted:
     resolved: Resolved
 
 
-def wanted(view: InferenceView, target: Target) -> Wanted:
+def wanted(view: InferenceView, target: Target) -> Wanted | Blocked:
+    """Return the revision for this version; none is made anew with a server that is too old."""
     name = revision_name(view.service, target)
     found = next(_recorded(view, name), None)
+    if found is None and (refusal := _too_old(view.defaults.triton)):
+        return Blocked(ServingReason.SERVER_TOO_OLD, refusal)
     return Wanted(name, view.service, target, found or resolve(view.service, view.defaults))
 
 
@@ -71,6 +77,17 @@ def _as_it_was(service: InferenceService, revision: Revision) -> InferenceServic
     return service.model_copy(update={"spec": said.model_copy(update={"replicas": spec.replicas})})
 
 
+def _too_old(triton: Triton) -> str | None:
+    if not is_older(triton.version, triton.minimum_version):
+        return None
+    return (
+        f"The Triton of this installation is {triton.version}, and no pods are made with one "
+        f"before {triton.minimum_version}: older ones have holes that NVIDIA's security bulletins "
+        "list. An administrator sets images.triton and triton.version to a current release, or "
+        "lowers triton.minimumVersion, in the chart's values."
+    )
+
+
 def revision_name(service: InferenceService, target: Target) -> str:
     """Return the revision's name: a hash of all that makes a pod other than the defaults."""
     served = {"model": target.model, "version": target.version, "digest": target.digest}
@@ -80,11 +97,15 @@ def revision_name(service: InferenceService, target: Target) -> str:
 def _said(service: InferenceService) -> dict[str, Any]:
     """Return what the service says about its pods.
 
-    What is not set is left out, so that a field that a later operator adds changes no name.
+    Limits are the door's, and reach no pod. What is not set is left out, so that a field that a
+    later operator adds changes no name.
     """
     spec = service.spec.model_dump(
         mode="json", by_alias=True, exclude_defaults=True, exclude=set(_NOT_OF_PODS)
     )
+    # Empty resources are a word: no GPU. These say nothing.
+    silent = [name for name in ("batching", "triton") if spec.get(name) == {}]
+    spec = {name: value for name, value in spec.items() if name not in silent}
     rollout = service.spec.rollout
     if rollout is not None and rollout.restarted_at is not None:
         spec["rollout"] = rollout.model_dump(mode="json", by_alias=True, include={"restarted_at"})

@@ -11,7 +11,6 @@ from lepton_operator.diagnosis import TRANSIENT, Asked, Diagnosis, PodReason, lo
 from lepton_operator.inference.course import Course
 from lepton_operator.inference.draining import Drain, drain
 from lepton_operator.inference.fleet import Fleet
-from lepton_operator.inference.target import Blocked
 from lepton_operator.inference.waiting import explain
 from lepton_operator.views import InferenceView, PodView
 
@@ -42,7 +41,6 @@ class Situation:
     view: InferenceView
     now: datetime
     course: Course
-    blocked: Blocked | None
     fleet: Fleet
     asked: Asked
     revisions: tuple[Revision, ...]

@@ -30,7 +30,7 @@ def judge(situation: Situation, under_way: RolloutStatus | None) -> Verdict:
 
 
 def _blocked(situation: Situation, _: RolloutStatus | None) -> Verdict | None:
-    blocked = situation.blocked
+    blocked = situation.course.blocked
     if blocked is None:
         return None
     return _reconciling(blocked.reason, f"{blocked.message}{_meanwhile(situation)}")

@@ -10,7 +10,7 @@ from lepton_operator import names
 from lepton_operator.api.inference import Replicas
 from lepton_operator.inference.plan import plan
 from lepton_operator.plan import Plan
-from lepton_operator.settings import Images
+from lepton_operator.settings import Images, Triton
 from lepton_operator.views import ContainerView, InferenceView, PodView, Refusal
 from tests.builders import (
     NOW,
@@ -46,6 +46,40 @@ from tests.unit.inference.builders import (
     status,
     unschedulable,
 )
+
+# What Triton 2.51 wrote over models that fail on zeros.
+_COLOURED = (
+    "\x1b[1;31m2026-11-22 13:50:30.177310090 [E:onnxruntime:, sequential_executor.cc:516 "
+    "ExecuteKernel] Non-zero status code returned while running Gather node. Name:'' Status "
+    "Message: indices element out of data bounds, idx=-9 must be within the inclusive range "
+    "[-5,4]\x1b[m\n"
+)
+FAILED_WARM_UP = _COLOURED + (
+    "E1122 13:50:25.502341 15020 model_lifecycle.cc:642] \"failed to load 'm' version 1: Invalid "
+    "argument: failed to run warmup sample 'zeros, batch 1': [ONNXRuntimeError] : 2 : "
+    "INVALID_ARGUMENT : Non-zero status code returned while running Gather node. Name:'' Status "
+    'Message: indices element out of data bounds, idx=-9 must be within [-5,4]; "\n'
+    "Error: Failed to initialize NVML\n"
+    "error: creating server: Internal - failed to load all models\n"
+)
+_RESHAPE = (
+    " : RUNTIME_EXCEPTION : Non-zero status code returned while running Reshape node. The "
+    "input tensor cannot be reshaped to the requested shape. Input shape:{8,4}, requested "
+    "shape:{1,4}\\n; "
+)
+CUT_WARM_UP = (
+    f"e:{{8,4}}, requested shape:{{1,4}}\\n; [ONNXRuntimeError] : 6{_RESHAPE}[ONNXRuntimeError] : 6"
+    f'{_RESHAPE}"\nError: Failed to initialize NVML\n'
+    "error: creating server: Internal - failed to load all models\n"
+)
+DIED_OF_WARM_UP = _COLOURED + (
+    "I1122 13:50:28.009906 15151 pb_stub.cc:2145]  Non-graceful termination detected. \n"
+)
+UNBATCHED = (
+    "The model cannot be batched: the first size of 'image' is always 1. Export it with one "
+    "dynamic first dimension for all inputs and outputs, or take spec.batching away."
+)
+
 
 # Pods and the Service
 
@@ -282,6 +316,10 @@ def test_another_model_that_is_not_there_yet_replaces_nothing() -> None:
         ),
         pytest.param(a_service(rollout={}), True, id="a rollout that says nothing"),
         pytest.param(a_service(resources={}), False, id="no GPU"),
+        pytest.param(a_service(batching={"maxBatchSize": 4}), False, id="batching"),
+        pytest.param(a_service(batching={}, triton={}), True, id="batching that says nothing"),
+        pytest.param(a_service(triton={"instances": 2}), False, id="instances"),
+        pytest.param(a_service(limits={"queue": 10}), True, id="limits: they are the door's"),
     ],
 )
 def test_what_makes_another_revision(changed: Any, same: bool) -> None:  # noqa: FBT001
@@ -325,6 +363,34 @@ def test_an_unreadable_record_of_defaults_is_resolved_anew() -> None:
     pod = a_pod(0, ready=True, annotations={names.RESOLVED: "{"})
     (made,) = plan(a_view(a_service(2), pod), NOW).create
     assert made.manifest["spec"]["containers"][0]["image"] == "triton:1"
+
+
+SAFE = defaults(triton=Triton(minimum_version="2.70.0"))
+
+
+def test_no_pods_are_made_with_a_triton_below_the_floor() -> None:
+    found = plan(a_view(a_service(2), defaults=SAFE), NOW)
+    assert pods_of(found) == []
+    assert told(found) == ("False", "ServerTooOld", "Reconciling")
+    assert message(found) == (
+        "The Triton of this installation is 2.51.0, and no pods are made with one before 2.70.0: "
+        "older ones have holes that NVIDIA's security bulletins list. An administrator sets "
+        "images.triton and triton.version to a current release, or lowers triton.minimumVersion, "
+        "in the chart's values."
+    )
+
+
+def test_a_floor_that_was_raised_takes_no_service_away() -> None:
+    start = settled(a_view(a_service(2), a_pod(0, ready=True), a_pod(1, ready=True)))
+    assert plan(replace(start, defaults=SAFE), NOW) == Plan()
+
+
+def test_below_the_floor_a_new_version_waits_while_the_old_one_serves() -> None:
+    start = settled(a_view(a_service(), a_pod(0, ready=True)))
+    found = plan(replace(start, defaults=SAFE, model=a_served_model(2, 1)), NOW)
+    assert (pods_of(found), deleted(found)) == ([], [])
+    assert told(found) == ("False", "ServerTooOld", "Reconciling")
+    assert message(found).endswith("Meanwhile version 1 is served.")
 
 
 # Rollouts
@@ -556,6 +622,42 @@ def test_in_a_rollout_that_fails_the_sentence_says_what_is_served_meanwhile() ->
             "ModelLoadFailed",
             "failed to load all models",
             id="Triton cannot load the model, and the reason is cut off",
+        ),
+        pytest.param(
+            failing_triton(a_pod(), FAILED_WARM_UP),
+            "ModelLoadFailed",
+            "indices element out of data bounds, idx=-9 must be within [-5,4]. Serve another",
+            id="the model does not answer the warm-up",
+        ),
+        pytest.param(
+            failing_triton(a_pod(), CUT_WARM_UP),
+            "ModelLoadFailed",
+            "cannot be reshaped to the requested shape. Input shape:{8,4}, requested shape:{1,4}. "
+            "Serve another version",
+            id="it does not answer a whole batch, and the start of the line is cut off",
+        ),
+        pytest.param(
+            failing_triton(a_pod(), DIED_OF_WARM_UP, last_exit_code=139),
+            "ModelLoadFailed",
+            "Triton ended with exit code 139 when the model failed: Non-zero status code returned "
+            "while running Gather node. Name:'' Status Message: indices element out of data bounds",
+            id="Triton itself dies of the warm-up",
+        ),
+        pytest.param(
+            failing_triton(a_pod(), DIED_OF_WARM_UP, last_exit_code=137),
+            "CrashLoop",
+            "Container triton ended with exit code 137",
+            id="a request had failed, and something else ended Triton",
+        ),
+        pytest.param(
+            a_pod(
+                init_containers=(
+                    crashed("fetch", a_record("Failed", reason="CannotBatch", message=UNBATCHED)),
+                )
+            ),
+            "CannotBatch",
+            UNBATCHED,
+            id="the model cannot be batched as it is asked to be",
         ),
         pytest.param(
             failing_triton(a_pod(), "", last_reason="OOMKilled", last_exit_code=137),
