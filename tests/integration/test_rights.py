@@ -14,7 +14,7 @@ import pytest
 
 from e2e.cluster import ControlPlane, control_plane
 from e2e.cluster.layout import Layout
-from e2e.installation import RELEASE, RESTRICTED, SYSTEM
+from e2e.installation import RELEASE, RESTRICTED, SYSTEM, TRITON
 from e2e.kubectl import Kubectl
 from e2e.waiting import wait_until
 from lepton_operator import names
@@ -123,7 +123,8 @@ def install(plane: ControlPlane, tmp_path: Path) -> Iterator[Install]:
     operators = Operators(system, tmp_path / "token.kubeconfig", tmp_path)
 
     def installed(*namespaces: str) -> Installation:
-        releases.install({"watchNamespaces": list(namespaces), "crds": {"create": False}})
+        values = {"watchNamespaces": list(namespaces), "crds": {"create": False}, "triton": TRITON}
+        releases.install(values)
         write_token_kubeconfig(operators.kubeconfig, plane, kubectl)
         before = sum(1 for _ in plane.layout.audit_events())
         operators.start(**settings(kubectl))
