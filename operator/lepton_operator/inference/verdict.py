@@ -20,8 +20,8 @@ from lepton_operator.inference.situation import Situation
 
 _NO_DOOR = (
     "The pods are ready, and no door of this namespace is, so that no request reaches them. The "
-    "pods of Deployment lepton-door say what they wait for; most often this namespace is not in the "
-    "chart's door.namespaces, and has no certificate."
+    "pods of Deployment lepton-door say what they wait for; most often this namespace is not in "
+    "the chart's door.namespaces, and has no certificate."
 )
 
 
