@@ -9,9 +9,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from lepton_operator import names
 from lepton_operator.views import DoorTold, PodView
+
+LOST_DOOR_SECONDS = 10
+"""So long a door is asked whose node does not answer: it may be cut off from the operator only."""
+
+
+class Door(NamedTuple):
+    """A pod of the door; `is_lost`: its node does not answer."""
+
+    pod: PodView
+    is_lost: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +37,7 @@ class Drain:
     is_over: bool
     open: int | None
     deadline: datetime
+    due: datetime
 
     @property
     def is_cut(self) -> bool:
@@ -80,15 +92,19 @@ def has_drained(pod: PodView, doors: Iterable[PodView], traffic: Mapping[str, Do
 
 def drain(
     pod: PodView,
-    doors: Iterable[PodView],
+    doors: Iterable[Door],
     traffic: Mapping[str, DoorTold],
-    timeout_seconds: int,
+    seconds: int,
     now: datetime,
 ) -> Drain:
-    """Return how far this pod is."""
+    """Return how far this pod is; it has so many seconds."""
     since = draining_since(pod)
-    deadline = (since or now) + timedelta(seconds=timeout_seconds)
-    is_done = has_drained(pod, doors, traffic)
+    deadline = (since or now) + timedelta(seconds=seconds)
+    patience_ends = (since or now) + timedelta(seconds=LOST_DOOR_SECONDS)
+    every = list(doors)
+    silent = [each for each in every if each.is_lost and not _has_told(each.pod, since, traffic)]
+    awaited = [each.pod for each in every if each not in silent or now < patience_ends]
+    is_done = has_drained(pod, awaited, traffic)
     told = [each.in_flight.get(pod.ip or "") for each in traffic.values()]
     known = [count for count in told if count is not None]
     return Drain(
@@ -97,7 +113,13 @@ def drain(
         is_over=is_done or (since is not None and now >= deadline),
         open=0 if is_done else sum(known) if known else None,
         deadline=deadline,
+        due=min(deadline, patience_ends) if silent and now < patience_ends else deadline,
     )
+
+
+def _has_told(door: PodView, since: datetime | None, traffic: Mapping[str, DoorTold]) -> bool:
+    told = traffic.get(door.uid)
+    return told is not None and since is not None and told.asked >= since
 
 
 def clock(moment: datetime) -> str:

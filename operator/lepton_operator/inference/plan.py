@@ -220,7 +220,7 @@ def _due(decision: _Decision) -> datetime | None:
     times = [
         decision.moves.due,
         decision.fleet.due,
-        *(each.deadline for each in situation.drains if not each.is_over),
+        *(each.due for each in situation.drains if not each.is_over),
         *(at for at in (situation.surge_deadline,) if at is not None and at > situation.now),
     ]
     return min((at for at in times if at is not None), default=None)

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from lepton_operator.api.inference import Revision, Rollout
 from lepton_operator.diagnosis import TRANSIENT, Asked, Diagnosis, PodReason, lost_nodes
 from lepton_operator.inference.course import Course
-from lepton_operator.inference.draining import Drain, drain
+from lepton_operator.inference.draining import Door, Drain, drain
 from lepton_operator.inference.fleet import Fleet
 from lepton_operator.inference.waiting import explain
 from lepton_operator.views import InferenceView, PodView
@@ -87,10 +87,10 @@ class Situation:
 
 
 def drains(view: InferenceView, pods: Fleet, now: datetime) -> tuple[Drain, ...]:
-    """Return how far the draining pods are, by the doors that can still answer."""
+    """Return how far the draining pods are, by what the doors told."""
     silent = lost_nodes(view.nodes, view.defaults.node_not_ready_seconds)
     lost = {node for node, at in silent.items() if at <= now}
-    doors = [door for door in view.doors if door.node not in lost]
+    doors = [Door(pod, pod.node in lost) for pod in view.doors]
     timeout = (view.service.spec.rollout or Rollout()).drain_timeout_seconds
     return tuple(drain(pod, doors, view.traffic, timeout, now) for pod in pods.draining)
 

@@ -221,6 +221,8 @@ def drain(view: InferenceView) -> tuple[list[str], str]:
 
 
 SURPLUS = marked(a_pod(1, ready=True), seconds=5)
+LOST_NODE = a_node("node-9", ready=False, since=ago(31))
+LOST_DOOR = (a_door(0, node="node-9"),)
 TWO_DOORS = (a_door(0), a_door(1))
 
 
@@ -272,13 +274,31 @@ TWO_DOORS = (a_door(0), a_door(1))
             id="a door that ends may have requests",
         ),
         pytest.param(
+            {"doors": LOST_DOOR, "nodes": (*ROOM, LOST_NODE)},
+            [],
+            "",
+            id="the only door may be cut off from the operator alone",
+        ),
+        pytest.param(
             {
-                "doors": (a_door(0, node="node-9"),),
-                "nodes": (*ROOM, a_node("node-9", ready=False, since=ago(31))),
+                "doors": LOST_DOOR,
+                "nodes": (*ROOM, LOST_NODE),
+                "pods": (OLD, marked(a_pod(1, ready=True), seconds=11)),
             },
             ["digits-serve-1"],
             "",
             id="the only door is lost with its node",
+        ),
+        pytest.param(
+            {
+                "doors": LOST_DOOR,
+                "nodes": (*ROOM, LOST_NODE),
+                "pods": (OLD, marked(a_pod(1, ready=True), seconds=11)),
+                "traffic": in_flight({"10.0.0.1": 2}),
+            },
+            [],
+            "2 requests are in flight",
+            id="a door on a lost node that still tells is believed",
         ),
     ],
 )
