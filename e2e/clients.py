@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from e2e.kubectl import Kubectl
 from tests.fixtures import onnx_models
@@ -47,6 +48,12 @@ class ServingClients:
     def once(self) -> Told:
         self._ask(_body())
         return self.told
+
+    def read(self, path: str = "") -> dict[str, Any]:
+        """Return what the server says of the model at this path below its own."""
+        found = self._call("GET", path)
+        assert isinstance(found, dict)
+        return found
 
     def start(self) -> None:
         """Ask from now on, until `stop`; returns when the first answers have come."""
@@ -86,16 +93,18 @@ class ServingClients:
                 self.told.model_versions.add(version)
 
     def _infer(self, body: str) -> str:
+        return str(self._call("POST", "/infer", body)["model_version"])
+
+    def _call(self, method: str, path: str, body: str | None = None) -> Any:
         connection = http.client.HTTPConnection(self.host, 8000, timeout=_TIMEOUT_SECONDS)
+        headers = {"Content-Type": "application/json"}
         try:
-            connection.request(
-                "POST", f"/v2/models/{self.model}/infer", body, {"Content-Type": "application/json"}
-            )
+            connection.request(method, f"/v2/models/{self.model}{path}", body, headers)
             answer = connection.getresponse()
             text = answer.read().decode()
             if answer.status != http.HTTPStatus.OK:
                 raise ValueError(f"{answer.status}: {text[:200]}")
-            return str(json.loads(text)["model_version"])
+            return json.loads(text)
         finally:
             connection.close()
 

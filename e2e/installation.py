@@ -30,6 +30,8 @@ RELEASE = "lepton"
 SYSTEM = "lepton-system"
 IMAGES = ("operator", "agent", "trainer", "triton", "door", "store")
 TEST_IMAGES = ("torch", "debian")  # of users: Python and torch only, and one whose user is root
+# images/triton is the newest that PyPI has for any machine, and older than the chart's floor.
+TRITON = {"version": "2.51.0", "minimumVersion": "2.51.0"}
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 
 
@@ -79,8 +81,14 @@ def install(
         "images": {name: image_references()[name] for name in IMAGES},
         "store": {"enabled": True, "rootSecret": root_secret(system), "namespaces": list(wanted)},
         "door": {"namespaces": list(wanted)},
+        "triton": TRITON,
     }
     progress(f"Installing the chart into {SYSTEM} ...")
+    progress(
+        f"triton.minimumVersion is lowered to {TRITON['minimumVersion']}: the Triton in our image, "
+        "for machines without a GPU, has known holes. Set images.triton to a current release "
+        "where it is reached by anybody but you."
+    )
     _helm(at, _merged(ours, _values_of(at), values or {}))
 
 

@@ -10,7 +10,7 @@ import os
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,15 +21,31 @@ import onnx
 import pytest
 from obstore.exceptions import PermissionDeniedError
 from obstore.store import S3Store
+from onnx import TensorProto
 
 from e2e.chroot import LIMIT_SECONDS, USER, WRITABLE, Image
 from e2e.cluster.ports import free_ports
+from e2e.installation import TRITON
 from e2e.waiting import wait_until
 from images.catalog import IMAGES
 from images.mnist import SHA256
 from images.store.start import Keys, bucket
+from lepton_ai.model_folder import read_manifest
+from lepton_ai.onnx_model import Limits
+from lepton_ai.triton_repository import Serving, model_config, write_config
+from lepton_operator.build import serving
+from tests.fixtures import onnx_models
 
 _WITHOUT_TORCH = ("base", "agent", "operator", "store", "triton", "door")
+POD_UID = "5f2f3c1e-0000-4000-8000-000000000000"
+CLOSED = (
+    "/v2/logging",
+    "/v2/trace/setting",
+    "/v2/models/linear/trace/setting",
+    "/v2/systemsharedmemory/status",
+    "/v2/cudasharedmemory/status",
+)
+OPEN = ("/v2", "/v2/health/ready", "/v2/models/linear", "/v2/models/linear/config")
 _CONFIG = """
 name: "linear"
 backend: "onnxruntime"
@@ -182,6 +198,37 @@ def test_triton_ends_with_the_reason_when_the_configuration_means_another_model(
     assert "it is a tensor(double)" in output
 
 
+def test_triton_loads_what_we_write_for_every_kind_of_signature(
+    image: Callable[[str], Image], folder: Path, tmp_path: Path
+) -> None:
+    for name, model in SHAPES.items():
+        write_version(folder, tmp_path / "made" / name, model)
+    with triton(image("triton"), folder, "--cache-config=local,size=1048576") as (url, process):
+        wait_for(process, f"{url}/v2/health/ready")
+        configs = {name: read(f"{url}/v2/models/{name}/config") for name in SHAPES}
+        answered = {
+            name: read(f"{url}/v2/models/{name}/stats")["model_stats"][0]["inference_count"]
+            for name in SHAPES
+        }
+    batched = {name: each["max_batch_size"] for name, each in configs.items()}
+    assert batched == dict.fromkeys(SHAPES, 8) | {"fixed": 0}
+    warmed_up = dict.fromkeys(SHAPES, 2 * (1 + 8)) | {"fixed": 2}
+    assert answered == warmed_up, "in each of the two instances"
+
+
+@pytest.mark.parametrize("key", [None, "guessed"], ids=["no key", "a guessed key"])
+def test_what_changes_a_server_is_closed_to_its_clients(
+    image: Callable[[str], Image], folder: Path, key: str | None
+) -> None:
+    write_model(folder, linear(np.ones((4, 3), np.float32)).SerializeToString())
+    headers = {"lepton-restricted": key} if key else {}
+    with triton(image("triton"), folder) as (url, process):
+        wait_for(process, f"{url}/v2/models/linear/versions/1/ready")
+        answered = {path: status(f"{url}{path}", headers) for path in (*CLOSED, *OPEN)}
+        assert status(f"{url}{CLOSED[0]}", {"lepton-restricted": POD_UID}) == 200
+    assert answered == dict.fromkeys(CLOSED, 403) | dict.fromkeys(OPEN, 200)
+
+
 def test_the_store_gives_each_namespace_its_own_bucket(
     image: Callable[[str], Image], folder: Path
 ) -> None:
@@ -205,28 +252,35 @@ def test_the_store_gives_each_namespace_its_own_bucket(
 
 
 @contextmanager
-def triton(image: Image, repository: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """A server on free ports; its address, and its process with all its output on stdout."""
+def triton(
+    image: Image, repository: Path, *more: str
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A server with a pod's flags on free ports; its address, and its process with its output."""
     http, grpc, metrics = free_ports(3)
+    here = {
+        "--model-repository": WRITABLE,
+        "--http-port": str(http),
+        "--grpc-port": str(grpc),
+        "--metrics-port": str(metrics),
+    }
     process = image.start(
         repository,
         *image.config["Entrypoint"],
-        f"--model-repository={WRITABLE}",
-        "--model-control-mode=none",
-        "--exit-on-error=true",
-        "--strict-readiness=true",
-        "--disable-auto-complete-config",
-        "--log-info=false",
+        *(_elsewhere(flag, here) for flag in serving.flags(TRITON["version"])),
         "--http-address=127.0.0.1",
-        f"--http-port={http}",
         "--grpc-address=127.0.0.1",
-        f"--grpc-port={grpc}",
-        f"--metrics-port={metrics}",
+        *more,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
     )
     with ended(process):
         yield f"http://127.0.0.1:{http}", process
+
+
+def _elsewhere(flag: str, here: Mapping[str, str]) -> str:
+    """A flag of a pod's, for a server that has a machine to itself."""
+    name, equals, value = flag.partition("=")
+    return f"{name}{equals}{here.get(name, value)}".replace("$(POD_UID)", POD_UID)
 
 
 @contextmanager
@@ -289,6 +343,40 @@ def linear(weights: np.ndarray[Any, Any]) -> onnx.ModelProto:
     return onnx.helper.make_model(graph, opset_imports=[opset], ir_version=9)
 
 
+def identities(**tensors: tuple[int, list[int | str]]) -> onnx.ModelProto:
+    """A model that gives every input back, as `<name>_out`."""
+    return onnx_models.model(
+        [onnx.helper.make_node("Identity", [name], [f"{name}_out"]) for name in tensors],
+        inputs=[onnx_models.tensor(name, *each) for name, each in tensors.items()],
+        outputs=[onnx_models.tensor(f"{name}_out", *each) for name, each in tensors.items()],
+    )
+
+
+SHAPES = {
+    "fixed": identities(x=(TensorProto.UINT8, [1, 4, 4])),
+    "sequence": identities(x=(TensorProto.INT64, ["batch", "length"])),
+    "several": identities(
+        tokens=(TensorProto.INT64, ["batch", "length"]),
+        mask=(TensorProto.BOOL, ["batch", "length"]),
+        weight=(TensorProto.FLOAT16, ["batch"]),
+    ),
+    "strings": identities(x=(TensorProto.STRING, ["batch", 1])),
+    "bool": identities(x=(TensorProto.BOOL, ["batch", 3])),
+    "scalar": identities(x=(TensorProto.DOUBLE, ["batch"])),
+}
+
+
+def write_version(repository: Path, made: Path, model: onnx.ModelProto) -> None:
+    """Write a model as `fetch` does, with all that a service can ask for."""
+    version = repository / made.name / "1"
+    for place in (made, version):
+        place.mkdir(parents=True)
+        onnx.save(model, place / "model.onnx")
+    asked = Serving(8, instances=2, response_cache=True, priority_levels=3)
+    signature = read_manifest(made, Limits()).signature
+    write_config(repository, made.name, model_config(made.name, 1, signature, asked))
+
+
 def write_model(repository: Path, model: bytes) -> None:
     folder = repository / "linear" / "1"
     folder.mkdir(parents=True)
@@ -307,8 +395,13 @@ def infer(url: str, x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def executions(url: str) -> int:
-    with urllib.request.urlopen(f"{url}/v2/models/linear/stats", timeout=5) as response:
-        return int(json.load(response)["model_stats"][0]["execution_count"])
+    return int(read(f"{url}/v2/models/linear/stats")["model_stats"][0]["execution_count"])
+
+
+def read(url: str) -> dict[str, Any]:
+    with urllib.request.urlopen(url, timeout=5) as response:
+        found: dict[str, Any] = json.load(response)
+    return found
 
 
 def wait_for(process: subprocess.Popen[str], url: str) -> None:
@@ -319,10 +412,11 @@ def wait_for(process: subprocess.Popen[str], url: str) -> None:
     wait_until(lambda: status(url), answered, "a server answers", url)
 
 
-def status(url: str) -> int:
+def status(url: str, headers: Mapping[str, str] | None = None) -> int:
     """The HTTP status, 0 while nothing listens."""
     try:
-        with urllib.request.urlopen(url, timeout=1) as response:
+        request = urllib.request.Request(url, headers=dict(headers or {}))
+        with urllib.request.urlopen(request, timeout=1) as response:
             return int(response.status)
     except urllib.error.HTTPError as error:
         return error.code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ import pytest
 from e2e.clients import serving_clients
 from e2e.jobs import model, service
 from e2e.kubectl import Kubectl
-from e2e.models import upload_digits
+from e2e.models import upload, upload_digits
 from e2e.test_models import ready
 from e2e.waiting import condition, has_reason, is_ready, is_true, wait_until
+from tests.fixtures.onnx_models import write_fixed_model, write_model_of_one_sample
 
 
 def service_of(kubectl: Kubectl, name: str) -> dict[str, Any] | None:
@@ -39,6 +41,63 @@ def test_triton_answers_for_the_version_that_passed(namespace: Kubectl) -> None:
         told = clients.once()
     assert told.failed == 0
     assert told.model_versions == {"1"}
+
+
+def test_triton_runs_the_model_as_it_is_asked_to_and_has_warmed_it_up(namespace: Kubectl) -> None:
+    batching = {
+        "maxBatchSize": 8,
+        "preferredBatchSizes": [4],
+        "maxQueueDelayMicroseconds": 500,
+    }
+    triton = {"instances": 2, "responseCache": "1Mi", "priorityLevels": 3}
+    asked = service("digits", batching=batching, triton=triton, limits={"timeoutSeconds": 60})
+    namespace.apply(asked, model("digits", source=upload_digits(namespace)))
+    serves(namespace, "digits", version=1)
+    with serving_clients(namespace, "digits") as clients:
+        config, (before,) = clients.read("/config"), clients.read("/stats")["model_stats"]
+        assert (clients.once().failed, clients.once().failed) == (0, 0)
+        (after,) = clients.read("/stats")["model_stats"]
+    assert config["max_batch_size"] == 8
+    assert config["instance_group"][0]["count"] == 2
+    assert config["response_cache"] == {"enable": True}
+    assert config["dynamic_batching"]["preferred_batch_size"] == [4]
+    assert config["dynamic_batching"]["max_queue_delay_microseconds"] == 500
+    assert config["dynamic_batching"]["priority_levels"] == 3
+    warmed_up = {each["batch_size"] for each in before["batch_stats"]}
+    assert warmed_up == {1, 8}, "it was ready before it had answered"
+    assert before["inference_count"] == 2 * (1 + 8), "each instance answers one, and a full batch"
+    assert after["inference_stats"]["cache_hit"]["count"] == 1
+
+
+def test_a_model_that_cannot_be_batched_is_served_once_nobody_asks_for_it(
+    namespace: Kubectl, tmp_path: Path
+) -> None:
+    write_fixed_model(tmp_path / "model.onnx")
+    source = upload(namespace, tmp_path, "uploads/fixed")
+    asked = service("fixed", batching={"maxBatchSize": 8})
+    namespace.apply(model("fixed", source=source), asked)
+    found = wait_until(
+        lambda: service_of(namespace, "fixed"),
+        lambda each: has_reason(each, "CannotBatch"),
+        "a service is ready",
+    )
+    assert "the first size of 'image' is always 1" in condition(found, "Ready")["message"]
+    namespace.apply(service("fixed"))
+    serves(namespace, "fixed", version=1)
+
+
+def test_a_model_that_does_not_answer_its_warm_up_is_never_ready(
+    namespace: Kubectl, tmp_path: Path
+) -> None:
+    write_model_of_one_sample(tmp_path / "model.onnx")
+    namespace.apply(model("single", source=upload(namespace, tmp_path, "uploads/single")))
+    namespace.apply(service("single"))
+    found = wait_until(
+        lambda: service_of(namespace, "single"),
+        lambda each: has_reason(each, "ModelLoadFailed"),
+        "a service is ready",
+    )
+    assert "requested shape:{1,64,1}" in condition(found, "Ready")["message"]
 
 
 def test_the_scale_subresource_is_what_kubectl_and_an_hpa_use(namespace: Kubectl) -> None:

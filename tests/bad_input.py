@@ -289,5 +289,33 @@ BAD = (
         model={"name": "m", "version": 2**31},
         rule=False,
     ),
+    service(
+        "a preferred batch above the largest",
+        "no size in preferredBatchSizes may be above maxBatchSize",
+        batching={"maxBatchSize": 8, "preferredBatchSizes": [4, 16]},
+    ),
+    service(
+        "a batch of nothing",
+        "greater than or equal to 1",
+        batching={"maxBatchSize": 0},
+        rule=False,
+    ),
+    service("no instance", "greater than or equal to 1", triton={"instances": 0}, rule=False),
+    service(
+        "a single priority", "greater than or equal to 2", triton={"priorityLevels": 1}, rule=False
+    ),
+    service("a cache of a few bytes", "should match", triton={"responseCache": "500"}, rule=False),
+    service(
+        "a cache with an option of its own",
+        "should match",
+        triton={"responseCache": "9Mi,x=1"},
+        rule=False,
+    ),
+    service(
+        "a body that no door lets through",
+        "less than or equal to 1",
+        limits={"bodyBytes": 2**31},
+        rule=False,
+    ),
     service("a service without a model", "Required", model={}, rule=False),
 )

@@ -11,7 +11,7 @@ from typing import Any
 from lepton_operator import names
 from lepton_operator.api.model import LeptonModel
 from lepton_operator.api.training import TrainingJob
-from lepton_operator.settings import Defaults, Images
+from lepton_operator.settings import Defaults, Images, Triton
 from lepton_operator.views import ContainerView, NodeView, PodView
 
 NOW = datetime(2026, 11, 22, 4, 0, 0, 250_000, tzinfo=UTC)
@@ -45,9 +45,10 @@ def stamp(moment: datetime) -> str:
 
 
 def defaults(**changes: Any) -> Defaults:
-    """The chart's values, as small as they can be."""
+    """The chart's values, as small as they can be; with the Triton of the embedded cluster."""
     images = Images(agent="agent:1", trainer="trainer:1", triton="triton:1", door="door:1")
-    return Defaults(images=images).model_copy(update=changes)
+    triton = Triton(minimum_version="2.51.0")
+    return Defaults(images=images, triton=triton).model_copy(update=changes)
 
 
 def metadata(name: str, **changes: Any) -> dict[str, Any]:

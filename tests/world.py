@@ -168,7 +168,8 @@ class World:
         if pod is None or pod.uid != patch.target.uid:
             return
         marks = patch.body["metadata"]
-        annotations = {**pod.annotations, **marks["annotations"]}
+        merged = {**pod.annotations, **marks["annotations"]}
+        annotations = {key: value for key, value in merged.items() if value is not None}
         labels = {**pod.labels, **marks.get("labels", {})}
         self.pods[pod.name] = replace(pod, annotations=annotations, labels=labels)
         self.tell(pod)

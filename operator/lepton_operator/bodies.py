@@ -17,6 +17,7 @@ from lepton_operator.views import (
     ContainerView,
     NodeFault,
     NodeView,
+    ObjectView,
     PodView,
     ServicePort,
     ServiceView,
@@ -28,6 +29,7 @@ Body = Mapping[str, Any]
 
 _OURS = "lepton.ai/"
 _KARPENTER = "karpenter.sh/nodepool"
+_SMALL_KINDS = frozenset({"PodDisruptionBudget", "NetworkPolicy"})
 _KEEPS_PODS_AWAY = frozenset({"NoSchedule", "NoExecute"})
 # A node short of room is no broken node: the kubelet evicts whom it must, and says so in the pod.
 _PRESSURES = frozenset({"MemoryPressure", "DiskPressure", "PIDPressure"})
@@ -57,7 +59,11 @@ def trimmed(body: Body) -> dict[str, Any]:
 
 
 def owner_uid(body: Body) -> str | None:
-    """Return the UID of the object that controls this one."""
+    """Return the UID of the object that controls this one; or what stands for a door's."""
+    metadata = body["metadata"]
+    labels = metadata.get("labels") or {}
+    if (labels.get(names.MANAGED_BY), labels.get(names.KIND)) == (names.OPERATOR, names.DOOR_KIND):
+        return sys.intern(names.door_uid(metadata["namespace"]))
     controller = _controller(body)
     return str(controller["uid"]) if controller else None
 
@@ -132,6 +138,33 @@ def service_view(body: Body) -> ServiceView:
             for each in spec.get("ports") or ()
         ),
     )
+
+
+def object_view(kind: str, body: Body) -> ObjectView:
+    """Return what plans read of a child of another kind."""
+    metadata = body["metadata"]
+    return ObjectView(
+        kind=kind,
+        name=metadata["name"],
+        namespace=metadata["namespace"],
+        uid=metadata["uid"],
+        owner_uid=owner_uid(body),
+        annotations=_own_annotations(metadata),
+        spec=(body.get("spec") or {}) if kind in _SMALL_KINDS else {},
+    )
+
+
+def gpus_of_pod(body: Body, gpu_resource: str) -> int:
+    """Return the GPUs that a pod holds: those of all its containers, or of its largest start."""
+    spec = body["spec"]
+
+    def asked(kind: str) -> list[int]:
+        limits = (
+            (each.get("resources") or {}).get("limits") or {} for each in spec.get(kind) or ()
+        )
+        return [_count(each.get(gpu_resource, "0")) for each in limits]
+
+    return max(sum(asked("containers")), *asked("initContainers"), 0)
 
 
 def node_view(body: Body, gpu_resource: str) -> NodeView:

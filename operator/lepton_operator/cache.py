@@ -19,11 +19,15 @@ from lepton_operator import bodies, names
 from lepton_operator.api.common import StatusModel
 from lepton_operator.bodies import Body
 from lepton_operator.plan import Reference
-from lepton_operator.views import NodeView, PodView, ServiceView
+from lepton_operator.views import NodeView, ObjectView, PodView, ServiceView
 
 MAX_TOMBSTONES = 20_000
 MAX_TOMBSTONE_SECONDS = 3600.0
 MAX_DELETED_UIDS = 50_000
+
+_SERVICE_KIND = "InferenceService"
+_DOOR_PREFIX = names.door_uid("")
+_OTHER_CHILDREN = frozenset({"Deployment", "PodDisruptionBudget", "NetworkPolicy"})
 
 
 class Key(NamedTuple):
@@ -51,8 +55,8 @@ class OwnObject:
         return Reference(self.key.kind, self.key.namespace, self.key.name, self.uid)
 
 
-Child = PodView | ServiceView
-Value = OwnObject | PodView | ServiceView | NodeView
+Child = PodView | ServiceView | ObjectView
+Value = OwnObject | Child | NodeView
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +94,11 @@ class Cache:
         self._entries: dict[str, _Entry] = {}  # by UID
         self._own: dict[Key, OwnObject] = {}
         self._keys: dict[str, Key] = {}  # of our own objects, by UID
-        self._children: dict[str, dict[str, PodView | ServiceView]] = {}  # by owner's UID, by UID
+        self._children: dict[str, dict[str, Child]] = {}  # by owner's UID, by UID
         self._users: dict[tuple[str, str], set[Key]] = {}  # by namespace and model
+        self._services: dict[str, set[Key]] = {}  # InferenceServices, by namespace
+        self._draining: dict[str, PodView] = {}  # by UID
+        self._without_room: dict[str, PodView] = {}  # by UID
         self._claims: dict[tuple[str, int], dict[str, ServiceView]] = {}  # of the doors' ports
         self._ports: dict[str, dict[int, ServiceView]] = {}  # by namespace: who holds a port
         self._nodes: dict[str, NodeView] = {}  # by UID
@@ -100,6 +107,9 @@ class Cache:
         self._deleted: OrderedDict[str, None] = OrderedDict()
 
     def own(self, key: Key) -> OwnObject | None:
+        """Return one of our own objects; for a door, which is none, what stands for it."""
+        if key.kind == names.DOOR_KIND:
+            return _door_object(key)
         return self._own.get(key)
 
     def knows(self, uid: str) -> bool:
@@ -107,8 +117,26 @@ class Cache:
         return uid in self._entries
 
     def own_keys(self) -> list[Key]:
-        """Return the keys of all our own objects."""
-        return list(self._own)
+        """Return the keys of all our own objects, and of the doors that are needed or there."""
+        owners = (uid.split("/") for uid in self._children if uid.startswith(_DOOR_PREFIX))
+        namespaces = {*self._services, *(namespace for _, namespace in owners)}
+        return [*self._own, *(door_key(each) for each in sorted(namespaces))]
+
+    def services(self, namespace: str) -> frozenset[Key]:
+        """Return the keys of a namespace's InferenceServices."""
+        return frozenset(self._services.get(namespace, ()))
+
+    def draining(self) -> list[PodView]:
+        """Return the pods that are marked to get no new requests."""
+        return list(self._draining.values())
+
+    def without_room(self) -> list[PodView]:
+        """Return the pods that no node has room for."""
+        return list(self._without_room.values())
+
+    def owner(self, child: Child) -> Key | None:
+        """Return the key of the object that a child belongs to."""
+        return self._keys.get(child.owner_uid or "")
 
     def pods(self, owner: str) -> tuple[PodView, ...]:
         """Return the pods of an owner's UID, tombstones included, by name."""
@@ -119,6 +147,11 @@ class Cache:
         """Return the Service of an owner's UID."""
         children = self._children_of(owner)
         return next((each for each in children if isinstance(each, ServiceView)), None)
+
+    def objects(self, owner: str) -> tuple[ObjectView, ...]:
+        """Return the children of an owner's UID that are neither pods nor Services, by name."""
+        found = (each for each in self._children_of(owner) if isinstance(each, ObjectView))
+        return tuple(sorted(found, key=lambda each: (each.kind, each.name)))
 
     def ports(self, namespace: str) -> Mapping[int, ServiceView]:
         """Return the door's ports that are taken in a namespace, each with its Service.
@@ -217,7 +250,10 @@ class Cache:
             return self._affected_by_node(value.name)
         children = [each for each in (change.before, change.after) if isinstance(each, Child)]
         rivals = (each for child in children for each in self._rivals(child))
-        return {key for each in (*children, *rivals) if (key := self._waits_for(each))}
+        found = {key for each in (*children, *rivals) if (key := self._waits_for(each))}
+        if any(map(_is_door_pod, children)) and _serves_otherwise(change):
+            found |= self.services(children[0].namespace)
+        return found
 
     def _rivals(self, child: Child) -> Iterable[ServiceView]:
         """Return the Services that lead to the same port of the door."""
@@ -230,6 +266,8 @@ class Cache:
             return bodies.pod_view(body)
         if kind == "Service":
             return bodies.service_view(body)
+        if kind in _OTHER_CHILDREN:
+            return bodies.object_view(kind, body)
         if kind == "Node":
             return bodies.node_view(body, self._gpu_resource)
         return _own_object(kind, body)
@@ -245,6 +283,8 @@ class Cache:
             self._unindex_model(before)
             self._own[value.key] = value
             self._keys[uid] = value.key
+            if value.key.kind == _SERVICE_KIND:
+                self._services.setdefault(value.key.namespace, set()).add(value.key)
             if value.model:
                 self._users.setdefault((value.key.namespace, value.model), set()).add(value.key)
         elif isinstance(value, Child):
@@ -252,13 +292,28 @@ class Cache:
                 self._drop_child(before)
             if value.owner_uid:
                 self._children.setdefault(value.owner_uid, {})[uid] = value
+            self._mark(uid, value)
             self._index_port(before, value)
         else:
             self._nodes[uid] = value
             self._sorted_nodes = None
 
+    def _mark(self, uid: str, child: Child) -> None:
+        self._unmark(uid)
+        if not isinstance(child, PodView):
+            return
+        if names.DRAINING in child.annotations:
+            self._draining[uid] = child
+        if child.unschedulable_message and not (child.finished or child.deleting):
+            self._without_room[uid] = child
+
+    def _unmark(self, uid: str) -> None:
+        self._draining.pop(uid, None)
+        self._without_room.pop(uid, None)
+
     def _removed(self, uid: str, last: Value) -> Change:
         entry = self._entries.pop(uid, None)
+        self._unmark(uid)
         self._deleted[uid] = None
         if len(self._deleted) > MAX_DELETED_UIDS:
             self._deleted.popitem(last=False)
@@ -278,9 +333,16 @@ class Cache:
         self._unindex_model(self._own.get(last.key))
         if (current := self._own.get(last.key)) and current.uid == last.uid:
             del self._own[last.key]
+            self._leave_namespace(last.key)
         self._keys.pop(last.uid, None)
         children = self._children.get(last.uid, {})
         self.forget([each for each in children.values() if isinstance(each, PodView)])
+
+    def _leave_namespace(self, key: Key) -> None:
+        services = self._services.get(key.namespace, set())
+        services.discard(key)
+        if not services:
+            self._services.pop(key.namespace, None)
 
     def _bury(self, last: PodView) -> None:
         """Keep a pod's last state, unless nobody is left who would read it."""
@@ -301,7 +363,7 @@ class Cache:
                 return
             yield pod
 
-    def _drop_child(self, child: PodView | ServiceView) -> None:
+    def _drop_child(self, child: Child) -> None:
         children = self._children.get(child.owner_uid or "", {})
         children.pop(child.uid, None)
         if not children:
@@ -336,8 +398,10 @@ class Cache:
             if not users:
                 self._users.pop(place, None)
 
-    def _waits_for(self, child: PodView | ServiceView) -> Key | None:
+    def _waits_for(self, child: Child) -> Key | None:
         """Return the owner; or, if that is gone, what has its name now and needs the child's."""
+        if child.owner_uid == names.door_uid(child.namespace):
+            return door_key(child.namespace)
         owner = self._keys.get(child.owner_uid or "")
         if owner is not None:
             return owner if owner.namespace == child.namespace else None
@@ -347,6 +411,8 @@ class Cache:
     def _affected_by_own(self, value: OwnObject, change: Change) -> set[Key]:
         key = value.key
         found = {key}
+        if key.kind == _SERVICE_KIND and None in (change.before, change.after):
+            found.add(door_key(key.namespace))
         if key.kind == "LeptonModel":
             found.update(self._users.get((key.namespace, key.name), ()))
         for each in (change.before, change.after):
@@ -365,6 +431,32 @@ class Cache:
         return {self._keys[uid] for uid in owners if uid in self._keys}
 
 
+def door_key(namespace: str) -> Key:
+    return Key(names.DOOR_KIND, namespace, names.DOOR)
+
+
+def _door_object(key: Key) -> OwnObject:
+    """Return what stands for a door among our own objects: nothing is stored of it."""
+    body = {"metadata": {"name": key.name, "namespace": key.namespace}, "spec": {}, "status": {}}
+    return OwnObject(key, names.door_uid(key.namespace), 0, "", None, body)
+
+
+def _is_door_pod(child: Child) -> bool:
+    return isinstance(child, PodView) and child.owner_uid == names.door_uid(child.namespace)
+
+
+def _serves_otherwise(change: Change) -> bool:
+    """Whether a door pod came, went, or began or ceased to take requests."""
+    before, after = change.before, change.after
+    if not (isinstance(before, PodView) and isinstance(after, PodView)):
+        return True
+    return (before.ready, before.deleting, before.phase) != (
+        after.ready,
+        after.deleting,
+        after.phase,
+    )
+
+
 def _own_object(kind: str, body: Body) -> OwnObject:
     metadata = body["metadata"]
     return OwnObject(
@@ -377,8 +469,8 @@ def _own_object(kind: str, body: Body) -> OwnObject:
     )
 
 
-def _named_owner(child: PodView | ServiceView) -> Key:
-    if isinstance(child, ServiceView):
+def _named_owner(child: Child) -> Key:
+    if isinstance(child, ServiceView | ObjectView):
         return Key("InferenceService", child.namespace, child.name)
     labels = child.labels
     return Key(labels.get(names.KIND, ""), child.namespace, labels.get(names.NAME, ""))

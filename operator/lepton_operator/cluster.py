@@ -71,6 +71,9 @@ _OURS = (
 _OTHERS = (
     Resource("Pod", "", "v1", "pods", selector=MANAGED),
     Resource("Service", "", "v1", "services", selector=MANAGED),
+    Resource("Deployment", "apps", "v1", "deployments", selector=MANAGED),
+    Resource("PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets", selector=MANAGED),
+    Resource("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies", selector=MANAGED),
     Resource("Node", "", "v1", "nodes", namespaced=False),
     Resource("Event", "", "v1", "events"),
     Resource("Lease", "coordination.k8s.io", "v1", "leases"),
@@ -130,18 +133,25 @@ class Cluster:
         return True
 
     async def list_pages(
-        self, kind: str, namespace: str | None = None, selector: str | None = None
+        self,
+        kind: str,
+        namespace: str | None = None,
+        selector: str | None = None,
+        *,
+        fields: str = "",
     ) -> AsyncIterator[list[Json]]:
         """Yield all objects of a kind as they are now (no cache of the API server's), in pages.
 
-        Without a selector of its own the kind's is used. Raises Expired when paging took so long
-        that the list must be begun again.
+        Without a selector of its own the kind's is used; `fields` is a field selector. Raises
+        Expired when paging took so long that the list must be begun again.
         """
         resource = RESOURCES[kind]
         query = {"limit": str(PAGE_SIZE)}
         chosen = resource.selector if selector is None else selector
         if chosen:
             query["labelSelector"] = chosen
+        if fields:
+            query["fieldSelector"] = fields
         while True:
             path = resource.path(namespace)
             page = await self._request("GET", path, query=query, seconds=_LIST_SECONDS)

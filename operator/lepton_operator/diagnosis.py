@@ -77,6 +77,17 @@ class Asked:
             return None
         return max((node.gpus for node in self.nodes), default=0)
 
+    @property
+    def free(self) -> str:
+        """Return how many GPUs are free on nodes that take pods, in words; empty if not known."""
+        nodes = [node for node in self.nodes or () if node.ready and not node.is_being_emptied]
+        free = [node.free_gpus for node in nodes if node.free_gpus is not None]
+        if not free:
+            return ""
+        total, most = sum(node.gpus for node in nodes), max(free)
+        spread = f", at most {most} on one node" if most < sum(free) else ""
+        return f"{sum(free)} of {total} are free{spread}, "
+
 
 def lost_nodes(nodes: Iterable[NodeView] | None, patience_seconds: int) -> dict[str, datetime]:
     """Return when each node that does not answer counts as lost, with all that is on it.
@@ -120,7 +131,7 @@ def no_capacity(asked: Asked, scheduler_message: str) -> str:
     elif largest < gpus:
         advice = f"the largest node has {largest}; ask for at most {largest}, or add a larger node"
     else:
-        advice = f"the largest node has {largest}; wait for a free one, or add a node"
+        advice = f"{asked.free}the largest node has {largest}; wait for a free one, or add a node"
     return f"No node has room for this pod: it asks for {gpus} {name}, {advice}.{said}"
 
 

@@ -33,6 +33,7 @@ DRAINING = "lepton.ai/draining"  # since when a serving pod is to get no new req
 # A namespace's door is no object of ours: its objects belong to it by this kind and name.
 DOOR_KIND = "Door"
 DOOR = "lepton-door"
+SERVING_POLICY = "lepton-serve"
 
 STORE_SECRET = "lepton-store"  # noqa: S105 - the name of a Secret, not a secret
 
@@ -72,8 +73,17 @@ def step_pod(model: str, step: str, number: int, version: int | None = None) -> 
     return f"{model}-{middle}-{number}"
 
 
+def door_uid(namespace: str) -> str:
+    """Return what stands for the UID of an owner in the objects of a namespace's door."""
+    return f"{DOOR_KIND}/{namespace}"
+
+
 def serving_pod(service: str, index: int) -> str:
     return f"{service}-serve-{index}"
+
+
+def budget(service: str) -> str:
+    return f"{service}-serve"
 
 
 def free_indexes(service: str, taken: Collection[str], count: int) -> list[int]:

@@ -14,17 +14,18 @@ from lepton_operator.api.common import StatusModel
 from lepton_operator.api.inference import InferenceService
 from lepton_operator.api.model import LeptonModel
 from lepton_operator.api.training import TrainingJob
-from lepton_operator.cache import Cache, Change, Key, OwnObject, Value
+from lepton_operator.cache import Cache, Change, Child, Key, OwnObject, Value
+from lepton_operator.capacity import Capacity
 from lepton_operator.cluster import Cluster
 from lepton_operator.settings import Settings
 from lepton_operator.telemetry import Telemetry
+from lepton_operator.traffic import Traffic
 from lepton_operator.views import (
+    GatewayView,
     InferenceView,
     ModelView,
     NodeView,
-    PodView,
     Refusal,
-    ServiceView,
     TrainingView,
 )
 
@@ -36,10 +37,12 @@ KINDS: Mapping[str, type[StatusModel]] = {
 _CHILD_KINDS: Mapping[str, tuple[str, ...]] = {
     "TrainingJob": ("Pod",),
     "LeptonModel": ("Pod",),
-    "InferenceService": ("Pod", "Service"),
+    "InferenceService": ("Pod", "Service", "PodDisruptionBudget"),
+    names.DOOR_KIND: ("Pod", "Deployment", "PodDisruptionBudget", "NetworkPolicy"),
 }
+_WATCHED_CHILDREN = ("Pod", "Service", "Deployment", "PodDisruptionBudget", "NetworkPolicy")
 
-View = TrainingView | ModelView | InferenceView
+View = TrainingView | ModelView | InferenceView | GatewayView
 Refusals = tuple[Refusal, ...]
 Own = TypeVar("Own", TrainingJob, LeptonModel, InferenceService)
 
@@ -50,6 +53,8 @@ class Observer:
     cache: Cache
     settings: Settings
     telemetry: Telemetry
+    traffic: Traffic
+    capacity: Capacity
 
     @property
     def namespaces(self) -> tuple[str | None, ...]:
@@ -59,10 +64,8 @@ class Observer:
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds that are watched: ours, their children, and nodes if we may see them."""
-        children = ("Pod", "Service")
-        return (
-            (*KINDS, *children) if self.settings.watch_namespaces else (*KINDS, *children, "Node")
-        )
+        found = (*KINDS, *_WATCHED_CHILDREN)
+        return found if self.settings.watch_namespaces else (*found, "Node")
 
     def parse(self, own: OwnObject, kind: type[Own]) -> Own:
         """Return the object by its pydantic model; raises ValidationError. Work is done once."""
@@ -92,8 +95,10 @@ class Observer:
         return [each for some in changes for each in some]
 
     async def refresh(self, own: OwnObject) -> list[Change]:
-        """Read the object itself live."""
+        """Read the object itself live; a door is none."""
         key = own.key
+        if key.kind == names.DOOR_KIND:
+            return []
         try:
             body = await self.cluster.get(key.kind, key.namespace, key.name)
         except errors.NotFound:
@@ -153,14 +158,28 @@ class Observer:
             defaults=self.settings.defaults,
             pods=self.cache.pods(own.uid),
             kubernetes_service=self.cache.service(own.uid),
+            budget=next(iter(self.cache.objects(own.uid)), None),
             ports=self.cache.ports(own.key.namespace),
             model=self._model(own),
             nodes=self._nodes(),
             refusals=refusals,
+            doors=self.cache.pods(names.door_uid(own.key.namespace)),
+            traffic=self.traffic.told(own.key.namespace),
+        )
+
+    def _gateway(self, own: OwnObject, refusals: Refusals) -> GatewayView:
+        namespace = own.key.namespace
+        return GatewayView(
+            namespace=namespace,
+            needed=bool(self.cache.services(namespace)),
+            settings=self.settings,
+            objects=self.cache.objects(own.uid),
+            pods=self.cache.pods(own.uid),
+            refusals=refusals,
         )
 
     def _nodes(self) -> tuple[NodeView, ...] | None:
-        return None if self.settings.watch_namespaces else self.cache.nodes()
+        return None if self.settings.watch_namespaces else self.capacity.of(self.cache.nodes())
 
     def _model(self, own: OwnObject) -> LeptonModel | None:
         if own.model is None:
@@ -185,6 +204,7 @@ _VIEWS: Mapping[str, Callable[[Observer, OwnObject, Refusals], View]] = {
     "TrainingJob": Observer._training,  # noqa: SLF001 - of the class above
     "LeptonModel": Observer._modelled,  # noqa: SLF001
     "InferenceService": Observer._inference,  # noqa: SLF001
+    names.DOOR_KIND: Observer._gateway,  # noqa: SLF001
 }
 
 
@@ -200,9 +220,7 @@ def _parsed(kind: type[Own], body: Mapping[str, Any]) -> Own | ValidationError:
 
 def _owned_by(own: OwnObject) -> Callable[[Value], bool]:
     owner = (own.key.namespace, own.uid)
-    return lambda value: (
-        isinstance(value, PodView | ServiceView) and (value.namespace, value.owner_uid) == owner
-    )
+    return lambda value: isinstance(value, Child) and (value.namespace, value.owner_uid) == owner
 
 
 def _within(namespace: str | None) -> Callable[[Value], bool]:

@@ -36,6 +36,18 @@ class Patch:
     body: Manifest
 
 
+def replacing(found: Manifest, wanted: Manifest) -> Manifest:
+    """Return the merge patch that turns what was found into what is wanted, whole lists at once."""
+    patch: dict[str, Any] = dict.fromkeys(set(found) - set(wanted))
+    for key, value in wanted.items():
+        before = found.get(key)
+        if isinstance(value, Mapping) and isinstance(before, Mapping):
+            patch[key] = replacing(before, value)
+        else:
+            patch[key] = value
+    return patch
+
+
 @dataclass(frozen=True, slots=True)
 class Create:
     """POST a manifest; our own object under that name is fine, a stranger's is NameTaken.

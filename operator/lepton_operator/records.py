@@ -49,6 +49,7 @@ class Reason(StrEnum):
     INVALID_DATASET = "InvalidDataset"
     EVALUATION_FAILED = "EvaluationFailed"
     INVALID_SPEC = "InvalidSpec"
+    CANNOT_BATCH = "CannotBatch"
     HANG = "Hang"
     OUT_OF_MEMORY = "OutOfMemory"
     PARTITIONED = "Partitioned"

@@ -7,7 +7,7 @@ import gc
 import random
 import signal
 import time
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 from lepton_operator import cluster as clusters
 from lepton_operator import errors, handlers, health, logs
 from lepton_operator.cache import Cache, Key
+from lepton_operator.capacity import Capacity
 from lepton_operator.cluster import OWN_KINDS, Cluster
 from lepton_operator.door import server as doors
 from lepton_operator.door.feed import Feed
@@ -30,6 +31,7 @@ from lepton_operator.queue import Outcome, WorkQueue
 from lepton_operator.reconcile import Planner, Reconciler
 from lepton_operator.settings import Settings
 from lepton_operator.telemetry import Telemetry
+from lepton_operator.traffic import Traffic
 from lepton_operator.watches import Watches
 
 _DRAIN_SECONDS = 10.0
@@ -93,7 +95,8 @@ def _assemble(
 ) -> Parts:
     cache = Cache(settings.defaults.gpu_resource)
     metrics.registry.register(LedgerCollector(cache))
-    observer = Observer(cluster, cache, settings, Telemetry(cache))
+    capacity = Capacity(cluster, cache, settings.defaults.gpu_resource)
+    observer = Observer(cluster, cache, settings, Telemetry(cache), Traffic(cache), capacity)
     randomness = random.Random()  # noqa: S311 - spreads retries, keeps no secret
     for kind in OWN_KINDS:
         metrics.max_workers.labels(kind.lower()).set(settings.workers)
@@ -193,8 +196,18 @@ async def _work(parts: Parts) -> None:
     _log.info("Everything is listed", seconds=seconds, **parts.observer.cache.counts())
     _spare_the_collector()
     parts.queue.start()
-    telemetry = parts.observer.telemetry
-    await _first_of(_resync(parts, relisted), telemetry.run(parts.queue.add), *_doors(parts))
+    observer, wake = parts.observer, parts.queue.add
+    await _first_of(_resync(parts, relisted), *_readers(observer, wake), *_doors(parts))
+
+
+def _readers(
+    observer: Observer, wake: Callable[[Key], None]
+) -> Iterator[Coroutine[Any, Any, None]]:
+    """Yield what asks others than the API server's watches, beside the work on objects."""
+    yield observer.telemetry.run(wake)
+    yield observer.traffic.run(wake)
+    if not observer.settings.watch_namespaces:
+        yield observer.capacity.run(wake)
 
 
 def _doors(parts: Parts) -> Iterator[Coroutine[Any, Any, None]]:

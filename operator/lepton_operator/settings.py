@@ -34,6 +34,12 @@ class Triton(ApiModel):
         pattern="^[0-9]+[.][0-9]+([.][0-9]+)?$",
         description="Triton server version, e.g. 2.51.0",
     )
+    minimum_version: str = Field(
+        default="2.70.0",
+        pattern="^[0-9]+[.][0-9]+([.][0-9]+)?$",
+        description="no revision is made with an older one: it would have holes that NVIDIA's "
+        "bulletins list",
+    )
     max_opset: int = Field(default=21, description="newest ONNX opset that it loads")
     max_ir: int = Field(default=10, description="newest ONNX IR version that it loads")
     max_batch_size: int = 32
@@ -78,6 +84,10 @@ class Defaults(ApiModel):
     training_grace_period_seconds: int = 30
     training_shared_memory: str = Field(
         default="8Gi", description="size of /dev/shm, of which only what is used takes memory"
+    )
+    inference_shared_memory: str = Field(default="2Gi", description="likewise, of serving pods")
+    inference_scratch_space: str = Field(
+        default="1Gi", description="size of /tmp of serving pods, which are evicted beyond it"
     )
     node_not_ready_seconds: int = Field(
         default=30, description="a node silent for so long closes its attempts"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from lepton_operator import names
 from lepton_operator.api.inference import InferenceService
 from lepton_operator.api.model import LeptonModel
 from lepton_operator.api.training import Progress, RankRestart, TrainingJob
 from lepton_operator.plan import Reference
-from lepton_operator.settings import Defaults
+from lepton_operator.settings import Defaults, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +143,27 @@ class ServiceView:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectView:
+    """Another child of ours; `spec` is kept where it is small."""
+
+    kind: str  # Deployment, PodDisruptionBudget, NetworkPolicy
+    name: str
+    namespace: str
+    uid: str
+    owner_uid: str | None
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    spec: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def reference(self) -> Reference:
+        return Reference(self.kind, self.namespace, self.name, self.uid)
+
+
+# Node autoscalers put them on a node that they are about to remove, before they evict its pods.
+_REMOVAL_TAINTS = frozenset({"ToBeDeletedByClusterAutoscaler", "karpenter.sh/disrupted"})
+
+
+@dataclass(frozen=True, slots=True)
 class NodeView:
     """A node, trimmed to what decisions need."""
 
@@ -150,10 +171,16 @@ class NodeView:
     ready: bool
     ready_changed: datetime | None = None  # when `ready` last changed
     gpus: int = 0  # allocatable
+    free_gpus: int | None = None  # known only while some pod of ours finds no room
     schedulable: bool = True
     taints: tuple[Taint, ...] = ()
     faults: tuple[NodeFault, ...] = ()
     replaceable: bool = False  # made by Karpenter, which gives up on pods that rule nodes out
+
+    @property
+    def is_being_emptied(self) -> bool:
+        """Whether somebody has cordoned this node, or is about to remove it."""
+        return not self.schedulable or any(each.key in _REMOVAL_TAINTS for each in self.taints)
 
 
 class Loss(NamedTuple):
@@ -231,19 +258,44 @@ class ModelView:
 
 
 @dataclass(frozen=True, slots=True)
+class DoorTold:
+    """What a door told last: when it was asked, and its requests in flight by the pods' IPs."""
+
+    asked: datetime
+    in_flight: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class InferenceView:
     """What an InferenceService's plan reads.
 
     `ports` are the door's ports in this namespace, each with the Service that it belongs to.
+    `doors` are the pods of the namespace's door, `traffic` what they told, by their UIDs: they are
+    asked only while some pod of the namespace drains.
     """
 
     service: InferenceService
     defaults: Defaults
     pods: tuple[PodView, ...] = ()
     kubernetes_service: ServiceView | None = None
+    budget: ObjectView | None = None
     ports: Mapping[int, ServiceView] = field(default_factory=dict)
     model: LeptonModel | None = None
     nodes: tuple[NodeView, ...] | None = None
+    refusals: tuple[Refusal, ...] = ()
+    doors: tuple[PodView, ...] = ()
+    traffic: Mapping[str, DoorTold] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayView:
+    """What the plan of a namespace's door reads: whether it is needed, and what there is of it."""
+
+    namespace: str
+    needed: bool
+    settings: Settings
+    objects: tuple[ObjectView, ...] = ()
+    pods: tuple[PodView, ...] = ()
     refusals: tuple[Refusal, ...] = ()
 
 

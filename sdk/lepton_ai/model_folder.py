@@ -27,6 +27,7 @@ from lepton_ai.versions import (
     Signature,
     canonical_digest,
 )
+from lepton_ai.warm_up import with_examples
 
 TOP_FILES = (MODEL_FILE, HELD_OUT_FILE, SIGNATURE_FILE, METRICS_FILE)
 CURVE_FILES = (DATA_FILE, PICTURE_FILE)
@@ -37,6 +38,10 @@ JSON_LIMIT_BYTES = 1024 * 1024
 
 logger = logging.getLogger(__name__)
 
+LARGEST_SIZE = 1_000_000
+Shape = Annotated[
+    tuple[Annotated[int, Field(ge=1, le=LARGEST_SIZE)], ...], Field(min_length=1, max_length=16)
+]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
 
@@ -47,6 +52,7 @@ class SignatureFile(BaseModel):
 
     labels: Annotated[tuple[Text, ...], Field(min_length=1, max_length=100_000)] | None = None
     preprocessing: dict[Text, Text] | None = None
+    examples: dict[Text, Shape] = Field(default_factory=dict)
 
 
 def belongs_to_version(path: str) -> bool:
@@ -127,7 +133,7 @@ def read_manifest(folder: Path, limits: onnx_model.Limits) -> Manifest:
     model = onnx_model.inspect(folder / MODEL_FILE, limits)
     said = _read_signature(folder / SIGNATURE_FILE)
     _check_labels(said, model.signature)
-    signature = model.signature.model_copy(
+    signature = with_examples(folder, model.signature, said.examples).model_copy(
         update={"labels": said.labels, "preprocessing": said.preprocessing}
     )
     return Manifest(files=parts, signature=signature, opset=model.opset, ir=model.ir)
@@ -143,7 +149,8 @@ def _read_signature(file: Path) -> SignatureFile:
         place = ".".join(str(part) for part in first["loc"]) or "the file"
         raise InvalidModelError(
             f"{SIGNATURE_FILE} cannot be read: {place}: {first['msg']}. It is a JSON object with "
-            "labels (a list of texts) and preprocessing (a text for each input), both optional."
+            "labels (a list of texts), preprocessing (a text for each input) and examples (the "
+            "shape of a request for each input), all optional."
         ) from None
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
 
 from lepton_ai.record import InvalidModelError
 from lepton_ai.versions import Signature, Tensor
@@ -19,6 +22,9 @@ SAME_WORDS = ("bool", "string", "float16", "bfloat16")
 INTEGERS = tuple(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64))
 DTYPES = {"float": "float32", "double": "float64"} | {word: word for word in SAME_WORDS + INTEGERS}
 """NumPy's word for each tensor type of ONNX Runtime that Triton serves."""
+
+MADE_UP_NAME = re.compile(r".*_dynamic_axes_[0-9]+|unk__[0-9]+")
+"""Names of sizes by torch.onnx.export and tf2onnx: another for each input, whatever it means."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +133,39 @@ def _stored_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
                 yield from _stored_tensors(inner)
 
 
+def refusal(file: Path, shapes: Mapping[str, Sequence[int]]) -> str | None:
+    """Ask the model for an answer to zeros of these shapes; return its error, None if it answers.
+
+    Triton warms a model up with the same.
+    """
+    session = open_session(file)
+    dtypes = {each.name: _dtype(each) for each in session.get_inputs()}
+    try:
+        session.run(None, {name: _zeros(dtypes[name], shape) for name, shape in shapes.items()})
+    except Exception as error:  # noqa: BLE001  # ONNX Runtime's have no base class of their own
+        return first_line(error)
+    return None
+
+
+def _zeros(dtype: str, shape: Sequence[int]) -> NDArray[Any]:
+    if dtype == "string":
+        return np.full(shape, "", dtype=object)
+    return np.zeros(shape, dtype=dtype)
+
+
 def _signature(session: onnxruntime.InferenceSession) -> Signature:
+    inputs, outputs = session.get_inputs(), session.get_outputs()
     return Signature(
-        inputs=tuple(_tensor(value) for value in session.get_inputs()),
-        outputs=tuple(_tensor(value) for value in session.get_outputs()),
+        inputs=tuple(_tensor(value) for value in inputs),
+        outputs=tuple(_tensor(value) for value in outputs),
+        batched=None if len(_batch_names(inputs)) <= 1 else False,
     )
+
+
+def _batch_names(inputs: Iterable[Any]) -> set[str]:
+    """Return the names of the inputs' first sizes; exporters that were told none make some up."""
+    names = {value.shape[0] for value in inputs if value.shape}
+    return {name for name in names if isinstance(name, str) and not MADE_UP_NAME.fullmatch(name)}
 
 
 def _tensor(value: Any) -> Tensor:

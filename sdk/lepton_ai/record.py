@@ -33,6 +33,7 @@ class Reason(StrEnum):
     INVALID_DATASET = "InvalidDataset"
     EVALUATION_FAILED = "EvaluationFailed"
     INVALID_SPEC = "InvalidSpec"
+    CANNOT_BATCH = "CannotBatch"
     HANG = "Hang"
     OUT_OF_MEMORY = "OutOfMemory"
     PARTITIONED = "Partitioned"
@@ -55,6 +56,10 @@ class InvalidModelError(FailureError):
 
 class InvalidSpecError(FailureError):
     reason = Reason.INVALID_SPEC
+
+
+class CannotBatchError(FailureError):
+    reason = Reason.CANNOT_BATCH
 
 
 class DigestMismatchError(FailureError):

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lepton_ai.record import CannotBatchError
 from lepton_ai.versions import MODEL_FILE, Signature, Tensor
 
 CONFIG_FILE = "config.pbtxt"
+LONGEST_WAIT_MICROSECONDS = 86_400_000_000
+"""A day: a request may say how long it is worth computing, but only less than the default."""
 TRITON_TYPES = {
     "bool": "TYPE_BOOL",
     "string": "TYPE_STRING",
@@ -44,41 +47,95 @@ def write_config(repository: Path, model: str, config: Mapping[str, Any]) -> Pat
     return file
 
 
+@dataclass(frozen=True)
+class Serving:
+    """How a model is to be served, beyond what its signature says; 0 and None are Triton's own."""
+
+    max_batch_size: int
+    must_batch: bool = False
+    preferred_batch_sizes: tuple[int, ...] = ()
+    max_queue_delay_microseconds: int = 0
+    instances: int | None = None
+    response_cache: bool = False
+    priority_levels: int = 0
+
+
 def model_config(
-    model: str, version: int, signature: Signature, max_batch_size: int
+    model: str, version: int, signature: Signature, serving: Serving
 ) -> dict[str, Any]:
     """Return the ModelConfig of one version of an ONNX model.
 
     Triton batches only models whose every tensor has a dynamic first dimension; the others get
-    `max_batch_size` 0 and their whole shapes.
+    `max_batch_size` 0 and their whole shapes, or CannotBatchError where they must be batched.
     """
-    batches = max_batch_size > 0 and is_batched(signature)
+    if serving.must_batch and not signature.is_batched:
+        raise CannotBatchError(_why_not(signature))
+    batches = serving.max_batch_size > 0 and signature.is_batched
     config: dict[str, Any] = {
         "name": model,
         "backend": "onnxruntime",
         "default_model_filename": MODEL_FILE,
-        "max_batch_size": max_batch_size if batches else 0,
+        "max_batch_size": serving.max_batch_size if batches else 0,
         "input": [_tensor(tensor, batches=batches) for tensor in signature.inputs],
         "output": [_tensor(tensor, batches=batches) for tensor in signature.outputs],
         "version_policy": {"specific": {"versions": [version]}},
     }
-    if batches:
-        config["dynamic_batching"] = {}
+    # The dynamic batcher orders by priority too, one request at a time if there are no batches.
+    if batches or serving.priority_levels:
+        config["dynamic_batching"] = _dynamic_batching(serving)
+    if serving.instances:
+        config["instance_group"] = [{"count": serving.instances}]
+    if serving.response_cache:
+        config["response_cache"] = {"enable": True}
     if can_be_warmed_up(signature, batches=batches):
-        sizes = (1, max_batch_size) if batches and max_batch_size > 1 else (1,)
+        sizes = sorted({1, serving.max_batch_size}) if batches else [1]
         config["model_warmup"] = [_warmup(signature, size, batches=batches) for size in sizes]
     return config
 
 
-def is_batched(signature: Signature) -> bool:
-    """Whether the first dimension of every tensor is free, which Triton takes for the batch."""
+def _why_not(signature: Signature) -> str:
     tensors = (*signature.inputs, *signature.outputs)
-    return all(tensor.shape[:1] == (-1,) for tensor in tensors)
+    fixed = next((tensor for tensor in tensors if tensor.shape[:1] != (-1,)), None)
+    if fixed is None:
+        reason = "the first sizes of its inputs have different names, so they are no common batch"
+    elif not fixed.shape:
+        reason = f"{fixed.name!r} is a scalar"
+    else:
+        reason = f"the first size of {fixed.name!r} is always {fixed.shape[0]}"
+    return (
+        f"The model cannot be batched: {reason}. Export it with one dynamic first dimension for "
+        "all inputs and outputs, or take spec.batching away: it is then served one request at a "
+        "time."
+    )
+
+
+def _dynamic_batching(serving: Serving) -> dict[str, Any]:
+    # Not bounded here but at the door: a full queue moves no counter of Triton's. Priorities order
+    # this queue without the server's rate limiter, which is for several models on one GPU.
+    policy = {
+        "timeout_action": Enum("REJECT"),
+        "default_timeout_microseconds": LONGEST_WAIT_MICROSECONDS,
+        "allow_timeout_override": True,
+    }
+    found: dict[str, Any] = {"default_queue_policy": policy}
+    if serving.preferred_batch_sizes:
+        found["preferred_batch_size"] = list(serving.preferred_batch_sizes)
+    if serving.max_queue_delay_microseconds:
+        found["max_queue_delay_microseconds"] = serving.max_queue_delay_microseconds
+    if serving.priority_levels:
+        found["priority_levels"] = serving.priority_levels
+        found["default_priority_level"] = serving.priority_levels // 2 + 1
+    return found
 
 
 def can_be_warmed_up(signature: Signature, *, batches: bool) -> bool:
-    """Whether the shapes say what a request looks like; a guessed size could stop the load."""
-    return all(-1 not in _dims(tensor, batches=batches) for tensor in signature.inputs)
+    """Whether it is known what a request looks like; a guessed size could stop the load."""
+    return all(-1 not in _request_dims(tensor, batches=batches) for tensor in signature.inputs)
+
+
+def _request_dims(tensor: Tensor, *, batches: bool) -> tuple[int, ...]:
+    shape = tensor.example or tensor.shape
+    return shape[1:] if batches else shape
 
 
 def _dims(tensor: Tensor, *, batches: bool) -> tuple[int, ...]:
@@ -105,7 +162,7 @@ def _warmup(signature: Signature, batch_size: int, *, batches: bool) -> dict[str
                 "key": tensor.name,
                 "value": {
                     "data_type": Enum(TRITON_TYPES[tensor.dtype]),
-                    "dims": list(_dims(tensor, batches=batches)) or [1],
+                    "dims": list(_request_dims(tensor, batches=batches)) or [1],
                     "zero_data": True,
                 },
             }

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
 
@@ -46,6 +46,8 @@ class Tensor(Document):
     name: str
     dtype: str
     shape: tuple[int, ...]
+    # Of a request that the model has answered; only where sizes beyond the batch are dynamic.
+    example: tuple[int, ...] | None = None
 
 
 class Signature(Document):
@@ -55,6 +57,14 @@ class Signature(Document):
     outputs: tuple[Tensor, ...]
     labels: tuple[str, ...] | None = None
     preprocessing: dict[str, str] | None = None
+    # False where the file itself says that its first sizes are different things.
+    batched: Literal[False] | None = None
+
+    @property
+    def is_batched(self) -> bool:
+        """Whether the first size of every tensor is free, which Triton takes for the batch."""
+        tensors = (*self.inputs, *self.outputs)
+        return self.batched is None and all(tensor.shape[:1] == (-1,) for tensor in tensors)
 
 
 class ModelFile(Document):

@@ -23,6 +23,7 @@ from tests.fixtures.onnx_models import (
     write_broken_model,
     write_digits_model,
     write_digits_version,
+    write_fixed_model,
     write_too_new_model,
 )
 
@@ -87,6 +88,41 @@ def test_from_a_uri_to_a_repository_that_triton_loads(
         (fetched / "config.pbtxt").read_text(), model_config_pb2.ModelConfig()
     )
     assert config.max_batch_size == 8
+
+
+def do_fetch(store: StoreUnderTest, version: dict[str, Any], models: Path, *how: object) -> Ended:
+    which = ("--version", version["version"], "--digest", version["digest"])
+    return store.agent("fetch", *MODEL, *which, "--repository", models, "--model", "reader", *how)
+
+
+def test_fetch_writes_what_the_service_asks_for(
+    folder_store: StoreUnderTest, version: dict[str, Any], tmp_path: Path
+) -> None:
+    asked = ("--must-batch", "--preferred-batch-sizes", "4,8", "--instances", 2)
+    more = ("--max-queue-delay-microseconds", 500, "--response-cache", "--priority-levels", 3)
+    ended = do_fetch(folder_store, version, tmp_path, "--max-batch-size", 8, *asked, *more)
+    assert ended.code == 0, ended.log
+    text = (tmp_path / "reader" / "config.pbtxt").read_text()
+    config = text_format.Parse(text, model_config_pb2.ModelConfig())
+    assert list(config.dynamic_batching.preferred_batch_size) == [4, 8]
+    assert config.dynamic_batching.max_queue_delay_microseconds == 500
+    assert config.dynamic_batching.priority_levels == 3
+    assert config.instance_group[0].count == 2
+    assert config.response_cache.enable
+
+
+def test_a_model_that_cannot_be_batched_is_refused_before_it_is_fetched(
+    folder_store: StoreUnderTest, tmp_path: Path
+) -> None:
+    (tmp_path / "source").mkdir()
+    write_fixed_model(tmp_path / "source" / "model.onnx")
+    version = imported(folder_store, tmp_path / "source")
+    models = tmp_path / "models"
+    refused = do_fetch(folder_store, version, models, "--max-batch-size", 8, "--must-batch")
+    assert (refused.code, refused.record["reason"]) == (2, "CannotBatch")
+    assert "the first size of 'image' is always 1" in refused.record["message"]
+    assert not models.exists()
+    assert do_fetch(folder_store, version, models, "--max-batch-size", 8).code == 0
 
 
 def test_an_import_that_is_repeated_makes_no_second_version(

@@ -30,6 +30,7 @@ ROOT = Path(__file__).parents[2]
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 SERVES = "a server answers"
 IMAGES = {kind: f"{kind}:test" for kind in ("agent", "trainer", "triton", "door")}
+DEFAULTS = {"images": IMAGES, "triton": {"minimumVersion": "2.51.0"}}
 LEASE = "lepton-operator"
 # Long enough for two busy cores; tests about the Lease choose their own.
 PATIENT_LEASE = {"leaseSeconds": 60, "renewDeadlineSeconds": 40, "retrySeconds": 1}
@@ -169,7 +170,7 @@ class Operators:
         file = self.folder / f"settings-{number}.json"
         port = free_port()
         chosen = {
-            "defaults": {"images": IMAGES},
+            "defaults": DEFAULTS,
             "watchNamespaces": [self.namespace.name],
             "leaderElection": PATIENT_LEASE,
             "httpPort": port,

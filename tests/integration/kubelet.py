@@ -7,9 +7,25 @@ from dataclasses import dataclass
 from typing import Any
 
 from e2e.waiting import wait_until
+from lepton_operator import names
 from tests.integration.conftest import Namespace
 
 _STARTED = "2026-11-22T04:00:00Z"
+DOOR = "lepton-door-0"
+# Of the `restricted` Pod Security Standard.
+_DOOR_SPEC = {
+    "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+    "containers": [
+        {
+            "name": "door",
+            "image": "door:test",
+            "securityContext": {
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+            },
+        }
+    ],
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +48,12 @@ class Kubelet:
                 for each in conditions
             ],
         )
+
+    def open_door(self, address: str = "10.0.9.1") -> None:
+        """A pod of the namespace's door is ready: nobody makes those of a Deployment here."""
+        metadata = {"labels": names.door_labels(), "name": DOOR}
+        self.namespace.apply("Pod", DOOR, metadata=metadata, spec=_DOOR_SPEC)
+        self.run(DOOR, address)
 
     def succeed(self, name: str, record: str) -> None:
         """All containers ended by 0, and left this record."""

@@ -10,6 +10,7 @@ from typing import Any
 from lepton_operator import names
 from lepton_operator.api.training import TrainingJobStatus
 from lepton_operator.cache import Cache, Change, Key
+from lepton_operator.capacity import Capacity
 from lepton_operator.cluster import Cluster
 from lepton_operator.execute import Executor
 from lepton_operator.metrics import Metrics
@@ -19,8 +20,9 @@ from lepton_operator.queue import End
 from lepton_operator.reconcile import Reconciler
 from lepton_operator.settings import Settings
 from lepton_operator.telemetry import Telemetry
+from lepton_operator.traffic import Traffic
 from lepton_operator.views import TrainingView
-from tests.integration.conftest import IMAGES, Namespace
+from tests.integration.conftest import DEFAULTS, Namespace
 
 NOW = datetime(2026, 11, 22, 4, tzinfo=UTC)
 Decide = Callable[[TrainingView], Plan]
@@ -40,10 +42,12 @@ class Bench:
 
     def __post_init__(self) -> None:
         settings = Settings.model_validate(
-            {"defaults": {"images": IMAGES}, "watchNamespaces": [self.namespace.name]}
+            {"defaults": DEFAULTS, "watchNamespaces": [self.namespace.name]}
         )
         self.cache = Cache(settings.defaults.gpu_resource)
-        self.observer = Observer(self.client, self.cache, settings, Telemetry(self.cache))
+        telemetry, traffic = Telemetry(self.cache), Traffic(self.cache)
+        capacity = Capacity(self.client, self.cache, settings.defaults.gpu_resource)
+        self.observer = Observer(self.client, self.cache, settings, telemetry, traffic, capacity)
         self.reconciler = Reconciler(
             self.observer,
             Executor(self.client, self.cache),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import pytest
 
 from e2e.cluster import ControlPlane, control_plane
 from e2e.cluster.layout import Layout
-from e2e.installation import RELEASE, RESTRICTED, SYSTEM
+from e2e.installation import RELEASE, RESTRICTED, SYSTEM, TRITON
 from e2e.kubectl import Kubectl
 from e2e.waiting import wait_until
+from lepton_operator import names
 from tests.helm import Helm, Releases
 from tests.integration.conftest import LEASE, Namespace, Operators, install_crds
 from tests.integration.kubelet import Kubelet
@@ -36,7 +38,13 @@ STRANGER = {
         }
     ],
 }
-SERVED = {"model": {"name": "digits"}}
+SERVED = {"model": {"name": "digits"}, "rollout": {"drainTimeoutSeconds": 1}}
+DOOR_OBJECTS = (
+    ("NetworkPolicy", "lepton-serve"),
+    ("NetworkPolicy", "lepton-door"),
+    ("Deployment", "lepton-door"),
+    ("PodDisruptionBudget", "lepton-door"),
+)
 
 
 @dataclass(frozen=True, order=True)
@@ -115,7 +123,8 @@ def install(plane: ControlPlane, tmp_path: Path) -> Iterator[Install]:
     operators = Operators(system, tmp_path / "token.kubeconfig", tmp_path)
 
     def installed(*namespaces: str) -> Installation:
-        releases.install({"watchNamespaces": list(namespaces), "crds": {"create": False}})
+        values = {"watchNamespaces": list(namespaces), "crds": {"create": False}, "triton": TRITON}
+        releases.install(values)
         write_token_kubeconfig(operators.kubeconfig, plane, kubectl)
         before = sum(1 for _ in plane.layout.audit_events())
         operators.start(**settings(kubectl))
@@ -195,6 +204,7 @@ def work_in_every_way(work: Namespace) -> None:
     train_again(work)
     serve(work)
     meet_strangers(work)
+    close_the_door(work)
 
 
 def train_and_hand_over(work: Namespace) -> None:
@@ -223,12 +233,53 @@ def serve(work: Namespace) -> None:
     work.apply("InferenceService", "digits", spec=SERVED | {"replicas": 2})
     for index in (0, 1):
         Kubelet(work).run(f"digits-serve-{index}", f"10.0.1.{index + 1}")
+    work.wait_for_reason("InferenceService", "digits", "DoorNotReady")
+    Kubelet(work).open_door()
     work.wait_for_reason("InferenceService", "digits", "Serving")
+    mend(work)
     service = work.path("Service", "digits")
     work.api.patch(service, {"spec": {"selector": {"stranger": "yes"}}})
     wait_until(lambda: work.api.get(service), lambda found: "stranger" not in str(found), SEEN)
     work.apply("InferenceService", "digits", spec=SERVED | {"replicas": 1})
     wait_until(work.pods, lambda found: "digits-serve-1" not in found, GONE)
+
+
+def mend(work: Namespace) -> None:
+    """Somebody changes by hand what protects the pods, and what is recorded of the door."""
+    stranger = {"podSelector": {"matchLabels": {"stranger": "yes"}}}
+    recorded = {"annotations": {names.RESOLVED: "stranger"}}
+    changes: dict[tuple[str, str], dict[str, Any]] = {
+        ("PodDisruptionBudget", "digits-serve"): {"spec": {"maxUnavailable": "99%"}},
+        ("NetworkPolicy", "lepton-serve"): {"spec": stranger},
+        ("Deployment", "lepton-door"): {"metadata": recorded},
+    }
+    for (kind, name), change in changes.items():
+        path = work.path(kind, name)
+        before = parts_at(work, path)
+        work.api.patch(path, change)
+        wait_until(partial(parts_at, work, path), before.__eq__, SEEN)
+
+
+def parts_at(work: Namespace, path: str) -> tuple[Any, Any]:
+    return parts(work.api.get(path))
+
+
+def parts(found: dict[str, Any] | None) -> tuple[Any, Any]:
+    """What the operator says of an object."""
+    assert found
+    return found["metadata"].get("annotations"), found["spec"]
+
+
+def close_the_door(work: Namespace) -> None:
+    """The last services go, and the door with them; others have its names when one comes."""
+    specs = {each: (work.get(*each) or {})["spec"] for each in DOOR_OBJECTS}
+    for name in ("digits", "taken"):
+        work.delete("InferenceService", name)
+    for (kind, name), spec in specs.items():
+        wait_until(partial(work.get, kind, name), lambda found: found is None, GONE)
+        work.apply(kind, name, spec=spec)
+    work.apply("InferenceService", "last", spec=SERVED)
+    work.wait_for_reason("InferenceService", "last", "Starting")
 
 
 def meet_strangers(work: Namespace) -> None:

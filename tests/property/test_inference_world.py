@@ -16,27 +16,46 @@ from lepton_operator import names
 from lepton_operator.api.inference import InferenceService
 from lepton_operator.api.model import LeptonModel
 from lepton_operator.build import serving
-from lepton_operator.conditions import READY, is_true
+from lepton_operator.conditions import READY, find, is_true
+from lepton_operator.inference.draining import draining_since
 from lepton_operator.inference.fleet import serves
 from lepton_operator.inference.plan import plan
+from lepton_operator.inference.revisions import revision_of
 from lepton_operator.plan import Create, Delete, Patch, Plan
 from lepton_operator.settings import Images
-from lepton_operator.views import ContainerView, InferenceView, PodView, ServicePort, ServiceView
+from lepton_operator.views import (
+    ContainerView,
+    DoorTold,
+    InferenceView,
+    ObjectView,
+    PodView,
+    ServicePort,
+    ServiceView,
+)
 from tests.builders import a_model, a_node
-from tests.unit.inference.builders import a_served_model, a_service, crashed
+from tests.unit.inference.builders import a_door, a_served_model, a_service, crashed
 from tests.world import Key, Killed, World, is_empty
 
 NODES = ("node-1", "node-2")
+DOORS = ("lepton-door-0", "lepton-door-1")
 BROKEN_VERSION = 3
+DRAIN_TIMEOUT_SECONDS = 300
 MOST_PASSES = 300
 
 
 @dataclass
 class ServingWorld(World):
-    """A world that has Services too, and knows which version each pod fetches."""
+    """A world that has Services and budgets too, nodes that can be full, and doors.
+
+    It knows which version each pod fetches, and how many requests each pod has.
+    """
 
     services: dict[str, ServiceView] = field(default_factory=dict)
+    budgets: dict[str, ObjectView] = field(default_factory=dict)
     versions: dict[str, int] = field(default_factory=dict)  # by the pod's UID
+    room: dict[str, int] = field(default_factory=dict)  # GPUs of each node
+    in_flight: dict[str, int] = field(default_factory=dict)  # by the pod's UID
+    silent: set[str] = field(default_factory=set)  # doors that do not answer
 
     def _create_pod(self, manifest: Mapping[str, Any]) -> None:
         super()._create_pod(manifest)
@@ -45,10 +64,14 @@ class ServingWorld(World):
         self.versions.setdefault(uid, int(command[command.index("--version") + 1]))
 
     def _create(self, create: Create) -> None:
-        if create.manifest["kind"] != "Service":
+        kind = create.manifest["kind"]
+        if kind not in ("Service", "PodDisruptionBudget"):
             super()._create(create)
             return
         metadata, spec = create.manifest["metadata"], create.manifest["spec"]
+        if kind == "PodDisruptionBudget":
+            self.budgets.setdefault(metadata["name"], a_budget_of(metadata, spec))
+            return
         self.services.setdefault(
             metadata["name"],
             ServiceView(
@@ -63,6 +86,17 @@ class ServingWorld(World):
         )
 
     def _patch(self, patch: Patch) -> None:
+        kind, name = patch.target.kind, patch.target.name
+        if kind == "Pod":
+            super()._patch(patch)
+        elif kind == "PodDisruptionBudget":
+            self.budgets[name] = replace(
+                self.budgets[name], spec={**self.budgets[name].spec, **patch.body["spec"]}
+            )
+        else:
+            self._patch_service(patch)
+
+    def _patch_service(self, patch: Patch) -> None:
         found, spec = self.services[patch.target.name], patch.body["spec"]
         selector = {**found.selector, **spec["selector"]}
         self.services[found.name] = replace(
@@ -77,6 +111,38 @@ class ServingWorld(World):
         if pod is not None and pod.deleting:
             # The endpoints controller takes a Terminating pod out of the Service.
             self._change(pod, ready=False, ready_since=None)
+
+    def schedule(self, name: str, node: str) -> None:
+        """Place the pod there, or on any node with room; or say that there is none."""
+        pod = self.pods[name]
+        places = [each for each in (node, *NODES) if self.has_room(each)]
+        if pod.node is not None:
+            return
+        if not places:
+            self._change(pod, unschedulable_message="0/2 nodes: Insufficient nvidia.com/gpu.")
+            return
+        self._change(pod, unschedulable_message="")
+        super().schedule(name, places[0])
+        self._change(self.pods[name], ip=f"10.0.0.{pod.uid}")
+
+    def has_room(self, node: str) -> bool:
+        there = [pod for pod in self.pods.values() if pod.node == node and not pod.finished]
+        ready = self.nodes[node].ready and self.nodes[node].schedulable
+        return ready and len(there) < self.room[node]
+
+    def doors(self) -> tuple[PodView, ...]:
+        return tuple(a_door(number) for number in range(len(DOORS)))
+
+    def traffic(self) -> dict[str, DoorTold]:
+        """What the doors that answer tell of the pods that they know to drain."""
+        draining = [pod for pod in self.pods.values() if names.DRAINING in pod.annotations]
+        told = {pod.ip or "": self.in_flight.get(pod.uid, 0) for pod in draining}
+        nothing = dict.fromkeys(told, 0)
+        return {
+            door.uid: DoorTold(self.now, told if number == 0 else nothing)
+            for number, door in enumerate(self.doors())
+            if door.name not in self.silent
+        }
 
     def become_ready(self, name: str) -> None:
         pod = self.pods[name]
@@ -115,6 +181,7 @@ class InferenceWorld(RuleBasedStateMachine):
         super().__init__()
         self.world = ServingWorld(before_delete=self.must_be_recorded)
         self.world.nodes = {name: a_node(name) for name in NODES}
+        self.world.room = dict.fromkeys(NODES, 9)
         self.key: Key = ("InferenceService", "digits")
         self.model: LeptonModel | None = a_served_model(1)
 
@@ -130,8 +197,11 @@ class InferenceWorld(RuleBasedStateMachine):
             defaults=world.defaults,
             pods=world.seen_pods(self.service.metadata.uid),
             kubernetes_service=self.world.services.get("digits"),
+            budget=self.world.budgets.get("digits-serve"),
             model=self.model,
             nodes=tuple(world.nodes.values()),
+            doors=self.world.doors(),
+            traffic=self.world.traffic(),
         )
         found = plan(view, world.now)
         self.must_leave_enough(view, found)
@@ -143,9 +213,10 @@ class InferenceWorld(RuleBasedStateMachine):
     def one(self, data: st.DataObject) -> str:
         return data.draw(st.sampled_from(self.live()))
 
-    @initialize(replicas=st.integers(0, 3))
-    def apply(self, replicas: int) -> None:
+    @initialize(replicas=st.integers(0, 3), passes=st.sampled_from([0, 10, 10]))
+    def apply(self, replicas: int, passes: int) -> None:
         self.world.add(a_service(replicas))
+        self.go_on(passes, 3)
 
     # The operator
 
@@ -164,6 +235,17 @@ class InferenceWorld(RuleBasedStateMachine):
                 self.world.reconcile(self.key, self.planner, writes=writes)
             except Killed:
                 self.world.restart_operator()
+
+    @rule(passes=st.integers(3, 20), seconds=st.sampled_from([0.1, 3, 40, 130]))
+    def go_on(self, passes: int, seconds: float) -> None:
+        """Everybody does their work for a while."""
+        for _ in range(passes):
+            self.world.pass_time(seconds)
+            self.world.finish_deletions()
+            for name in self.live():
+                self.settle(name)
+            self.world.tell_all()
+            self.world.reconcile(self.key, self.planner)
 
     @rule()
     def chart_upgrade(self) -> None:
@@ -205,17 +287,8 @@ class InferenceWorld(RuleBasedStateMachine):
     @precondition(lambda self: self.live())
     @rule(data=st.data())
     def hurt(self, data: st.DataObject) -> None:
-        act = data.draw(
-            st.sampled_from(
-                [
-                    self.world.vanish,
-                    self.world.ask_to_delete,
-                    self.world.crash,
-                    self.world.fail,
-                ]
-            )
-        )
-        act(self.one(data))
+        act = data.draw(st.sampled_from(["vanish", "ask_to_delete", "crash", "fail"]))
+        getattr(self.world, act)(self.one(data))
 
     @rule()
     def finish_deletions(self) -> None:
@@ -225,6 +298,32 @@ class InferenceWorld(RuleBasedStateMachine):
     def silence_or_revive(self, node: str) -> None:
         act = self.world.silence if self.world.nodes[node].ready else self.world.revive
         act(node)
+
+    @rule(node=st.sampled_from(NODES))
+    def cordon_or_not(self, node: str) -> None:
+        self.world.cordon(node, schedulable=not self.world.nodes[node].schedulable)
+
+    @rule(node=st.sampled_from(NODES), gpus=st.integers(0, 4))
+    def fill_or_free(self, node: str, gpus: int) -> None:
+        self.world.room[node] = gpus
+
+    # Requests
+
+    @precondition(lambda self: self.live())
+    @rule(data=st.data(), requests=st.integers(1, 3))
+    def ask(self, data: st.DataObject, requests: int) -> None:
+        """Requests come in, which last; a door sends none to a pod that drains."""
+        pod = self.world.pods[self.one(data)]
+        if pod.ready and not pod.deleting and names.DRAINING not in pod.annotations:
+            self.world.in_flight[pod.uid] = requests
+
+    @rule()
+    def answer_all(self) -> None:
+        self.world.in_flight.clear()
+
+    @rule(door=st.sampled_from(DOORS))
+    def silence_door_or_not(self, door: str) -> None:
+        self.world.silent ^= {door}
 
     # People
 
@@ -239,6 +338,10 @@ class InferenceWorld(RuleBasedStateMachine):
     @rule(model=st.sampled_from([None, a_model()]))
     def lose_model(self, model: LeptonModel | None) -> None:
         self.model = model
+
+    @rule(strategy=st.sampled_from(["Auto", "Surge", "Replace"]))
+    def choose_strategy(self, strategy: str) -> None:
+        self.world.change_spec(self.key, rollout={"strategy": strategy})
 
     @rule(zone=st.sampled_from(["a", "b"]))
     def change_pods(self, zone: str) -> None:
@@ -258,17 +361,36 @@ class InferenceWorld(RuleBasedStateMachine):
     # What must hold
 
     def must_leave_enough(self, view: InferenceView, found: Plan) -> None:
-        """A plan deletes no pod that serves unless enough others do."""
-        doomed = {each.target.uid for each in found.delete}
+        """A plan takes requests from no pod that serves unless enough others do, or it said so."""
+        marked = {each.target.uid for each in found.patch if _is_mark(each)}
         serving_pods = {
-            pod.uid
+            pod.uid: pod
             for pod in view.pods
-            if serves(pod, self.world.now) and not (pod.deleting or pod.gone or pod.finished)
+            if serves(pod, self.world.now)
+            and not (pod.deleting or pod.gone or pod.finished)
+            and names.DRAINING not in pod.annotations
         }
-        if serving_pods & doomed:
-            assert len(serving_pods - doomed) >= view.service.spec.replicas, found.because
+        deleted = {each.target.uid for each in found.delete}
+        assert not deleted & set(serving_pods), "a pod goes that nobody marked"
+        gone = marked & set(serving_pods)
+        left = len(serving_pods) - len(gone)
+        if not gone or left >= view.service.spec.replicas:
+            return
+        rollout = view.service.status.rollout
+        assert rollout is not None, found.because
+        assert rollout.phase == "Replacing", found.because
+        assert len(gone) == 1, found.because
+        assert left or rollout.gap_seconds, f"nothing serves, and nobody said so: {rollout}"
+
+    def must_have_drained(self, pod: PodView) -> None:
+        """What is deleted while it has requests had its time."""
+        since = draining_since(pod)
+        if since is None or not self.world.in_flight.get(pod.uid):
+            return
+        assert (self.world.now - since).total_seconds() >= DRAIN_TIMEOUT_SECONDS
 
     def must_be_recorded(self, pod: PodView) -> None:
+        self.must_have_drained(pod)
         seen = self.world.seen.get(pod.uid)
         if seen is not None and seen.phase == "Failed":
             recorded = self.service.status.last_failure
@@ -287,8 +409,15 @@ class InferenceWorld(RuleBasedStateMachine):
             return
         if self.model is None or self.model.status.served is None:
             self.model = a_served_model(1)
+        replicas = self.service.spec.replicas
         for node in NODES:
             self.world.revive(node)
+            self.world.cordon(node, schedulable=True)
+            # As much room as the service needs, and none for one more pod.
+            self.world.room[node] = replicas if node == NODES[0] else 0
+        if self.service.spec.rollout is not None and self.service.spec.rollout.strategy == "Surge":
+            self.world.room[NODES[1]] = 1
+        self.world.in_flight.clear()
         self.come_to_rest()
         self.must_rest_for_a_reason()
 
@@ -325,8 +454,7 @@ class InferenceWorld(RuleBasedStateMachine):
         pods = list(self.world.pods.values())
         version = self.model.status.served.version
         if version == BROKEN_VERSION and replicas:
-            assert not is_true(status.conditions, READY)
-            assert {each.reason for each in status.waiting} == {"ModelLoadFailed"}
+            self.must_say_what_failed(pods)
             return
         assert len(pods) == replicas
         assert all(pod.ready and self.version_of(pod) == version for pod in pods)
@@ -334,8 +462,43 @@ class InferenceWorld(RuleBasedStateMachine):
         assert not status.waiting
         assert status.version == (version if replicas else None)
         found = self.world.services["digits"]
+        assert status.rollout is None
+        assert self.world.budgets["digits-serve"].spec["maxUnavailable"] == 0
         assert found.selector == names.door_labels()
         assert found.door_port is not None
+
+    def must_say_what_failed(self, pods: list[PodView]) -> None:
+        """The version before goes on being served, if anybody knows how to make its pods."""
+        status = self.service.status
+        ready = find(status.conditions, READY)
+        assert ready is not None
+        assert ready.status == "False"
+        if status.rollout is None or status.rollout.failed is None:
+            assert "ModelLoadFailed" in {each.reason for each in status.waiting}
+            return
+        assert ready.reason == "ModelLoadFailed"
+        assert status.rollout.phase == "RolledBack"
+        assert status.rollout.failed.version == BROKEN_VERSION
+        assert len(pods) == self.service.spec.replicas
+        assert all(pod.ready for pod in pods)
+        assert {revision_of(pod) for pod in pods} == {status.rollout.to}
+
+
+def _is_mark(patch: Patch) -> bool:
+    marks = patch.body.get("metadata", {}).get("annotations", {})
+    return bool(marks.get(names.DRAINING))
+
+
+def a_budget_of(metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> ObjectView:
+    owner = metadata["ownerReferences"][0]["uid"]
+    return ObjectView(
+        kind="PodDisruptionBudget",
+        name=metadata["name"],
+        namespace=metadata["namespace"],
+        uid="uid-of-budget",
+        owner_uid=owner,
+        spec=spec,
+    )
 
 
 TestInferenceWorld = InferenceWorld.TestCase

@@ -22,6 +22,9 @@ _OURS = "/apis/lepton.ai/v1alpha1"
 RESOURCES: Mapping[str, str] = {
     "pods": "/api/v1/pods",
     "services": "/api/v1/services",
+    "deployments": "/apis/apps/v1/deployments",
+    "poddisruptionbudgets": "/apis/policy/v1/poddisruptionbudgets",
+    "networkpolicies": "/apis/networking.k8s.io/v1/networkpolicies",
     "trainingjobs": f"{_OURS}/trainingjobs",
     "leptonmodels": f"{_OURS}/leptonmodels",
     "inferenceservices": f"{_OURS}/inferenceservices",

@@ -22,7 +22,7 @@ from e2e.cluster import ControlPlane, control_plane, tool
 from e2e.cluster.api import wait_for
 from e2e.cluster.ports import free_port
 from e2e.cluster.tools import KUBERNETES_VERSION
-from e2e.installation import CHART, RELEASE
+from e2e.installation import CHART, RELEASE, TRITON
 from e2e.kubectl import Kubectl
 from tests.resilience.api import Api
 from tests.resilience.history import History
@@ -109,9 +109,10 @@ def _install(control: ControlPlane, folder: Path) -> Setup:
 
 
 def _rendered() -> Iterator[dict[str, Any]]:
-    """The chart as helm would send it, with its default values."""
+    """The chart as helm would send it, with its default values and the Triton of our image."""
     argv = (
         *(str(tool("helm")), "template", RELEASE, str(CHART)),
+        *("--set", f"triton.minimumVersion={TRITON['minimumVersion']}"),
         *("--namespace", SYSTEM_NAMESPACE, "--kube-version", KUBERNETES_VERSION),
     )
     done = subprocess.run(argv, capture_output=True, text=True, check=True)

@@ -26,6 +26,7 @@ CONTAINERS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "index": ("step", ()),
     "evaluate": ("step", ()),
     "serve": ("triton", ("fetch",)),
+    "door": ("door", ()),
 }
 _NATIVE_SIDECARS = frozenset({"sidecar"})
 

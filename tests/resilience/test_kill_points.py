@@ -12,6 +12,7 @@ from tests.resilience.scenarios import (
     GANG_POD_LOST,
     GANG_RESTART,
     NEW_VERSION,
+    SCALE_DOWN,
     SCENARIOS,
     SUSPEND_RESUME,
     TRAIN_EVALUATE_SERVE,
@@ -33,7 +34,9 @@ async def test_a_gang_restarts_though_the_operator_dies_at_any_write(
 
 
 @pytest.mark.parametrize(
-    "scenario", [TRAIN_EVALUATE_SERVE, GANG_POD_LOST, NEW_VERSION, SUSPEND_RESUME], ids=str
+    "scenario",
+    [TRAIN_EVALUATE_SERVE, GANG_POD_LOST, NEW_VERSION, SCALE_DOWN, SUSPEND_RESUME],
+    ids=str,
 )
 async def test_the_kill_points_of_today_make_no_difference(
     scenario: Scenario, laboratory: Laboratory

@@ -16,6 +16,8 @@ _PATH = re.compile(
     r"/(?P<resource>[^/]+)(?:/(?P<name>[^/]+))?(?:/(?P<subresource>[^/]+))?"
 )
 _FREE_NUMBER = re.compile(r"-(serve|index|import|evaluate-[0-9]+)-[0-9]+")
+# What a Deployment's controllers add to the names of the door's ReplicaSets and pods.
+_OF_THE_DOOR = re.compile(r"lepton-door-[0-9a-f]{6,10}(-[0-9a-z]{5})?")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -46,7 +48,7 @@ def normal_name(name: str) -> str:
 
     Serving pods and steps take the lowest number that no other pod has at that moment.
     """
-    return _FREE_NUMBER.sub(r"-\1-N", name)
+    return _OF_THE_DOOR.sub("lepton-door-N", _FREE_NUMBER.sub(r"-\1-N", name))
 
 
 def parse(method: str, path: str, body: bytes) -> tuple[str, Target] | None:

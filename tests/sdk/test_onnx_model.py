@@ -54,6 +54,31 @@ def test_dtypes_are_numpys_words(tmp_path: Path, element_type: int, dtype: str) 
     )
 
 
+@pytest.mark.parametrize(
+    ("names", "batched"),
+    [
+        pytest.param(("n", "n"), True, id="one name for both"),
+        pytest.param(("n", "m"), False, id="two names"),
+        pytest.param(("n", None), True, id="a size without a name"),
+        pytest.param(("a_dynamic_axes_1", "b_dynamic_axes_1"), True, id="names that torch made up"),
+        pytest.param(("unk__7", "n"), True, id="a name that tf2onnx made up"),
+    ],
+)
+def test_first_sizes_of_different_names_are_no_batch(
+    tmp_path: Path, names: tuple[str, str | None], *, batched: bool
+) -> None:
+    product = model(
+        [helper.make_node("MatMul", ["a", "b"], ["y"])],
+        inputs=[
+            tensor("a", TensorProto.FLOAT, [names[0], 4]),
+            tensor("b", TensorProto.FLOAT, [names[1], 4]),
+        ],
+        outputs=[tensor("y", TensorProto.FLOAT, [names[0], 4])],
+    )
+    onnx.save(product, tmp_path / "model.onnx")
+    assert inspect(tmp_path / "model.onnx").signature.is_batched is batched
+
+
 def _write_empty(file: Path) -> None:
     file.write_bytes(b"")
 

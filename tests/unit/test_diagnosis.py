@@ -18,7 +18,7 @@ from lepton_operator.diagnosis import (
 from lepton_operator.inference.reasons import ServingReason
 from lepton_operator.models.reasons import ModelReason
 from lepton_operator.training.status import Reason
-from lepton_operator.views import ContainerView, PodView
+from lepton_operator.views import ContainerView, NodeView, PodView
 from tests.builders import a_container, a_node, a_pod, a_waiting_container
 
 GPU = "nvidia.com/gpu"
@@ -29,6 +29,11 @@ UNBOUND = "0/2 nodes are available: pod has unbound immediate PersistentVolumeCl
 
 def pending(**more: Any) -> PodView:
     return a_pod(node=None, **more)
+
+
+def with_free(free: int, name: str = "node-1") -> NodeView:
+    """A node of four GPUs, of which so many are free."""
+    return replace(a_node(name, gpus=4), free_gpus=free)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +48,19 @@ def pending(**more: Any) -> PodView:
             Asked(4, GPU, (a_node(gpus=4),)),
             "the largest node has 4; wait for a free one, or add a node",
             id="as many as a node has, but none is free",
+        ),
+        pytest.param(
+            Asked(4, GPU, (with_free(0), with_free(3, "node-2"), with_free(1, "node-3"))),
+            "4 of 12 are free, at most 3 on one node, the largest node has 4; wait",
+            id="what is free is spread over nodes",
+        ),
+        pytest.param(
+            Asked(4, GPU, (with_free(0),)), "0 of 4 are free, the largest node", id="none is free"
+        ),
+        pytest.param(
+            Asked(4, GPU, (with_free(0), replace(with_free(4, "node-2"), schedulable=False))),
+            "0 of 4 are free",
+            id="what is free on a cordoned node does not count",
         ),
         pytest.param(
             Asked(1, GPU, ()),

@@ -29,6 +29,9 @@ OF_EVENTS = {
     ModelReason.VERSION_REFUSED,
     ModelReason.VERSION_CONFLICT,
     ModelReason.SERVED,
+    ServingReason.REPLACING,
+    ServingReason.ROLLED_BACK,
+    ServingReason.DRAIN_TIMED_OUT,
 }
 
 

@@ -68,6 +68,7 @@ class PodParts:
     restart_policy: str = "Never"
     spread: Sequence[Mapping[str, Any]] = ()
     affinity: Mapping[str, Any] = field(default_factory=dict)
+    temporary_size: str | int | None = None
 
 
 def pod(
@@ -112,7 +113,10 @@ def _spec(settings: PodSettings, identity: Identity, parts: PodParts) -> dict[st
         "securityContext": _pod_security(settings, identity),
         "initContainers": [dict(each) for each in parts.init_containers],
         "containers": [dict(each) for each in parts.containers],
-        "volumes": [empty_volume(TEMPORARY_VOLUME), *(dict(each) for each in parts.volumes)],
+        "volumes": [
+            empty_volume(TEMPORARY_VOLUME, size=parts.temporary_size),
+            *(dict(each) for each in parts.volumes),
+        ],
         "hostname": parts.hostname,
         "terminationGracePeriodSeconds": settings.termination_grace_period_seconds
         or parts.grace_seconds,

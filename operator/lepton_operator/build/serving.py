@@ -14,7 +14,13 @@ from pydantic import Field
 
 from lepton_operator import names
 from lepton_operator.api.common import PodSettings, Resources, StatusModel
-from lepton_operator.api.inference import InferenceService
+from lepton_operator.api.inference import (
+    MAX_BODY_BYTES,
+    Batching,
+    InferenceService,
+    InferenceServiceSpec,
+    Triton,
+)
 from lepton_operator.build import pods
 from lepton_operator.settings import Defaults
 
@@ -64,8 +70,11 @@ _FLAGS: tuple[tuple[tuple[int, int], tuple[str, ...]], ...] = (
             f"--grpc-restricted-protocol={_RESTRICTED}",
         ),
     ),
-    ((2, 70), ("--allow-client-shm=false",)),
+    # The door keeps a service's own limit on bodies; Triton's default would refuse 64 MiB.
+    ((2, 70), ("--allow-client-shm=false", f"--http-max-input-size={MAX_BODY_BYTES}")),
 )
+
+_UNIT_BYTES = {"Mi": 2**20, "Gi": 2**30}
 
 # A pod that Cluster Autoscaler does not know the controller of would keep its node for ever.
 _MAY_BE_EVICTED = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"}
@@ -88,6 +97,9 @@ class Resolved(StatusModel):
     run_as_user: int | None = None
     fs_group: int | None = None
     priority_class: str | None = Field(default=None)
+    # Revisions from before there were bounds go without.
+    shared_memory: str | None = None
+    scratch_space: str | None = None
 
     def written(self) -> str:
         """Return the annotation of a pod."""
@@ -111,15 +123,15 @@ class Target:
 
 def resolve(service: InferenceService, defaults: Defaults) -> Resolved:
     """Return what the administrator's values mean for a revision that is made now."""
-    triton = defaults.triton
+    spec, triton = service.spec, defaults.triton
     return Resolved(
         image=defaults.images.triton,
         fetch_image=defaults.images.agent,
         pull_policy=defaults.images.pull_policy,
-        flags=flags(triton.version),
-        resources=service.spec.resources or defaults.inference_resources,
+        flags=(*flags(triton.version), *_cache_flags(spec)),
+        resources=spec.resources or defaults.inference_resources,
         fetch_resources=defaults.sidecar_resources,
-        max_batch_size=triton.max_batch_size,
+        max_batch_size=_max_batch_size(spec.batching, triton.max_batch_size),
         exit_timeout_seconds=triton.exit_timeout_seconds,
         drain_sleep_seconds=triton.drain_sleep_seconds,
         start_timeout_seconds=triton.start_timeout_seconds,
@@ -127,13 +139,37 @@ def resolve(service: InferenceService, defaults: Defaults) -> Resolved:
         run_as_user=defaults.run_as_user,
         fs_group=defaults.fs_group,
         priority_class=defaults.inference_priority_class,
+        shared_memory=defaults.inference_shared_memory,
+        scratch_space=defaults.inference_scratch_space,
     )
 
 
 def flags(server_version: str) -> tuple[str, ...]:
     """Return the flags that this server version knows."""
-    major, minor, *_ = (int(part) for part in server_version.split("."))
-    return tuple(flag for since, some in _FLAGS if since <= (major, minor) for flag in some)
+    release = _release(server_version)
+    return tuple(flag for since, some in _FLAGS if since <= release for flag in some)
+
+
+def is_older(server_version: str, minimum_version: str) -> bool:
+    return _release(server_version) < _release(minimum_version)
+
+
+def _release(server_version: str) -> tuple[int, ...]:
+    major, minor, *patch = (int(part) for part in server_version.split("."))
+    return major, minor, *(patch or (0,))
+
+
+def _cache_flags(spec: InferenceServiceSpec) -> tuple[str, ...]:
+    size = spec.triton.response_cache if spec.triton is not None else None
+    if size is None:
+        return ()
+    return (f"--cache-config=local,size={int(size[:-2]) * _UNIT_BYTES[size[-2:]]}",)
+
+
+def _max_batch_size(batching: Batching | None, default: int) -> int:
+    if batching is None:
+        return default
+    return batching.max_batch_size or max((default, *batching.preferred_batch_sizes))
 
 
 def serving_pod(
@@ -150,7 +186,9 @@ def serving_pod(
         volumes=[
             pods.empty_volume(MODELS_VOLUME),
             pods.empty_volume(
-                pods.SHARED_MEMORY_VOLUME, memory=True, size=service.spec.shared_memory
+                pods.SHARED_MEMORY_VOLUME,
+                memory=True,
+                size=service.spec.shared_memory or resolved.shared_memory,
             ),
             pods.store_volume(),
         ],
@@ -162,6 +200,7 @@ def serving_pod(
         priority_class=resolved.priority_class,
         restart_policy="Always",
         spread=[_spread(service, revision)],
+        temporary_size=service.spec.scratch_space or resolved.scratch_space,
     )
     # The sleep before SIGTERM must fit into the grace period, or the API server refuses the pod.
     settings = service.spec.model_copy(update={"termination_grace_period_seconds": grace_seconds})
@@ -215,11 +254,37 @@ def _fetch(service: InferenceService, target: Target, resolved: Resolved) -> dic
         FETCH,
         resolved.fetch_image,
         pull_policy=resolved.pull_policy,
-        command=["lepton-agent", "fetch", *where, *which, "--repository", MODELS_PATH, *how],
+        command=[
+            *("lepton-agent", "fetch", *where, *which, "--repository", MODELS_PATH, *how),
+            *_serving_options(service.spec),
+        ],
         resources=resolved.fetch_resources,
         mounts=[pods.mount(MODELS_VOLUME, MODELS_PATH), pods.store_mount()],
         terminationMessagePolicy="FallbackToLogsOnError",
     )
+
+
+def _serving_options(spec: InferenceServiceSpec) -> list[str]:
+    """Return what config.pbtxt is to say; nothing that is not asked for.
+
+    The agent of a revision from before an upgrade knows no option that came with it.
+    """
+    batching, triton = spec.batching or Batching(), spec.triton or Triton()
+    flags = {
+        "--must-batch": batching.is_asked_for,
+        "--response-cache": triton.response_cache is not None,
+    }
+    options = {
+        "--preferred-batch-sizes": ",".join(map(str, batching.preferred_batch_sizes)) or None,
+        "--max-queue-delay-microseconds": batching.max_queue_delay_microseconds,
+        "--instances": triton.instances,
+        "--priority-levels": triton.priority_levels,
+    }
+    said = ((name, str(value)) for name, value in options.items() if value is not None)
+    return [
+        *(name for name, asked in flags.items() if asked),
+        *(part for each in said for part in each),
+    ]
 
 
 def _triton(target: Target, resolved: Resolved, grace_seconds: int) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-from lepton_operator.api.inference import InferenceServiceStatus
+from lepton_operator.api.inference import InferenceServiceStatus, RolloutStatus
 from lepton_operator.conditions import READY, find
+from lepton_operator.inference.draining import Drain
 from lepton_operator.inference.reasons import ServingReason
 from lepton_operator.plan import Event
 
@@ -26,7 +27,8 @@ def events(before: InferenceServiceStatus, after: InferenceServiceStatus) -> tup
 
 def _rolled_out(before: InferenceServiceStatus, after: InferenceServiceStatus) -> Iterator[Event]:
     old, new = next(iter(before.revisions), None), next(iter(after.revisions), None)
-    if new is not None and (old is None or old.name != new.name):
+    is_back = after.rollout is not None and after.rollout.failed is not None
+    if new is not None and not is_back and (old is None or old.name != new.name):
         message = f"Version {new.version} is rolled out as revision {new.name}."
         yield Event("Normal", ServingReason.ROLLING_OUT, message)
 
@@ -36,6 +38,42 @@ def _judged(before: InferenceServiceStatus, after: InferenceServiceStatus) -> It
     if new is None or new.reason in _QUIET or (old is not None and old.reason == new.reason):
         return
     yield Event("Normal" if new.status == "True" else "Warning", new.reason, new.message)
+
+
+def _in_place(before: InferenceServiceStatus, after: InferenceServiceStatus) -> Iterator[Event]:
+    old, new = before.rollout, after.rollout
+    if new is None or new.phase != "Replacing" or (old is not None and old.phase == new.phase):
+        return
+    yield Event(
+        "Normal" if new.gap_seconds is None else "Warning",
+        ServingReason.REPLACING,
+        f"No node has room for one more pod: pods are replaced in place{_gap(new)}.",
+    )
+
+
+def _gap(rollout: RolloutStatus) -> str:
+    seconds = rollout.gap_seconds
+    return f", and nothing answers for up to about {seconds} s" if seconds is not None else ""
+
+
+def _given_up(before: InferenceServiceStatus, after: InferenceServiceStatus) -> Iterator[Event]:
+    old, new = before.rollout, after.rollout
+    failed = new.failed if new is not None else None
+    if failed is None or (old is not None and old.failed == failed):
+        return
+    message = f"Version {failed.version} was given up ({failed.reason}): {failed.message}"
+    yield Event("Warning", ServingReason.ROLLED_BACK, message)
+
+
+def cut_short(drains: Iterable[Drain]) -> Iterator[Event]:
+    """Yield an Event for each pod that goes although its requests are not over."""
+    for each in drains:
+        left = "the doors did not tell whether it has requests"
+        if each.open is not None:
+            requests = "1 request was" if each.open == 1 else f"{each.open} requests were"
+            left = f"{requests} still in flight and may be cut"
+        message = f"Pod {each.pod.name} had its time to drain; {left}."
+        yield Event("Warning", ServingReason.DRAIN_TIMED_OUT, message)
 
 
 def _failed(before: InferenceServiceStatus, after: InferenceServiceStatus) -> Iterator[Event]:
@@ -49,5 +87,7 @@ def _failed(before: InferenceServiceStatus, after: InferenceServiceStatus) -> It
 RULES: tuple[Callable[[InferenceServiceStatus, InferenceServiceStatus], Iterator[Event]], ...] = (
     _rolled_out,
     _judged,
+    _in_place,
+    _given_up,
     _failed,
 )

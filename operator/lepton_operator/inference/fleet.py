@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from lepton_operator.build import serving
 from lepton_operator.diagnosis import lost_nodes
+from lepton_operator.inference.draining import is_draining
 from lepton_operator.inference.revisions import revision_of
-from lepton_operator.views import InferenceView, PodView
+from lepton_operator.views import InferenceView, NodeView, PodView
 
-# A ready pod gets requests once every kube-proxy has it; times of conditions are cut to seconds.
-ENDPOINTS_SECONDS = 3
+# A ready pod gets requests once the doors have it; times of conditions are cut to seconds.
+ROUTED_SECONDS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """`current` and `old` (another revision) are alive; the rest neither counts nor serves."""
+    """`current`, `moving` and `old` are alive; the rest neither counts nor gets new requests."""
 
     current: tuple[PodView, ...] = ()
-    old: tuple[PodView, ...] = ()
+    moving: tuple[PodView, ...] = ()  # like `current`, on a node that is being emptied
+    old: tuple[PodView, ...] = ()  # of another revision
+    draining: tuple[PodView, ...] = ()  # marked: they finish what they have, and then are deleted
     leaving: tuple[PodView, ...] = ()  # being deleted
     ended: tuple[PodView, ...] = ()  # finished, and nobody has deleted them
     lost: tuple[PodView, ...] = ()  # on a node that stopped answering
@@ -28,11 +32,30 @@ class Fleet:
 
     @property
     def alive(self) -> tuple[PodView, ...]:
-        return (*self.current, *self.old)
+        return (*self.current, *self.moving, *self.old)
+
+    @property
+    def outgoing(self) -> tuple[PodView, ...]:
+        """Return those that another pod is to take the place of."""
+        return (*self.moving, *self.old)
+
+    @property
+    def wanted(self) -> tuple[PodView, ...]:
+        """Return those of the wanted revision, wherever they are."""
+        return (*self.current, *self.moving)
 
     @property
     def ready(self) -> tuple[PodView, ...]:
         return tuple(pod for pod in self.alive if pod.ready)
+
+    def without(self, gone: Iterable[PodView]) -> Fleet:
+        """Return the pods that are alive but for these."""
+        uids = {pod.uid for pod in gone}
+        current, moving, old = (
+            tuple(pod for pod in pods if pod.uid not in uids)
+            for pods in (self.current, self.moving, self.old)
+        )
+        return Fleet(current=current, moving=moving, old=old)
 
 
 def fleet(view: InferenceView, revision: str | None, now: datetime) -> Fleet:
@@ -46,23 +69,33 @@ def fleet(view: InferenceView, revision: str | None, now: datetime) -> Fleet:
     lost = {uid for uid, at in lost_from.items() if at <= now}
     selector = serving.selector(view.service).items()
     found = [pod for pod in there if pod.uid not in lost]
-    alive = [pod for pod in found if selector <= pod.labels.items()]
+    ours = [pod for pod in found if selector <= pod.labels.items()]
+    alive = [pod for pod in ours if not is_draining(pod)]
+    emptied = emptied_nodes(view.nodes)
+    wanted = [pod for pod in alive if revision in (None, revision_of(pod))]
     return Fleet(
-        current=tuple(pod for pod in alive if revision in (None, revision_of(pod))),
-        old=tuple(pod for pod in alive if revision not in (None, revision_of(pod))),
+        current=tuple(pod for pod in wanted if pod.node not in emptied),
+        moving=tuple(pod for pod in wanted if pod.node in emptied),
+        old=tuple(pod for pod in alive if pod not in wanted),
+        draining=tuple(pod for pod in ours if is_draining(pod)),
         leaving=tuple(leaving),
         ended=tuple(ended),
         lost=tuple(pod for pod in there if pod.uid in lost),
-        released=tuple(pod for pod in found if pod not in alive),
+        released=tuple(pod for pod in found if pod not in ours),
         due=min((at for uid, at in lost_from.items() if uid not in lost), default=None),
     )
 
 
+def emptied_nodes(nodes: Iterable[NodeView] | None) -> frozenset[str]:
+    """Return the names of the nodes that somebody has cordoned, or is about to remove."""
+    return frozenset(node.name for node in nodes or () if node.is_being_emptied)
+
+
 def serves_from(pod: PodView) -> datetime | None:
-    """Return when this pod gets requests from every node; None if it is not ready."""
+    """Return when every door sends this pod requests; None if it is not ready."""
     if not pod.ready:
         return None
-    return (pod.ready_since or pod.created) + timedelta(seconds=ENDPOINTS_SECONDS)
+    return (pod.ready_since or pod.created) + timedelta(seconds=ROUTED_SECONDS)
 
 
 def serves(pod: PodView, now: datetime) -> bool:

@@ -14,11 +14,15 @@ class ServingReason(StrEnum):
     SCALING_DOWN = "ScalingDown"
     STARTING = "Starting"
     DRAINING = "Draining"
+    REPLACING = "Replacing"
+    ROLLED_BACK = "RolledBack"
+    DRAIN_TIMED_OUT = "DrainTimedOut"
 
     # What it depends on is not there yet.
     MODEL_NOT_FOUND = "ModelNotFound"
     VERSION_NOT_FOUND = "VersionNotFound"
     NO_ACCEPTED_VERSION = "NoAcceptedVersion"
+    SERVER_TOO_OLD = "ServerTooOld"
 
     # What keeps a pod from being ready.
     NO_CAPACITY = "NoCapacity"
@@ -30,11 +34,15 @@ class ServingReason(StrEnum):
     NO_STORE = "NoStore"
     STORE_UNAVAILABLE = "StoreUnavailable"
     FETCH_FAILED = "FetchFailed"
+    CANNOT_BATCH = "CannotBatch"
     MODEL_LOAD_FAILED = "ModelLoadFailed"
     OUT_OF_MEMORY = "OutOfMemory"
     CRASH_LOOP = "CrashLoop"
     EVICTED = "Evicted"
     POD_FAILED = "PodFailed"
+
+    # What keeps requests from it.
+    DOOR_NOT_READY = "DoorNotReady"
 
     # What keeps it from being made.
     QUOTA_EXCEEDED = "QuotaExceeded"

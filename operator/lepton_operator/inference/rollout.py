@@ -1,18 +1,21 @@
-"""Which pods to delete and how many to make, so that no request finds nobody.
+"""Which pods go, which come back, and how many to make, so that no request finds nobody.
 
-The new revision is surged by one pod over `replicas`. A pod that serves is deleted only while at
-least `replicas` others serve; one that does not is deleted when there are more pods than are needed
-besides the new ones that still start. A new revision that does not become ready so leaves the old
-one serving.
+The new revision is surged by one pod over `replicas`. A pod that serves goes only while at least
+`replicas` others serve, or, in place, one at a time for a new pod that waits for its room; one that
+does not is deleted when there are more pods than are needed besides the new ones that still start.
+A new revision that does not become ready so leaves the old one serving. A pod on a node that is
+being emptied is replaced elsewhere in the same way, but never in place: it answers until somebody
+evicts it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from lepton_operator.inference.fleet import Fleet, serves, serves_from
+from lepton_operator.inference.revisions import revision_of
 from lepton_operator.views import PodView
 
 SURGE = 1
@@ -20,50 +23,99 @@ SURGE = 1
 
 @dataclass(frozen=True, slots=True)
 class Doomed:
-    """A pod to delete, and why."""
+    """A pod that goes, and why."""
 
     pod: PodView
     because: str
 
 
 @dataclass(frozen=True, slots=True)
+class Terms:
+    """What a rollout may do. `starved`: a new pod finds no room; `in_place`: an old one may go for
+    it, which the status has said; `failed`: the revision that was given up.
+    """
+
+    starved: bool = False
+    in_place: bool = False
+    failed: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Moves:
-    """What to do with the pods now. `due` is when a new pod will serve."""
+    """What to do with the pods now. `due` is when a new pod will serve.
+
+    Those to `drain` are marked, and deleted when they have finished what they had.
+    """
 
     delete: tuple[Doomed, ...] = ()
+    drain: tuple[Doomed, ...] = ()
+    restore: tuple[PodView, ...] = ()
     create: int = 0
     due: datetime | None = None
 
 
-def moves(fleet: Fleet, replicas: int, now: datetime, *, starved: bool) -> Moves:
-    """Return what to do now; `starved`: a new pod finds no room on the nodes."""
-    replaced = _replaced(fleet, replicas, now, starved=starved)
-    left = _without(fleet, replaced)
-    limit = replicas + (SURGE if left.old else 0)
-    surplus = _surplus(left, len(left.alive) - limit, now)
-    left = _without(left, surplus)
-    missing = min(replicas - len(left.current), limit - len(left.alive))
+def moves(
+    fleet: Fleet,
+    replicas: int,
+    now: datetime,
+    terms: Terms = Terms(),
+    restorable: Sequence[PodView] = (),
+) -> Moves:
+    """Return what to do now; `restorable` are draining pods that could as well stay."""
+    replaced = _replaced(fleet, replicas, now, terms)
+    left = fleet.without(each.pod for each in replaced)
+    limit = replicas + (SURGE if left.outgoing else 0)
+    doomed = [*replaced, *_surplus(left, len(left.alive) - limit, now)]
+    left = fleet.without(each.pod for each in doomed)
+    drain = tuple(each for each in doomed if each.pod.ready)
+    restore = tuple(restorable[: max(replicas - len(left.alive), 0)])
+    there = len(left.alive) + len(restore)
+    # Pods that drain keep their room, so that a rollout never takes more than one GPU more.
+    room = limit - there - len(drain) - (len(fleet.draining) - len(restore))
+    missing = min(replicas - len(left.current) - len(restore), room)
     return Moves(
-        delete=(*replaced, *surplus),
-        create=max(missing, 0),
-        due=_due(fleet, now) if left.old else None,
+        delete=tuple(each for each in doomed if not each.pod.ready),
+        drain=drain,
+        restore=restore,
+        create=max(missing, replicas - there, 0),
+        due=_due(fleet, now) if left.outgoing else None,
     )
 
 
-def _replaced(fleet: Fleet, replicas: int, now: datetime, *, starved: bool) -> list[Doomed]:
-    """Return pods of old revisions that the service can do without."""
-    candidates = _first_to_go(fleet, fleet.old, now)
+def _replaced(fleet: Fleet, replicas: int, now: datetime, terms: Terms) -> list[Doomed]:
+    """Return pods of old revisions, and of nodes being emptied, that the service can spare."""
+    candidates = _first_to_go(fleet, fleet.outgoing, now)
     starting = sum(not serves(pod, now) for pod in fleet.current)
     unneeded = max(len(fleet.alive) - replicas - starting, 0)
     # A pod that serves nothing may hold the room that a new one waits for.
-    room = int(starved and not fleet.leaving)
-    idle = [pod for pod in candidates if not pod.ready][: max(unneeded, room)]
+    room = int(terms.starved and not fleet.leaving)
+    failed = [pod for pod in candidates if not pod.ready and revision_of(pod) == terms.failed]
+    others = [pod for pod in candidates if not pod.ready and pod not in failed]
+    idle = others[: max(unneeded - len(failed), room)]
     spare = max(sum(serves(pod, now) for pod in fleet.alive) - replicas, 0)
     serving = [pod for pod in candidates if serves(pod, now)][:spare]
     return [
-        *(Doomed(pod, "it is of an old revision and not ready") for pod in idle),
-        *(Doomed(pod, "it is of an old revision, and enough others serve") for pod in serving),
+        *(Doomed(pod, "its revision was given up") for pod in failed),
+        *(Doomed(pod, f"it is {_why(fleet, pod)} and not ready") for pod in idle),
+        *(Doomed(pod, f"it is {_why(fleet, pod)}, and enough others serve") for pod in serving),
+        *([] if idle or failed or serving else _in_place(fleet, now, terms)),
     ]
+
+
+def _why(fleet: Fleet, pod: PodView) -> str:
+    return "of an old revision" if pod in fleet.old else "on a node that is being emptied"
+
+
+def _in_place(fleet: Fleet, now: datetime, terms: Terms) -> list[Doomed]:
+    """Return one old pod that goes for a new one that waits.
+
+    Not while room is on its way already, or while a new pod that has some does not serve yet.
+    """
+    unproven = any(pod.scheduled and not serves(pod, now) for pod in fleet.current)
+    if not (terms.starved and terms.in_place) or fleet.draining or fleet.leaving or unproven:
+        return []
+    chosen = _first_to_go(fleet, fleet.old, now)[:1]
+    return [Doomed(pod, "a new pod waits for its room") for pod in chosen]
 
 
 def _surplus(fleet: Fleet, count: int, now: datetime) -> list[Doomed]:
@@ -81,14 +133,6 @@ def _first_to_go(fleet: Fleet, pods: Iterable[PodView], now: datetime) -> list[P
 
     by_index = sorted(pods, key=lambda pod: (len(pod.name), pod.name), reverse=True)
     return sorted(by_index, key=worth)
-
-
-def _without(fleet: Fleet, doomed: Iterable[Doomed]) -> Fleet:
-    gone = {each.pod.uid for each in doomed}
-    return Fleet(
-        current=tuple(pod for pod in fleet.current if pod.uid not in gone),
-        old=tuple(pod for pod in fleet.old if pod.uid not in gone),
-    )
 
 
 def _due(fleet: Fleet, now: datetime) -> datetime | None:

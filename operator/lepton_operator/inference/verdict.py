@@ -2,7 +2,9 @@
 
 While pods are being replaced Ready is False, though the old revision answers: for kstatus an
 object is current only when what its spec asks for is what runs, and `kubectl wait` after a change
-is to wait for that change. How many pods answer meanwhile is in status.replicas.
+is to wait for that change. How many pods answer meanwhile is in status.replicas. Pods that only
+finish their last requests keep nobody waiting, and a pod on a node that is being emptied serves as
+well as any other.
 A service is never Stalled: all that keeps it from being ready can be mended elsewhere (a version, a
 node, an image), and the schema refuses what is wrong with the object itself.
 """
@@ -10,111 +12,104 @@ node, an image), and the schema refuses what is wrong with the object itself.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from lepton_operator.api.inference import Revision
+from lepton_operator.api.inference import RolloutStatus
 from lepton_operator.conditions import Standing, Verdict
-from lepton_operator.diagnosis import Diagnosis
-from lepton_operator.inference.fleet import Fleet
 from lepton_operator.inference.reasons import ServingReason
-from lepton_operator.inference.revisions import Wanted
-from lepton_operator.inference.target import Blocked
-from lepton_operator.views import InferenceView
+from lepton_operator.inference.situation import Situation
+
+_NO_DOOR = (
+    "The pods are ready, and no door of this namespace is, so that no request reaches them. The "
+    "pods of Deployment lepton-door say what they wait for; most often this namespace is not in "
+    "the chart's door.namespaces, and has no certificate."
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Situation:
-    """What the rules look at."""
-
-    view: InferenceView
-    wanted: Wanted | None
-    blocked: Blocked | None
-    fleet: Fleet
-    revisions: tuple[Revision, ...]
-    trouble: Diagnosis | None
-
-    @property
-    def replicas(self) -> int:
-        return self.view.service.spec.replicas
-
-    @property
-    def updated(self) -> int:
-        """Return how many pods of the wanted revision are ready."""
-        return sum(pod.ready for pod in self.fleet.current)
-
-    @property
-    def served_version(self) -> int | None:
-        """Return the version that ready pods serve: the wanted one as soon as it is among them."""
-        return next((each.version for each in self.revisions if each.ready), None)
-
-
-def judge(situation: Situation) -> Verdict:
-    found = (rule(situation) for rule in RULES)
+def judge(situation: Situation, under_way: RolloutStatus | None) -> Verdict:
+    found = (rule(situation, under_way) for rule in RULES)
     return next((each for each in found if each is not None), _starting(situation))
 
 
-def _blocked(situation: Situation) -> Verdict | None:
-    blocked = situation.blocked
+def _blocked(situation: Situation, _: RolloutStatus | None) -> Verdict | None:
+    blocked = situation.course.blocked
     if blocked is None:
         return None
     return _reconciling(blocked.reason, f"{blocked.message}{_meanwhile(situation)}")
 
 
-def _refused(situation: Situation) -> Verdict | None:
+def _refused(situation: Situation, _: RolloutStatus | None) -> Verdict | None:
     refusal = next(iter(situation.view.refusals), None)
     if refusal is None:
         return None
     return _reconciling(refusal.reason, f"{refusal.sentence}{_meanwhile(situation)}")
 
 
-def _scaled_to_zero(situation: Situation) -> Verdict | None:
+def _scaled_to_zero(situation: Situation, _: RolloutStatus | None) -> Verdict | None:
     if situation.replicas > 0 or situation.fleet.alive:
         return None
     message = "No pod runs, because spec.replicas is 0; scale up to serve."
     return Verdict(Standing.SETTLED, True, ServingReason.SCALED_TO_ZERO, message)
 
 
-def _serving(situation: Situation) -> Verdict | None:
-    fleet, replicas = situation.fleet, situation.replicas
-    complete = len(fleet.current) == replicas and situation.updated == replicas and not fleet.old
-    if not complete or situation.view.kubernetes_service is None or situation.wanted is None:
+def _given_up(situation: Situation, _: RolloutStatus | None) -> Verdict | None:
+    failed = situation.course.failed
+    if failed is None:
         return None
-    target = situation.wanted.target
+    what = f"Version {failed.version} was given up and is not tried again until spec or model"
+    why = failed.message.rstrip(". ")
+    return _reconciling(failed.reason, f"{what} change: {why}.{_meanwhile(situation)}")
+
+
+def _serving(situation: Situation, _: RolloutStatus | None) -> Verdict | None:
+    if not _is_complete(situation) or situation.course.wanted is None:
+        return None
+    if not situation.has_door:
+        return _reconciling(ServingReason.DOOR_NOT_READY, _NO_DOOR)
+    target = situation.course.wanted.target
     message = f"{_answering(situation)} with version {target.version} of model {target.model}."
     return Verdict(Standing.SETTLED, True, ServingReason.SERVING, message)
 
 
-def _troubled(situation: Situation) -> Verdict | None:
+def _is_complete(situation: Situation) -> bool:
+    fleet, replicas = situation.fleet, situation.replicas
+    # One more is there while a pod is replaced on another node.
+    exact = len(fleet.alive) == replicas or bool(fleet.moving)
+    enough = exact and situation.updated >= replicas
+    return enough and not fleet.old and situation.view.kubernetes_service is not None
+
+
+def _troubled(situation: Situation, under_way: RolloutStatus | None) -> Verdict | None:
     found = situation.trouble
     if found is None:
         return None
-    return _reconciling(found.reason, f"{found.message.rstrip('. ')}.{_meanwhile(situation)}")
+    waits = _waits(under_way) if situation.shortage.starved else ""
+    message = f"{found.message.rstrip('. ')}.{waits}{_meanwhile(situation)}"
+    return _reconciling(found.reason, message)
 
 
-def _rolling(situation: Situation) -> Verdict | None:
-    wanted = situation.wanted
-    if wanted is None or not situation.fleet.old:
+def _rolling(situation: Situation, under_way: RolloutStatus | None) -> Verdict | None:
+    wanted = situation.course.wanted
+    if wanted is None or under_way is None or under_way.phase not in ("Surging", "Replacing"):
         return None
-    left = len(situation.fleet.old)
-    pods = "1 pod of an older revision goes" if left == 1 else f"{left} pods of older revisions go"
-    message = f"{_answering(situation)} with version {wanted.target.version}; {pods} when they do."
+    message = f"{_answering(situation)} with version {wanted.target.version}.{_waits(under_way)}"
     return _reconciling(ServingReason.ROLLING_OUT, message)
 
 
-def _scaling_down(situation: Situation) -> Verdict | None:
+def _scaling_down(situation: Situation, _: RolloutStatus | None) -> Verdict | None:
     surplus = len(situation.fleet.alive) - situation.replicas
     if surplus <= 0:
         return None
-    return _reconciling(ServingReason.SCALING_DOWN, f"{surplus} pods too many are being deleted.")
+    return _reconciling(ServingReason.SCALING_DOWN, f"{surplus} pods too many go.")
 
 
 def _starting(situation: Situation) -> Verdict:
     return _reconciling(ServingReason.STARTING, f"{_answering(situation)} so far.")
 
 
-RULES: tuple[Callable[[Situation], Verdict | None], ...] = (
+RULES: tuple[Callable[[Situation, RolloutStatus | None], Verdict | None], ...] = (
     _blocked,
     _refused,
+    _given_up,
     _scaled_to_zero,
     _serving,
     _troubled,
@@ -124,7 +119,14 @@ RULES: tuple[Callable[[Situation], Verdict | None], ...] = (
 
 
 def _answering(situation: Situation) -> str:
-    return f"{situation.updated} of {situation.replicas} pods answer"
+    # While one is replaced on another node, one more answers than there are to be.
+    answering = min(situation.updated, situation.replicas)
+    return f"{answering} of {situation.replicas} pods answer"
+
+
+def _waits(under_way: RolloutStatus | None) -> str:
+    """Say for what a rollout waits."""
+    return f" It waits for {under_way.waiting_for}." if under_way is not None else ""
 
 
 def _meanwhile(situation: Situation) -> str:

@@ -20,16 +20,23 @@ from lepton_operator.diagnosis import (
     last_line,
     last_message,
 )
+from lepton_operator.inference.draining import Drain
 from lepton_operator.inference.fleet import Fleet
 from lepton_operator.inference.reasons import ServingReason
-from lepton_operator.records import STORE_REASONS, parse
+from lepton_operator.records import STORE_REASONS, Reason, parse
 from lepton_operator.views import ContainerView, PodView, Refusal
 
 # Triton's log: E1122 04:26:23.3 1 model_lifecycle.cc:642] "failed to load 'digits' version 1: why"
 _LOAD_FAILURE = re.compile(r"failed to load '[^'\n]*' version \d+: (?P<why>[^\n]*)")
 _NO_MODEL_LOADED = "failed to load all models"
+# ONNX Runtime's own line, in colours. Triton 2.51 mostly dies of a warm-up that fails (SIGSEGV)
+# before it has said why.
+_SEGMENTATION_FAULT = ("by signal 11", "with exit code 139")
+_COMPUTATION_FAILURE = re.compile(r"\[E:onnxruntime:[^\]\n]*\] (?P<why>[^\x1b\n]*)")
 
 MAX_WAITING_MESSAGE = 400
+# Of what Triton says, so that what to do about it has room too.
+LONGEST_START, LONGEST_END = 80, 150
 
 _RELEASED = (
     "The labels of this pod were changed, so that it gets no requests, and another pod takes its "
@@ -57,6 +64,8 @@ def _fetch_failure(container: ContainerView) -> Diagnosis:
     words = words.removesuffix(".").removesuffix("; it is tried again")
     if record is not None and record.reason in STORE_REASONS:
         return Diagnosis(record.reason, f"{words or record.reason}. It is tried again.")
+    if record is not None and record.reason is Reason.CANNOT_BATCH:
+        return Diagnosis(ServingReason.CANNOT_BATCH, f"{words}.")
     return Diagnosis(
         ServingReason.FETCH_FAILED,
         f"The model could not be fetched (ended {ending(container)}): "
@@ -67,19 +76,44 @@ def _fetch_failure(container: ContainerView) -> Diagnosis:
 def _load_failure(container: ContainerView) -> Diagnosis | None:
     said = last_message(container)
     found = _LOAD_FAILURE.search(said)
-    if found is None and _NO_MODEL_LOADED not in said:
+    if found is not None:
+        why = f"Triton cannot load the model: {_readable(found['why'])}"
+    elif _NO_MODEL_LOADED in said:
+        why = f"Triton cannot load the model: {_readable(_said_last(said))}"
+    elif ending(container) in _SEGMENTATION_FAULT and (found := _COMPUTATION_FAILURE.search(said)):
+        why = f"Triton ended {ending(container)} when the model failed: {_readable(found['why'])}"
+    else:
         return None
-    why = found["why"].rstrip('" ') if found else last_line(said)
     return Diagnosis(
         ServingReason.MODEL_LOAD_FAILED,
-        f"Triton cannot load the model: {why}. Serve another version (spec.model.version), or "
-        "hand over a model that this Triton loads.",
+        f"{why}. Serve another version (spec.model.version), or hand over a model that this "
+        "Triton loads and that answers zeros of its input shapes.",
     )
 
 
-def waiting(fleet: Fleet, refusals: Iterable[Refusal], asked: Asked) -> tuple[Waiting, ...]:
+def _said_last(said: str) -> str:
+    """Return why a model did not load, from a log whose start is cut off.
+
+    A warm-up of a batch says it once a request, in one line; the kubelet keeps the last 2 KiB.
+    """
+    lines = (line.rstrip('" ') for line in said.splitlines())
+    repeated = next((line for line in lines if line.endswith(";")), None)
+    return repeated.rstrip("; ").rsplit("; ", 1)[-1] if repeated else last_line(said)
+
+
+def _readable(why: str) -> str:
+    """Return Triton's words: the library says first where it was, and what was wrong last."""
+    words = why.replace("\\n", " ").strip('"; .')
+    if len(words) <= LONGEST_START + LONGEST_END:
+        return words
+    return f"{words[:LONGEST_START]}…{words[-LONGEST_END:]}"
+
+
+def waiting(
+    fleet: Fleet, drains: Iterable[Drain], refusals: Iterable[Refusal], asked: Asked
+) -> tuple[Waiting, ...]:
     """Return a reason for each replica that is not ready: the new revision's first."""
-    entries = (*_of_pods(fleet, asked), *_of_refusals(refusals))
+    entries = (*_of_pods(fleet, asked), *_of_drains(drains), *_of_refusals(refusals))
     return tuple(entries)[:KEPT_WAITING]
 
 
@@ -96,6 +130,11 @@ def _of_pods(fleet: Fleet, asked: Asked) -> Iterator[Waiting]:
         yield _entry(pod.name, explain(pod, asked))
 
 
+def _of_drains(drains: Iterable[Drain]) -> Iterator[Waiting]:
+    for each in drains:
+        yield _entry(each.pod.name, Diagnosis(ServingReason.DRAINING, each.sentence))
+
+
 def _of_refusals(refusals: Iterable[Refusal]) -> Iterator[Waiting]:
     for each in refusals:
         yield _entry(each.name, Diagnosis(each.reason, each.sentence))
@@ -108,13 +147,17 @@ def _entry(pod: str, found: Diagnosis) -> Waiting:
 
 def trouble(fleet: Fleet, asked: Asked) -> Diagnosis | None:
     """Return what is wrong with the wanted revision, beyond that it still starts."""
-    found = (explain(pod, asked) for pod in fleet.current if not pod.ready)
+    found = (explain(pod, asked) for pod in fleet.wanted if not pod.ready)
     return next((each for each in found if each.reason not in TRANSIENT), None)
 
 
 def last_failure(fleet: Fleet, recorded: LastFailure | None, asked: Asked) -> LastFailure | None:
     """Return the last failure: of a pod that ended, or of a container that is started again."""
-    candidates = [each for pod in (*fleet.alive, *fleet.ended) for each in _failures(pod, asked)]
+    candidates = [
+        each
+        for pod in (*fleet.alive, *fleet.draining, *fleet.ended)
+        for each in _failures(pod, asked)
+    ]
     if recorded is not None:
         candidates.append(recorded)
     return max(candidates, key=lambda each: (each.time, each.pod), default=None)

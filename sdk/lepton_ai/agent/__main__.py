@@ -27,6 +27,7 @@ USER_REASONS = frozenset(
         Reason.INVALID_DATASET,
         Reason.EVALUATION_FAILED,
         Reason.INVALID_SPEC,
+        Reason.CANNOT_BATCH,
     }
 )
 MODULES = {"import": "importer"}
@@ -162,6 +163,18 @@ def _add_fetch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--repository", type=Path, required=True)
     parser.add_argument("--model", type=_name, required=True, help="the model's name in Triton")
     parser.add_argument("--max-batch-size", type=_natural, required=True)
+    parser.add_argument(
+        "--must-batch", action="store_true", help="fail if the model cannot be batched"
+    )
+    parser.add_argument(
+        "--preferred-batch-sizes", type=_numbers, default=frozenset(), help="such as 4,8"
+    )
+    parser.add_argument("--max-queue-delay-microseconds", type=_natural, default=0)
+    parser.add_argument("--instances", type=_natural, help="in each pod; absent: Triton's choice")
+    parser.add_argument(
+        "--response-cache", action="store_true", help="answer equal requests from memory"
+    )
+    parser.add_argument("--priority-levels", type=_natural, default=0)
 
 
 def _add_import(parser: argparse.ArgumentParser) -> None:

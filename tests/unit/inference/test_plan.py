@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 
 from lepton_operator import names
-from lepton_operator.api.inference import InferenceServiceStatus, Replicas
-from lepton_operator.conditions import find
+from lepton_operator.api.inference import Replicas
 from lepton_operator.inference.plan import plan
 from lepton_operator.plan import Plan
-from lepton_operator.settings import Images
+from lepton_operator.settings import Images, Triton
 from lepton_operator.views import ContainerView, InferenceView, PodView, Refusal
 from tests.builders import (
     NOW,
@@ -26,6 +25,7 @@ from tests.builders import (
 from tests.conftest import Golden
 from tests.plans import deleted, told
 from tests.unit.inference.builders import (
+    UNSCHEDULABLE,
     a_kubernetes_service,
     a_pod,
     a_served_model,
@@ -33,60 +33,52 @@ from tests.unit.inference.builders import (
     a_view,
     after,
     crashed,
+    created,
     digest,
+    drained,
+    failing_triton,
+    marked,
+    message,
+    pods_of,
     revision,
     service_ports,
+    settled,
+    status,
+    unschedulable,
 )
 
-UNSCHEDULABLE = "0/2 nodes are available: 2 Insufficient nvidia.com/gpu."
-LOAD_FAILURE = (
-    "E1122 04:26:23.3 1 model_lifecycle.cc:642] \"failed to load 'digits' version 1: Internal: "
-    'onnx runtime error 1: opset 28 is under development"\n'
+# What Triton 2.51 wrote over models that fail on zeros.
+_COLOURED = (
+    "\x1b[1;31m2026-11-22 13:50:30.177310090 [E:onnxruntime:, sequential_executor.cc:516 "
+    "ExecuteKernel] Non-zero status code returned while running Gather node. Name:'' Status "
+    "Message: indices element out of data bounds, idx=-9 must be within the inclusive range "
+    "[-5,4]\x1b[m\n"
+)
+FAILED_WARM_UP = _COLOURED + (
+    "E1122 13:50:25.502341 15020 model_lifecycle.cc:642] \"failed to load 'm' version 1: Invalid "
+    "argument: failed to run warmup sample 'zeros, batch 1': [ONNXRuntimeError] : 2 : "
+    "INVALID_ARGUMENT : Non-zero status code returned while running Gather node. Name:'' Status "
+    'Message: indices element out of data bounds, idx=-9 must be within [-5,4]; "\n'
+    "Error: Failed to initialize NVML\n"
     "error: creating server: Internal - failed to load all models\n"
 )
-
-
-def created(found: Plan) -> list[str]:
-    return [each.manifest["metadata"]["name"] for each in found.create]
-
-
-def pods_of(found: Plan) -> list[str]:
-    return [
-        each.manifest["metadata"]["name"] for each in found.create if each.manifest["kind"] == "Pod"
-    ]
-
-
-def status(found: Plan) -> InferenceServiceStatus:
-    assert found.status is not None
-    return InferenceServiceStatus.model_validate(found.status)
-
-
-def message(found: Plan) -> str:
-    ready = find(status(found).conditions, "Ready")
-    assert ready is not None
-    return ready.message
-
-
-def settled(view: InferenceView) -> InferenceView:
-    return after(view, plan(view, NOW))
-
-
-def unschedulable(pod: PodView) -> PodView:
-    return replace(
-        pod,
-        phase="Pending",
-        scheduled=False,
-        node=None,
-        ready=False,
-        ready_since=None,
-        containers=(),
-        init_containers=(),
-        unschedulable_message=UNSCHEDULABLE,
-    )
-
-
-def failing_triton(pod: PodView, said: str = LOAD_FAILURE, **more: Any) -> PodView:
-    return replace(pod, ready=False, containers=(crashed("triton", said, **more),))
+_RESHAPE = (
+    " : RUNTIME_EXCEPTION : Non-zero status code returned while running Reshape node. The "
+    "input tensor cannot be reshaped to the requested shape. Input shape:{8,4}, requested "
+    "shape:{1,4}\\n; "
+)
+CUT_WARM_UP = (
+    f"e:{{8,4}}, requested shape:{{1,4}}\\n; [ONNXRuntimeError] : 6{_RESHAPE}[ONNXRuntimeError] : 6"
+    f'{_RESHAPE}"\nError: Failed to initialize NVML\n'
+    "error: creating server: Internal - failed to load all models\n"
+)
+DIED_OF_WARM_UP = _COLOURED + (
+    "I1122 13:50:28.009906 15151 pb_stub.cc:2145]  Non-graceful termination detected. \n"
+)
+UNBATCHED = (
+    "The model cannot be batched: the first size of 'image' is always 1. Export it with one "
+    "dynamic first dimension for all inputs and outputs, or take spec.batching away."
+)
 
 
 # Pods and the Service
@@ -160,7 +152,7 @@ def test_the_number_of_pods(
 ) -> None:
     found = plan(settled(a_view(a_service(replicas), *pods)), NOW)
     assert pods_of(found) == made
-    assert sorted(deleted(found)) == gone
+    assert sorted([*deleted(found), *drained(found)]) == gone
 
 
 def test_a_pod_on_a_node_that_stopped_answering_is_replaced() -> None:
@@ -324,6 +316,10 @@ def test_another_model_that_is_not_there_yet_replaces_nothing() -> None:
         ),
         pytest.param(a_service(rollout={}), True, id="a rollout that says nothing"),
         pytest.param(a_service(resources={}), False, id="no GPU"),
+        pytest.param(a_service(batching={"maxBatchSize": 4}), False, id="batching"),
+        pytest.param(a_service(batching={}, triton={}), True, id="batching that says nothing"),
+        pytest.param(a_service(triton={"instances": 2}), False, id="instances"),
+        pytest.param(a_service(limits={"queue": 10}), True, id="limits: they are the door's"),
     ],
 )
 def test_what_makes_another_revision(changed: Any, same: bool) -> None:  # noqa: FBT001
@@ -369,6 +365,34 @@ def test_an_unreadable_record_of_defaults_is_resolved_anew() -> None:
     assert made.manifest["spec"]["containers"][0]["image"] == "triton:1"
 
 
+SAFE = defaults(triton=Triton(minimum_version="2.70.0"))
+
+
+def test_no_pods_are_made_with_a_triton_below_the_floor() -> None:
+    found = plan(a_view(a_service(2), defaults=SAFE), NOW)
+    assert pods_of(found) == []
+    assert told(found) == ("False", "ServerTooOld", "Reconciling")
+    assert message(found) == (
+        "The Triton of this installation is 2.51.0, and no pods are made with one before 2.70.0: "
+        "older ones have holes that NVIDIA's security bulletins list. An administrator sets "
+        "images.triton and triton.version to a current release, or lowers triton.minimumVersion, "
+        "in the chart's values."
+    )
+
+
+def test_a_floor_that_was_raised_takes_no_service_away() -> None:
+    start = settled(a_view(a_service(2), a_pod(0, ready=True), a_pod(1, ready=True)))
+    assert plan(replace(start, defaults=SAFE), NOW) == Plan()
+
+
+def test_below_the_floor_a_new_version_waits_while_the_old_one_serves() -> None:
+    start = settled(a_view(a_service(), a_pod(0, ready=True)))
+    found = plan(replace(start, defaults=SAFE, model=a_served_model(2, 1)), NOW)
+    assert (pods_of(found), deleted(found)) == ([], [])
+    assert told(found) == ("False", "ServerTooOld", "Reconciling")
+    assert message(found).endswith("Meanwhile version 1 is served.")
+
+
 # Rollouts
 
 
@@ -394,9 +418,21 @@ OLD = (a_pod(0, ready=True), a_pod(1, ready=True))
         ),
         pytest.param(
             (*OLD, a_pod(2, version=2, ready=True)),
-            ["digits-serve-3"],
+            [],
             ["digits-serve-1"],
-            id="then an old one goes and the next new one comes",
+            id="then an old one drains",
+        ),
+        pytest.param(
+            (OLD[0], marked(OLD[1]), a_pod(2, version=2, ready=True)),
+            [],
+            [],
+            id="which keeps its room until it has drained",
+        ),
+        pytest.param(
+            (OLD[0], replace(OLD[1], deleting=True), a_pod(2, version=2, ready=True)),
+            ["digits-serve-3"],
+            [],
+            id="and the next new one comes when it goes",
         ),
         pytest.param(
             (OLD[0], a_pod(2, version=2, ready=True), a_pod(3, version=2, ready=True)),
@@ -435,10 +471,10 @@ OLD = (a_pod(0, ready=True), a_pod(1, ready=True))
             id="an old pod that serves nothing makes room for a new one that finds none",
         ),
         pytest.param(
-            (*OLD, unschedulable(a_pod(2, version=2))),
+            (*OLD, unschedulable(a_pod(2, version=2), seconds=10)),
             [],
             [],
-            id="one that serves does not",
+            id="one that serves does not, as long as room is waited for",
         ),
         pytest.param(
             (*OLD, failing_triton(a_pod(2, version=3))),
@@ -450,16 +486,16 @@ OLD = (a_pod(0, ready=True), a_pod(1, ready=True))
 )
 def test_a_rollout(pods: tuple[PodView, ...], made: list[str], gone: list[str]) -> None:
     found = rollout(*pods)
-    assert (pods_of(found), deleted(found)) == (made, gone)
+    assert (pods_of(found), [*deleted(found), *drained(found)]) == (made, gone)
 
 
 def test_a_rollout_asks_again_when_the_new_pod_will_serve() -> None:
     new = a_pod(2, version=2, ready=True, ready_seconds=1)
     assert new.ready_since is not None
-    assert rollout(*OLD, new).due == new.ready_since + timedelta(seconds=3)
+    assert rollout(*OLD, new).due == new.ready_since + timedelta(seconds=2)
 
 
-def test_a_pod_that_serves_is_deleted_only_after_a_live_look_at_the_others() -> None:
+def test_a_pod_that_serves_is_marked_only_after_a_live_look_at_the_others() -> None:
     assert rollout(*OLD, a_pod(2, version=2, ready=True)).relist
 
 
@@ -471,7 +507,7 @@ def test_going_back_to_the_old_version_drops_the_new_pod_at_once() -> None:
 
 def test_scaling_down_in_a_rollout_takes_from_the_old_revision() -> None:
     found = rollout(*OLD, a_pod(2, version=2), replicas=1)
-    assert (pods_of(found), deleted(found)) == ([], ["digits-serve-1"])
+    assert (pods_of(found), deleted(found), drained(found)) == ([], [], ["digits-serve-1"])
 
 
 # Where the service stands
@@ -588,6 +624,42 @@ def test_in_a_rollout_that_fails_the_sentence_says_what_is_served_meanwhile() ->
             id="Triton cannot load the model, and the reason is cut off",
         ),
         pytest.param(
+            failing_triton(a_pod(), FAILED_WARM_UP),
+            "ModelLoadFailed",
+            "indices element out of data bounds, idx=-9 must be within [-5,4]. Serve another",
+            id="the model does not answer the warm-up",
+        ),
+        pytest.param(
+            failing_triton(a_pod(), CUT_WARM_UP),
+            "ModelLoadFailed",
+            "cannot be reshaped to the requested shape. Input shape:{8,4}, requested shape:{1,4}. "
+            "Serve another version",
+            id="it does not answer a whole batch, and the start of the line is cut off",
+        ),
+        pytest.param(
+            failing_triton(a_pod(), DIED_OF_WARM_UP, last_exit_code=139),
+            "ModelLoadFailed",
+            "Triton ended with exit code 139 when the model failed: Non-zero status code returned "
+            "while running Gather node. Name:'' Status Message: indices element out of data bounds",
+            id="Triton itself dies of the warm-up",
+        ),
+        pytest.param(
+            failing_triton(a_pod(), DIED_OF_WARM_UP, last_exit_code=137),
+            "CrashLoop",
+            "Container triton ended with exit code 137",
+            id="a request had failed, and something else ended Triton",
+        ),
+        pytest.param(
+            a_pod(
+                init_containers=(
+                    crashed("fetch", a_record("Failed", reason="CannotBatch", message=UNBATCHED)),
+                )
+            ),
+            "CannotBatch",
+            UNBATCHED,
+            id="the model cannot be batched as it is asked to be",
+        ),
+        pytest.param(
             failing_triton(a_pod(), "", last_reason="OOMKilled", last_exit_code=137),
             "OutOfMemory",
             "raise the memory in resources",
@@ -660,8 +732,7 @@ def test_events_tell_what_happened() -> None:
 def test_a_plan_explains_itself_in_one_line() -> None:
     found = rollout(*OLD, a_pod(2, version=2, ready=True))
     assert found.because == (
-        "delete digits-serve-1: it is of an old revision, and enough others serve; "
-        "create digits-serve-3: 1 of 2 pods serve version 2 or are about to"
+        "drain digits-serve-1: it is of an old revision, and enough others serve"
     )
 
 

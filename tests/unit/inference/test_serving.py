@@ -34,6 +34,8 @@ def test_the_service(golden: Golden) -> None:
         ("2.51.0", "--disable-auto-complete-config", "--allow-client-shm=false"),
         ("2.70", "--allow-client-shm=false", None),
         ("3.0.0", "--allow-client-shm=false", None),
+        ("2.51.0", "--trace-config=level=off", "--http-max-input-size=1073741824"),
+        ("2.70.0", "--http-max-input-size=1073741824", None),
     ],
 )
 def test_a_server_gets_only_flags_that_it_knows(
@@ -60,3 +62,102 @@ def test_what_was_resolved_is_read_back_as_it_was_written() -> None:
     resolved = serving.resolve(a_service(), defaults())
     assert serving.Resolved.model_validate_json(resolved.written()) == resolved
     assert len(resolved.written()) < 2048
+
+
+def fetch_options(**spec: Any) -> list[str]:
+    """Return what follows the arguments that every fetch has."""
+    command: list[str] = a_serving_pod(**spec)["spec"]["initContainers"][0]["command"]
+    return command[command.index("--max-batch-size") + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("spec", "options"),
+    [
+        pytest.param({}, ["32"], id="nothing is said that nobody asked for"),
+        pytest.param({"batching": {}}, ["32"], id="nor where batching says nothing"),
+        pytest.param(
+            {"batching": {"maxBatchSize": 4}}, ["4", "--must-batch"], id="a batch is asked for"
+        ),
+        pytest.param(
+            {"batching": {"maxBatchSize": 1}}, ["1"], id="a batch of one fits every model"
+        ),
+        pytest.param(
+            {"batching": {"preferredBatchSizes": [8, 64]}},
+            ["64", "--must-batch", "--preferred-batch-sizes", "8,64"],
+            id="a preferred size above the chart's is the largest",
+        ),
+        pytest.param(
+            {"batching": {"maxBatchSize": 16, "maxQueueDelayMicroseconds": 0}},
+            ["16", "--must-batch", "--max-queue-delay-microseconds", "0"],
+            id="no delay is a word too",
+        ),
+        pytest.param(
+            {"triton": {"instances": 2, "responseCache": "64Mi", "priorityLevels": 3}},
+            ["32", "--response-cache", "--instances", "2", "--priority-levels", "3"],
+            id="how Triton runs it",
+        ),
+    ],
+)
+def test_what_config_pbtxt_is_to_say(spec: dict[str, Any], options: list[str]) -> None:
+    assert fetch_options(**spec) == options
+
+
+@pytest.mark.parametrize(
+    ("size", "flags"),
+    [
+        (None, []),
+        ("64Mi", ["--cache-config=local,size=67108864"]),
+        ("2Gi", ["--cache-config=local,size=2147483648"]),
+    ],
+)
+def test_the_server_has_a_cache_where_answers_are_kept(size: str | None, flags: list[str]) -> None:
+    pod = a_serving_pod(**({"triton": {"responseCache": size}} if size else {}))
+    command = pod["spec"]["containers"][0]["command"]
+    assert [each for each in command if "cache" in each] == flags
+
+
+@pytest.mark.parametrize(
+    ("version", "floor", "older"),
+    [
+        ("2.51.0", "2.70.0", True),
+        ("2.70.0", "2.70.0", False),
+        ("2.70", "2.70.0", False),
+        ("2.9.0", "2.51.0", True),
+        ("3.0.0", "2.70.0", False),
+    ],
+)
+def test_versions_are_compared_as_numbers(version: str, floor: str, *, older: bool) -> None:
+    assert serving.is_older(version, floor) is older
+
+
+def volumes(pod: dict[str, Any]) -> dict[str, Any]:
+    return {each["name"]: each["emptyDir"] for each in pod["spec"]["volumes"] if "emptyDir" in each}
+
+
+def test_scratch_space_is_bounded_by_the_chart_or_by_the_service() -> None:
+    assert volumes(a_serving_pod())["tmp"] == {"sizeLimit": "1Gi"}
+    own = volumes(a_serving_pod(scratchSpace="5Gi", sharedMemory="8Gi"))
+    assert own["tmp"] == {"sizeLimit": "5Gi"}
+    assert own["shm"] == {"medium": "Memory", "sizeLimit": "8Gi"}
+
+
+def test_a_revision_from_before_there_were_bounds_keeps_none() -> None:
+    recorded = serving.resolve(a_service(), defaults()).model_dump(exclude_none=True)
+    old = {
+        key: each for key, each in recorded.items() if key not in ("shared_memory", "scratch_space")
+    }
+    pod = serving.serving_pod(a_service(), 0, "old", TARGET, serving.Resolved.model_validate(old))
+    assert volumes(pod)["tmp"] == {}
+    assert volumes(pod)["shm"] == {"medium": "Memory"}
+
+
+@pytest.mark.parametrize("spec", [{}, {"podLabels": {"a": "b"}, "serviceAccountName": "mine"}])
+def test_no_serving_pod_can_write_its_root_or_has_a_token(spec: dict[str, Any]) -> None:
+    found = a_serving_pod(**spec)["spec"]
+    assert found["automountServiceAccountToken"] is False
+    contexts = [
+        each["securityContext"] for each in (*found["initContainers"], *found["containers"])
+    ]
+    assert [each["readOnlyRootFilesystem"] for each in contexts] == [True, True]
+    (models,) = (m for m in found["containers"][0]["volumeMounts"] if m["name"] == "models")
+    assert models["readOnly"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from lepton_operator import names
+
 CREATED = "2026-11-22T04:00:00Z"
 
 
@@ -68,4 +70,42 @@ def node(name: str, version: int | str = 1, *, ready: bool = True) -> dict[str, 
         "metadata": {"name": name, "uid": f"node-{name}", "resourceVersion": str(version)},
         "spec": {},
         "status": {"conditions": [condition], "allocatable": {"nvidia.com/gpu": "8"}},
+    }
+
+
+def door_pod(
+    name: str = "lepton-door-1",
+    uid: str = "door-1",
+    version: int | str = 1,
+    *,
+    ready: bool = True,
+    address: str = "127.0.0.1",
+) -> dict[str, Any]:
+    """A pod of a ReplicaSet that the door's Deployment made."""
+    reference = {"kind": "ReplicaSet", "name": "lepton-door", "uid": "rs-1", "controller": True}
+    labels = names.owner_labels("Door", "lepton-door")
+    running = {"name": "door", "state": {"running": {}}, "ready": ready}
+    return {
+        "metadata": metadata(name, uid, version, ownerReferences=[reference], labels=labels),
+        "spec": {"nodeName": "node-1"},
+        "status": {
+            "phase": "Running",
+            "podIP": address,
+            "conditions": [{"type": "Ready", "status": str(ready)}],
+            "containerStatuses": [running],
+        },
+    }
+
+
+def serving_pod(
+    uid: str = "pod-1", version: int | str = 1, *, ip: str = "10.0.0.1", since: str | None = None
+) -> dict[str, Any]:
+    """A pod of the service, which drains since that time if it does."""
+    reference = {"kind": "InferenceService", "name": "digits", "uid": "svc-1", "controller": True}
+    marks = {names.DRAINING: since} if since else {}
+    name = f"digits-serve-{uid}"
+    return {
+        "metadata": metadata(name, uid, version, ownerReferences=[reference], annotations=marks),
+        "spec": {},
+        "status": {"phase": "Running", "podIP": ip},
     }

@@ -1,0 +1,97 @@
+"""The door of a namespace is no object, and is looked at like one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lepton_operator import names
+from lepton_operator.cache import Cache, Key, door_key
+from tests.unit.runtime import objects
+
+SERVICE = Key("InferenceService", "team", "digits")
+DOOR = Key("Door", "team", "lepton-door")
+
+
+@pytest.fixture
+def cache() -> Cache:
+    found = Cache("nvidia.com/gpu")
+    found.put("InferenceService", objects.service())
+    return found
+
+
+def woken(cache: Cache, kind: str, body: dict[str, Any]) -> set[Key]:
+    change = cache.put(kind, body)
+    return cache.affected(change) if change else set()
+
+
+def test_the_first_service_wakes_the_door_of_its_namespace() -> None:
+    cache = Cache("nvidia.com/gpu")
+    assert woken(cache, "InferenceService", objects.service()) >= {SERVICE, DOOR}
+    assert woken(cache, "InferenceService", objects.service(version=2)) == {
+        SERVICE,
+        Key("LeptonModel", "team", "digits"),
+    }
+    assert cache.own_keys() == [SERVICE, DOOR]
+
+
+def test_the_last_service_wakes_it_again(cache: Cache) -> None:
+    change = cache.remove("InferenceService", objects.service(version=2))
+    assert change
+    assert DOOR in cache.affected(change)
+    assert cache.own_keys() == []
+
+
+def test_a_door_that_is_left_over_is_looked_at_after_a_start() -> None:
+    cache = Cache("nvidia.com/gpu")
+    cache.put("Pod", objects.door_pod())
+    assert cache.own_keys() == [DOOR]
+
+
+def test_its_pods_are_its_own_though_a_replica_set_controls_them(cache: Cache) -> None:
+    assert DOOR in woken(cache, "Pod", objects.door_pod())
+    own = cache.own(DOOR)
+    assert own is not None
+    assert [pod.name for pod in cache.pods(own.uid)] == ["lepton-door-1"]
+
+
+def test_services_are_woken_only_when_a_door_begins_or_ceases_to_take_requests(
+    cache: Cache,
+) -> None:
+    assert woken(cache, "Pod", objects.door_pod(ready=False)) == {DOOR, SERVICE}
+    assert woken(cache, "Pod", objects.door_pod(version=2)) == {DOOR, SERVICE}
+    moved = objects.door_pod(version=3)
+    moved["metadata"]["annotations"] = {"lepton.ai/note": "x"}
+    assert woken(cache, "Pod", moved) == {DOOR}
+
+
+def test_a_door_of_another_namespace_wakes_nobody_here(cache: Cache) -> None:
+    other = objects.door_pod()
+    other["metadata"]["namespace"] = "other"
+    assert woken(cache, "Pod", other) == {door_key("other")}
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_kept"),
+    [("Deployment", False), ("PodDisruptionBudget", True), ("NetworkPolicy", True)],
+)
+def test_of_a_small_object_the_spec_is_kept(cache: Cache, kind: str, is_kept: bool) -> None:  # noqa: FBT001
+    labels = names.owner_labels("Door", "lepton-door")
+    metadata = objects.metadata("lepton-door", "d-1", 1, labels=labels)
+    assert woken(cache, kind, {"metadata": metadata, "spec": {"a": 1}}) == {DOOR}
+    (found,) = cache.objects(names.door_uid("team"))
+    assert (found.kind, found.spec) == (kind, {"a": 1} if is_kept else {})
+
+
+def test_pods_that_drain_are_known(cache: Cache) -> None:
+    since = objects.CREATED
+    cache.put("Pod", objects.serving_pod())
+    assert cache.draining() == []
+    cache.put("Pod", objects.serving_pod(version=2, since=since))
+    assert [pod.uid for pod in cache.draining()] == ["pod-1"]
+    cache.put("Pod", objects.serving_pod(version=3))
+    assert cache.draining() == []
+    cache.put("Pod", objects.serving_pod(version=4, since=since))
+    cache.remove("Pod", objects.serving_pod(version=5, since=since))
+    assert cache.draining() == []
