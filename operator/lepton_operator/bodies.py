@@ -39,6 +39,7 @@ _PRESSURE_TAINTS = frozenset(
 # Conditions that are True while all is well; others (Xid errors, dead links) are it in a fault.
 _GOOD_WHILE_TRUE = ("Ready", "Healthy")
 _MAX_FAULT_TEXT = 256
+_DIGITS_OF_A_PORT = 5  # of the doors'
 _KEPT_METADATA = (
     "name",
     "namespace",
@@ -137,7 +138,14 @@ def service_view(body: Body) -> ServiceView:
             ServicePort(each.get("name", ""), each["port"], each.get("targetPort", each["port"]))
             for each in spec.get("ports") or ()
         ),
+        announced_port=_announced_port(metadata),
     )
+
+
+def _announced_port(metadata: Body) -> int | None:
+    written = _own_annotations(metadata).get(names.DOOR_PORT, "")
+    found = int(written) if written.isdecimal() and len(written) == _DIGITS_OF_A_PORT else None
+    return found if found in names.DOOR_PORTS else None
 
 
 def object_view(kind: str, body: Body) -> ObjectView:

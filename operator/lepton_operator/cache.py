@@ -101,6 +101,7 @@ class Cache:
         self._without_room: dict[str, PodView] = {}  # by UID
         self._claims: dict[tuple[str, int], dict[str, ServiceView]] = {}  # of the doors' ports
         self._ports: dict[str, dict[int, ServiceView]] = {}  # by namespace: who holds a port
+        self._past_doors: dict[str, set[str]] = {}  # UIDs of Services, by namespace
         self._nodes: dict[str, NodeView] = {}  # by UID
         self._sorted_nodes: tuple[NodeView, ...] | None = ()
         self._tombstones: OrderedDict[str, tuple[float, PodView]] = OrderedDict()
@@ -159,6 +160,10 @@ class Cache:
         Of several that lead to one port it belongs to the oldest.
         """
         return MappingProxyType(self._ports.get(namespace, {}))
+
+    def bypassed(self, namespace: str) -> bool:
+        """Tell whether a Service of a namespace leads to serving pods, past the doors."""
+        return namespace in self._past_doors
 
     def _children_of(self, owner: str) -> Iterator[Child]:
         """Yield what an owner's UID controls; of what is in other namespaces, that is a forgery."""
@@ -253,6 +258,8 @@ class Cache:
         found = {key for each in (*children, *rivals) if (key := self._waits_for(each))}
         if any(map(_is_door_pod, children)) and _serves_otherwise(change):
             found |= self.services(children[0].namespace)
+        if _leads_past_doors(change.before) != _leads_past_doors(change.after):
+            found.add(door_key(children[0].namespace))
         return found
 
     def _rivals(self, child: Child) -> Iterable[ServiceView]:
@@ -294,6 +301,7 @@ class Cache:
                 self._children.setdefault(value.owner_uid, {})[uid] = value
             self._mark(uid, value)
             self._index_port(before, value)
+            self._index_way(uid, value.namespace, past_doors=_leads_past_doors(value))
         else:
             self._nodes[uid] = value
             self._sorted_nodes = None
@@ -327,6 +335,7 @@ class Cache:
         else:
             self._drop_child(last)
             self._index_port(entry.value if entry else last, None)
+            self._index_way(uid, last.namespace, past_doors=False)
         return Change(entry.value if entry else last, None)
 
     def _remove_own(self, last: OwnObject) -> None:
@@ -377,6 +386,15 @@ class Cache:
             claims = self._claims.setdefault((value.namespace, value.door_port), {})
             claims[value.uid] = value
             self._settle_port(value.namespace, value.door_port)
+
+    def _index_way(self, uid: str, namespace: str, *, past_doors: bool) -> None:
+        found = self._past_doors.get(namespace, set())
+        if past_doors:
+            self._past_doors[namespace] = found | {uid}
+        elif found <= {uid}:
+            self._past_doors.pop(namespace, None)
+        else:
+            found.discard(uid)
 
     def _settle_port(self, namespace: str, port: int) -> None:
         claims = self._claims.get((namespace, port), {})
@@ -439,6 +457,11 @@ def _door_object(key: Key) -> OwnObject:
     """Return what stands for a door among our own objects: nothing is stored of it."""
     body = {"metadata": {"name": key.name, "namespace": key.namespace}, "spec": {}, "status": {}}
     return OwnObject(key, names.door_uid(key.namespace), 0, "", None, body)
+
+
+def _leads_past_doors(value: Value | None) -> bool:
+    """Tell whether this is a Service of ours that leads to serving pods themselves."""
+    return isinstance(value, ServiceView) and bool(value.owner_uid) and value.leads_past_doors
 
 
 def _is_door_pod(child: Child) -> bool:

@@ -33,6 +33,7 @@ DRAINING = "lepton.ai/draining"  # since when a serving pod is to get no new req
 # A namespace's door is no object of ours: its objects belong to it by this kind and name.
 DOOR_KIND = "Door"
 DOOR = "lepton-door"
+DOOR_PORT = "lepton.ai/door-port"  # of a Service that does not lead to the doors yet
 SERVING_POLICY = "lepton-serve"
 
 STORE_SECRET = "lepton-store"  # noqa: S105 - the name of a Secret, not a secret

@@ -176,6 +176,7 @@ class Observer:
             objects=self.cache.objects(own.uid),
             pods=self.cache.pods(own.uid),
             refusals=refusals,
+            bypassed=self.cache.bypassed(namespace),
         )
 
     def _nodes(self) -> tuple[NodeView, ...] | None:

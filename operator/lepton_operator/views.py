@@ -133,10 +133,24 @@ class ServiceView:
     created: datetime
     selector: Mapping[str, str] = field(default_factory=dict)
     ports: tuple[ServicePort, ...] = ()
+    announced_port: int | None = None  # where it is to lead, once a door listens there
+
+    @property
+    def reference(self) -> Reference:
+        return Reference("Service", self.namespace, self.name, self.uid)
 
     @property
     def door_port(self) -> int | None:
-        """The door's port that all of its ports lead to; None if there is no such one."""
+        """The door's port that is its own: all of its ports lead there, or are to; else None."""
+        return self._target if self._target is not None else self.announced_port
+
+    @property
+    def leads_past_doors(self) -> bool:
+        """Whether it leads to serving pods themselves, as Services did before there were doors."""
+        return self.selector.get(names.KIND) == "InferenceService" and self._target is None
+
+    @property
+    def _target(self) -> int | None:
         targets = {each.target for each in self.ports}
         found = targets.pop() if len(targets) == 1 else None
         return found if isinstance(found, int) and found in names.DOOR_PORTS else None
@@ -289,7 +303,10 @@ class InferenceView:
 
 @dataclass(frozen=True, slots=True)
 class GatewayView:
-    """What the plan of a namespace's door reads: whether it is needed, and what there is of it."""
+    """What the plan of a namespace's door reads: whether it is needed, and what there is of it.
+
+    `bypassed`: some Service of the namespace still leads to serving pods themselves.
+    """
 
     namespace: str
     needed: bool
@@ -297,6 +314,7 @@ class GatewayView:
     objects: tuple[ObjectView, ...] = ()
     pods: tuple[PodView, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+    bypassed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

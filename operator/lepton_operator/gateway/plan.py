@@ -24,7 +24,9 @@ def plan(view: GatewayView, now: datetime) -> Plan:  # noqa: ARG001 - every plan
         return _removed(view)
     found = {(each.kind, each.name): each for each in view.objects}
     wanted = {(each["kind"], each["metadata"]["name"]): each for each in _manifests(view)}
-    create = [manifest for key, manifest in wanted.items() if key not in found]
+    # Where Services still lead past the door it would keep their requests out.
+    early = {("NetworkPolicy", names.SERVING_POLICY)} if view.bypassed else set()
+    create = [manifest for key, manifest in wanted.items() if key not in found and key not in early]
     patch = [
         patch
         for key, manifest in wanted.items()

@@ -30,8 +30,8 @@ from lepton_operator.inference.situation import Situation, drains, shortage
 from lepton_operator.inference.target import target
 from lepton_operator.inference.verdict import judge
 from lepton_operator.inference.waiting import last_failure, trouble, waiting
-from lepton_operator.plan import Create, Delete, Patch, Plan, Reference, replacing
-from lepton_operator.views import InferenceView, PodView, ServicePort
+from lepton_operator.plan import Create, Delete, Patch, Plan, replacing
+from lepton_operator.views import InferenceView, PodView, ServicePort, ServiceView
 
 
 def plan(view: InferenceView, now: datetime) -> Plan:
@@ -155,7 +155,7 @@ def _acting(decision: _Decision, after: InferenceServiceStatus) -> Plan:
     doomed = [*_ended(decision), *decision.moves.delete]
     pods = list(_missing_pods(decision))
     children = list(_missing_children(decision))
-    mended = [*_mended_service(decision.view), *_mended_budget(decision)]
+    mended = [*_mended_service(decision), *_mended_budget(decision)]
     changed = after.wire() != before.wire()
     because = [
         *(f"delete {each.pod.name}: {each.because}" for each in (*finished, *doomed)),
@@ -259,18 +259,33 @@ def _missing_children(decision: _Decision) -> Iterator[dict[str, Any]]:
         yield disruption.budget(view.service, max_unavailable(decision.situation))
 
 
-def _mended_service(view: InferenceView) -> Iterator[Patch]:
-    """Yield a patch if our Service does not lead to the door, or to a port that is another's."""
-    found = view.kubernetes_service
+def _mended_service(decision: _Decision) -> Iterator[Patch]:
+    """Yield a patch if our Service does not lead to the door, or to a port that is another's.
+
+    One from before there were doors is given its port first, and led there once a door is ready.
+    """
+    found, target = decision.view.kubernetes_service, port(decision.view)
     if found is None:
         return
-    selector, target = names.door_labels(), port(view)
+    if decision.situation.is_past_doors and found.announced_port != target:
+        yield Patch(found.reference, _announcement(str(target)))
+    elif not decision.situation.is_past_doors or decision.situation.has_door:
+        yield from _led_to_door(found, target)
+
+
+def _led_to_door(found: ServiceView, target: int) -> Iterator[Patch]:
+    selector = names.door_labels()
     ports = tuple(ServicePort(name, each, target) for name, each in serving.SERVICE_PORTS)
     if found.selector == selector and found.ports == ports:
         return
     strangers: dict[str, str | None] = dict.fromkeys(set(found.selector) - set(selector))
     spec = {"selector": {**strangers, **selector}, "ports": serving.service_ports(target)}
-    yield Patch(Reference("Service", found.namespace, found.name, found.uid), {"spec": spec})
+    told = _announcement(None) if found.announced_port is not None else {}
+    yield Patch(found.reference, {**told, "spec": spec})
+
+
+def _announcement(port: str | None) -> dict[str, Any]:
+    return {"metadata": {"annotations": {names.DOOR_PORT: port}}}
 
 
 def _mended_budget(decision: _Decision) -> Iterator[Patch]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from lepton_operator.api.inference import Revision, Rollout
+from lepton_operator.build import serving
 from lepton_operator.diagnosis import TRANSIENT, Asked, Diagnosis, PodReason, lost_nodes
 from lepton_operator.inference.course import Course
 from lepton_operator.inference.draining import Door, Drain, drain
@@ -68,8 +69,15 @@ class Situation:
 
     @property
     def has_door(self) -> bool:
-        """Whether requests can come in."""
+        """Whether requests can come in by a door."""
         return any(pod.ready and not (pod.deleting or pod.gone) for pod in self.view.doors)
+
+    @property
+    def is_past_doors(self) -> bool:
+        """Whether requests reach the pods without a door, as before there were doors."""
+        found = self.view.kubernetes_service
+        own = serving.selector(self.view.service)
+        return found is not None and found.leads_past_doors and found.selector == own
 
     @property
     def surge_deadline(self) -> datetime | None:

@@ -23,6 +23,7 @@ _NO_DOOR = (
     "pods of Deployment lepton-door say what they wait for; most often this namespace is not in "
     "the chart's door.namespaces, and has no certificate."
 )
+_PAST_DOORS = " Requests go to the pods directly until a door of this namespace is ready."
 
 
 def judge(situation: Situation, under_way: RolloutStatus | None) -> Verdict:
@@ -63,11 +64,12 @@ def _given_up(situation: Situation, _: RolloutStatus | None) -> Verdict | None:
 def _serving(situation: Situation, _: RolloutStatus | None) -> Verdict | None:
     if not _is_complete(situation) or situation.course.wanted is None:
         return None
-    if not situation.has_door:
+    if not situation.has_door and not situation.is_past_doors:
         return _reconciling(ServingReason.DOOR_NOT_READY, _NO_DOOR)
     target = situation.course.wanted.target
     message = f"{_answering(situation)} with version {target.version} of model {target.model}."
-    return Verdict(Standing.SETTLED, True, ServingReason.SERVING, message)
+    way = _PAST_DOORS if situation.is_past_doors else ""
+    return Verdict(Standing.SETTLED, True, ServingReason.SERVING, f"{message}{way}")
 
 
 def _is_complete(situation: Situation) -> bool:

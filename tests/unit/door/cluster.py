@@ -20,7 +20,10 @@ def inference_service(
 
 
 def kubernetes_service(
-    name: str = "digits", owner: str = "svc-1", port: int = 18_231, created: str = objects.CREATED
+    name: str = "digits",
+    owner: str = "svc-1",
+    port: int | str = 18_231,
+    created: str = objects.CREATED,
 ) -> dict[str, Any]:
     reference = {"kind": "InferenceService", "name": name, "uid": owner, "controller": True}
     found = objects.metadata(name, f"service-of-{owner}", 1, ownerReferences=[reference])

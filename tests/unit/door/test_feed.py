@@ -12,12 +12,21 @@ from lepton_operator.api.inference import InferenceService
 from lepton_operator.cache import Cache, OwnObject
 from lepton_operator.door.feed import Feed
 from lepton_operator.door.resources import Kind
+from lepton_operator.names import DOOR_PORT, owner_labels
 from lepton_operator.settings import DoorDefaults
 from tests.unit.door.cluster import TEAM, inference_service, kubernetes_service, serving_pod
 
 
 def parse(own: OwnObject) -> InferenceService:
     return InferenceService.model_validate(own.body)
+
+
+def of_old(announced: str) -> dict[str, Any]:
+    """A Service that leads past the doors."""
+    body = kubernetes_service("old", "svc-2", "http")
+    body["metadata"]["annotations"] = {DOOR_PORT: announced}
+    body["spec"]["selector"] = owner_labels("InferenceService", "old")
+    return body
 
 
 class Scene:
@@ -80,6 +89,19 @@ def test_a_service_without_a_port_has_no_resources_yet() -> None:
     assert scene.heard == []
     scene.put("Service", kubernetes_service("new", "svc-2", 18_232))
     assert scene.names() == ["digits:18231", "new:18232"]
+
+
+def test_the_doors_listen_for_a_service_before_it_leads_to_them() -> None:
+    scene = Scene().begin()
+    scene.put("InferenceService", inference_service("old", "svc-2"))
+    past, announced = (of_old(each) for each in ("", "18232"))
+    scene.put("Service", past)
+    assert scene.names() == ["digits:18231"]
+    scene.put("Service", announced)
+    assert scene.names() == ["digits:18231", "old:18232"]
+    scene.heard.clear()
+    scene.put("Service", kubernetes_service("old", "svc-2", 18_232))
+    assert scene.heard == []
 
 
 def test_a_changed_endpoint_touches_its_own_endpoints_only() -> None:

@@ -40,8 +40,10 @@ def as_seen(manifest: Mapping[str, Any]) -> ObjectView:
     )
 
 
-def a_view(*objects: ObjectView, needed: bool = True, **changes: Any) -> GatewayView:
-    return GatewayView(NAMESPACE, needed, settings(**changes), objects)
+def a_view(
+    *objects: ObjectView, needed: bool = True, bypassed: bool = False, **changes: Any
+) -> GatewayView:
+    return GatewayView(NAMESPACE, needed, settings(**changes), objects, bypassed=bypassed)
 
 
 def manifests(**changes: Any) -> list[Mapping[str, Any]]:

@@ -26,6 +26,16 @@ def test_a_door_is_made_with_its_policies_first() -> None:
     ]
 
 
+def test_while_a_service_leads_past_the_door_no_policy_keeps_its_requests_out() -> None:
+    policy, *others = made()
+    created = [
+        each.manifest["metadata"]["name"] for each in plan(a_view(bypassed=True), NOW).create
+    ]
+    assert created == ["lepton-door"] * 3
+    assert plan(a_view(*others, bypassed=True), NOW) == Plan()
+    assert plan(a_view(policy, *others, bypassed=True), NOW) == Plan()
+
+
 def test_a_door_that_is_there_needs_nothing() -> None:
     assert plan(a_view(*made()), NOW) == Plan()
 

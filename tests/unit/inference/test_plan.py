@@ -8,10 +8,12 @@ import pytest
 
 from lepton_operator import names
 from lepton_operator.api.inference import Replicas
+from lepton_operator.build import serving
+from lepton_operator.conditions import find
 from lepton_operator.inference.plan import plan
 from lepton_operator.plan import Plan
 from lepton_operator.settings import Images, Triton
-from lepton_operator.views import ContainerView, InferenceView, PodView, Refusal
+from lepton_operator.views import ContainerView, InferenceView, PodView, Refusal, ServicePort
 from tests.builders import (
     NOW,
     a_model,
@@ -25,7 +27,9 @@ from tests.builders import (
 from tests.conftest import Golden
 from tests.plans import deleted, told
 from tests.unit.inference.builders import (
+    PORT,
     UNSCHEDULABLE,
+    a_door,
     a_kubernetes_service,
     a_pod,
     a_served_model,
@@ -210,6 +214,43 @@ def test_a_service_that_does_not_lead_to_the_door_is_mended(change: dict[str, An
     )
     assert [each["port"] for each in patch.body["spec"]["ports"]] == [8000, 8001]
     assert len({each["targetPort"] for each in patch.body["spec"]["ports"]}) == 1
+
+
+PAST_DOORS = a_kubernetes_service(
+    selector=serving.selector(a_service()),
+    ports=(ServicePort("http", 8000, "http"), ServicePort("grpc", 8001, "grpc")),
+)
+
+
+def past_doors(*, door: bool, announced: int | None = PORT) -> Plan:
+    """A service from before there were doors."""
+    service = replace(PAST_DOORS, announced_port=announced)
+    doors = (a_door(),) if door else (a_door(ready=False),)
+    view = a_view(a_service(), a_pod(ready=True), kubernetes_service=service, doors=doors)
+    return plan(settled(view), NOW)
+
+
+@pytest.mark.parametrize("door", [True, False])
+def test_the_doors_learn_the_port_of_an_old_service_before_it_leads_to_them(*, door: bool) -> None:
+    (patch,) = past_doors(door=door, announced=None).patch
+    assert patch.body.keys() == {"metadata"}
+    assert int(patch.body["metadata"]["annotations"][names.DOOR_PORT]) in names.DOOR_PORTS
+
+
+def test_an_old_service_leads_to_its_pods_until_a_door_is_ready() -> None:
+    assert past_doors(door=False) == Plan()
+    (patch,) = past_doors(door=True).patch
+    assert patch.body["spec"]["selector"][names.ROLE] == "door"
+    assert {each["targetPort"] for each in patch.body["spec"]["ports"]} == {PORT}
+    assert patch.body["metadata"]["annotations"] == {names.DOOR_PORT: None}
+
+
+def test_an_old_service_is_ready_without_a_door() -> None:
+    view = a_view(a_service(), a_pod(ready=True), kubernetes_service=PAST_DOORS, doors=())
+    ready = find(status(plan(view, NOW)).conditions, "Ready")
+    assert ready is not None
+    assert (ready.status, ready.reason) == ("True", "Serving")
+    assert "directly until a door of this namespace is ready" in ready.message
 
 
 def test_other_limits_replace_no_pod() -> None:

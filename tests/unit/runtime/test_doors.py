@@ -8,6 +8,7 @@ import pytest
 
 from lepton_operator import names
 from lepton_operator.cache import Cache, Key, door_key
+from tests.unit.door.cluster import kubernetes_service
 from tests.unit.runtime import objects
 
 SERVICE = Key("InferenceService", "team", "digits")
@@ -82,6 +83,50 @@ def test_of_a_small_object_the_spec_is_kept(cache: Cache, kind: str, is_kept: bo
     assert woken(cache, kind, {"metadata": metadata, "spec": {"a": 1}}) == {DOOR}
     (found,) = cache.objects(names.door_uid("team"))
     assert (found.kind, found.spec) == (kind, {"a": 1} if is_kept else {})
+
+
+def a_service_of_old(version: int, selected: str, port: int | str, announced: str = "") -> Any:
+    body = kubernetes_service(port=port)
+    body["metadata"]["resourceVersion"] = str(version)
+    body["metadata"]["annotations"] = {names.DOOR_PORT: announced}
+    body["spec"]["selector"] = names.owner_labels(selected, "digits")
+    return body
+
+
+def test_a_service_that_leads_past_the_doors_is_known_until_it_does_not(cache: Cache) -> None:
+    assert not cache.bypassed("team")
+    old, led = "InferenceService", "Door"
+    assert DOOR in woken(cache, "Service", a_service_of_old(1, old, "http"))
+    assert cache.bypassed("team")
+    assert DOOR not in woken(cache, "Service", a_service_of_old(2, old, "http", "10000"))
+    assert cache.bypassed("team")
+    assert DOOR in woken(cache, "Service", a_service_of_old(3, led, 10_000))
+    assert not cache.bypassed("team")
+    cache.put("Service", a_service_of_old(4, old, "http"))
+    change = cache.remove("Service", a_service_of_old(5, old, "http"))
+    assert change
+    assert DOOR in cache.affected(change)
+    assert not cache.bypassed("team")
+
+
+@pytest.mark.parametrize(
+    ("announced", "port"),
+    [
+        ("10000", 10_000),
+        ("29999", 29_999),
+        ("9902", None),
+        ("30000", None),
+        ("x", None),
+        ("", None),
+    ],
+)
+def test_the_port_where_a_service_is_to_lead(
+    cache: Cache, announced: str, port: int | None
+) -> None:
+    cache.put("Service", a_service_of_old(1, "InferenceService", "http", announced))
+    found = cache.service("svc-1")
+    assert found is not None
+    assert found.door_port == port
 
 
 def test_pods_that_drain_are_known(cache: Cache) -> None:
