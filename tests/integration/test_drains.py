@@ -14,6 +14,7 @@ import pytest
 from e2e.waiting import wait_until
 from lepton_operator import names
 from lepton_operator.build.door import HEALTH_PORT
+from lepton_operator.build.serving import GRPC_PORT, HTTP_PORT, SERVE
 from tests.integration.conftest import Namespace, Operators
 from tests.integration.kubelet import Kubelet
 from tests.integration.test_operator import writes
@@ -84,6 +85,56 @@ def test_the_first_service_brings_a_door_and_the_last_takes_it_away(
     assert writes(operator) == before
     namespace.delete("InferenceService", "digits")
     wait_until(lambda: objects_of_doors(namespace), lambda found: not found, GONE)
+
+
+def service_of_old(namespace: Namespace) -> str:
+    """Make the Service as an operator without doors did; return where it is."""
+    owner = (namespace.get("InferenceService", "digits") or {})["metadata"]
+    reference = {"apiVersion": "lepton.ai/v1alpha1", "kind": "InferenceService", "name": "digits"}
+    labels = names.owner_labels("InferenceService", "digits")
+    ports = ((HTTP_PORT, "http"), (GRPC_PORT, "grpc"))
+    namespace.apply(
+        "Service",
+        "digits",
+        metadata={
+            "name": "digits",
+            "labels": labels,
+            "ownerReferences": [{**reference, "uid": owner["uid"], "controller": True}],
+        },
+        spec={
+            "selector": {**labels, names.ROLE: SERVE},
+            "ports": [{"name": name, "port": port, "targetPort": name} for port, name in ports],
+        },
+    )
+    return namespace.path("Service", "digits")
+
+
+def test_a_service_of_old_leads_to_its_pods_until_a_door_is_ready(
+    namespace: Namespace, operators: Operators
+) -> None:
+    serve(namespace)
+    path = service_of_old(namespace)
+    before = namespace.api.get(path)["spec"]
+    operators.start()
+    Kubelet(namespace).run("digits-serve-0")
+    namespace.wait_for_reason("InferenceService", "digits", "Serving")
+    announced = wait_until(
+        lambda: namespace.api.get(path), lambda found: names.DOOR_PORT in str(found), SEEN
+    )
+    wait_until(lambda: objects_of_doors(namespace), lambda found: len(found) == 3, SEEN)
+    assert announced["spec"] == before
+    assert namespace.get("NetworkPolicy", names.SERVING_POLICY) is None
+
+    Kubelet(namespace).open_door()
+    led = wait_until(
+        lambda: namespace.api.get(path),
+        lambda found: found["spec"]["selector"] == names.door_labels(),
+        SEEN,
+    )
+    port = int(announced["metadata"]["annotations"][names.DOOR_PORT])
+    assert {each["targetPort"] for each in led["spec"]["ports"]} == {port}
+    assert names.DOOR_PORT not in str(led)
+    wait_until(lambda: objects_of_doors(namespace), lambda found: len(found) == 4, SEEN)
 
 
 def test_a_pod_goes_when_its_door_tells_that_it_has_no_requests(
