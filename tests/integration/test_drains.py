@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -87,8 +88,12 @@ def test_the_first_service_brings_a_door_and_the_last_takes_it_away(
     wait_until(lambda: objects_of_doors(namespace), lambda found: not found, GONE)
 
 
-def service_of_old(namespace: Namespace) -> str:
-    """Make the Service as an operator without doors did; return where it is."""
+def kubernetes_service(namespace: Namespace) -> dict[str, Any]:
+    return namespace.get("Service", "digits") or {}
+
+
+def make_service_of_old(namespace: Namespace) -> None:
+    """Make the Service as an operator without doors did."""
     owner = (namespace.get("InferenceService", "digits") or {})["metadata"]
     reference = {"apiVersion": "lepton.ai/v1alpha1", "kind": "InferenceService", "name": "digits"}
     labels = names.owner_labels("InferenceService", "digits")
@@ -106,31 +111,25 @@ def service_of_old(namespace: Namespace) -> str:
             "ports": [{"name": name, "port": port, "targetPort": name} for port, name in ports],
         },
     )
-    return namespace.path("Service", "digits")
 
 
 def test_a_service_of_old_leads_to_its_pods_until_a_door_is_ready(
     namespace: Namespace, operators: Operators
 ) -> None:
     serve(namespace)
-    path = service_of_old(namespace)
-    before = namespace.api.get(path)["spec"]
+    make_service_of_old(namespace)
+    before = kubernetes_service(namespace)["spec"]
+    look = partial(kubernetes_service, namespace)
     operators.start()
     Kubelet(namespace).run("digits-serve-0")
     namespace.wait_for_reason("InferenceService", "digits", "Serving")
-    announced = wait_until(
-        lambda: namespace.api.get(path), lambda found: names.DOOR_PORT in str(found), SEEN
-    )
+    announced = wait_until(look, lambda found: names.DOOR_PORT in str(found), SEEN)
     wait_until(lambda: objects_of_doors(namespace), lambda found: len(found) == 3, SEEN)
     assert announced["spec"] == before
     assert namespace.get("NetworkPolicy", names.SERVING_POLICY) is None
 
     Kubelet(namespace).open_door()
-    led = wait_until(
-        lambda: namespace.api.get(path),
-        lambda found: found["spec"]["selector"] == names.door_labels(),
-        SEEN,
-    )
+    led = wait_until(look, lambda found: found["spec"]["selector"] == names.door_labels(), SEEN)
     port = int(announced["metadata"]["annotations"][names.DOOR_PORT])
     assert {each["targetPort"] for each in led["spec"]["ports"]} == {port}
     assert names.DOOR_PORT not in str(led)
