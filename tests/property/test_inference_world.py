@@ -38,6 +38,11 @@ from tests.world import Key, Killed, World, is_empty
 
 NODES = ("node-1", "node-2")
 DOORS = ("lepton-door-0", "lepton-door-1")
+# What a Service was before there were doors.
+OF_OLD = {
+    "selector": serving.selector(a_service()),
+    "ports": tuple(ServicePort(name, port, name) for name, port in serving.SERVICE_PORTS),
+}
 BROKEN_VERSION = 3
 DRAIN_TIMEOUT_SECONDS = 300
 MOST_PASSES = 300
@@ -97,7 +102,14 @@ class ServingWorld(World):
             self._patch_service(patch)
 
     def _patch_service(self, patch: Patch) -> None:
-        found, spec = self.services[patch.target.name], patch.body["spec"]
+        found, spec = self.services[patch.target.name], patch.body.get("spec")
+        marks = patch.body.get("metadata", {}).get("annotations", {})
+        if names.DOOR_PORT in marks:
+            port = marks[names.DOOR_PORT]
+            found = replace(found, announced_port=int(port) if port else None)
+            self.services[found.name] = found
+        if spec is None:
+            return
         selector = {**found.selector, **spec["selector"]}
         self.services[found.name] = replace(
             found,
@@ -347,7 +359,7 @@ class InferenceWorld(RuleBasedStateMachine):
     def change_pods(self, zone: str) -> None:
         self.world.change_spec(self.key, nodeSelector={"zone": zone})
 
-    @rule(change=st.sampled_from([{"selector": {"app": "x"}}, {"ports": ()}]))
+    @rule(change=st.sampled_from([{"selector": {"app": "x"}}, {"ports": ()}, OF_OLD]))
     def edit_service(self, change: Mapping[str, Any]) -> None:
         found = self.world.services.get("digits")
         if found is not None:
