@@ -22,13 +22,14 @@ import aiohttp
 
 from bench.installed import last_line
 from lepton_operator.door.served import Endpoint
-from tests.discovery.rig import NAMESPACE, Envoy, Operator, a_service, envoy, operator_of
+from tests.discovery.rig import NAMESPACE, Envoy, Operator, a_service, envoy, operator_of, until
 from tests.discovery.upstreams import Pod, pod
 from tests.door.authority import Authority
 
 FIRST_PORT = 12_000
 PODS_A_SERVICE = 2
 CHANGES = 40
+_SETTLE_SECONDS = 2.0
 _MB = 1 << 20
 
 
@@ -107,6 +108,18 @@ async def scrape(bench: Bench) -> tuple[float, int]:
     return time.perf_counter() - began, len(found)
 
 
+async def restart(bench: Bench) -> tuple[float, int]:
+    """Return how soon a door is back at a new server, and how many answers that has for it."""
+    before = bench.operator.pushed().total()
+    await bench.operator.stop()
+    began = time.perf_counter()
+    await bench.operator.start()
+    await until(bench.operator.streams, "the door is connected again")
+    seconds = time.perf_counter() - began
+    await asyncio.sleep(_SETTLE_SECONDS)
+    return seconds, bench.operator.pushed().total() - before
+
+
 async def measure(bench: Bench, count: int) -> dict[str, float]:
     before_bytes = _resident_bytes()
     began = time.process_time()
@@ -125,6 +138,7 @@ async def measure(bench: Bench, count: int) -> dict[str, float]:
     )
     changed, made = await change_ms(bench), await new_service_ms(bench, count)
     seconds, size = await scrape(bench)
+    reconnected, news = await restart(bench)
     return {
         "services": count,
         "envoy_mb": resident / _MB,
@@ -134,6 +148,8 @@ async def measure(bench: Bench, count: int) -> dict[str, float]:
         "new_service_max_ms": made[-1],
         "scrape_s": seconds,
         "scrape_mb": size / _MB,
+        "reconnect_s": reconnected,
+        "answers_after_restart": news,
         "all_told_s": told,
         "all_told_envoy_cpu_s": cpu,
         "all_told_pushes": pushes,

@@ -7,7 +7,7 @@ import re
 import socket
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -96,19 +96,24 @@ class Admin:
             yield response
 
     def _text(self, path: str, method: str = "GET") -> str:
-        with self._asked(path, method) as response:
+        with self._asked(path, method) as response, _told_as_admin_error():
             text = response.read().decode()
-            if response.status != HTTPStatus.OK:
-                raise AdminError(f"Envoy refused {path}: {text.strip()}")
-            return text
+        if response.status != HTTPStatus.OK:
+            raise AdminError(f"Envoy refused {path}: {text.strip()}")
+        return text
 
     @contextmanager
     def _asked(self, path: str, method: str = "GET") -> Iterator[http.client.HTTPResponse]:
-        connection = _Connection(self.socket, self.timeout_seconds)
-        try:
-            connection.request(method, path)
-            yield connection.getresponse()
-        except (OSError, http.client.HTTPException) as error:
-            raise AdminError(f"Envoy does not answer on its socket: {error}") from error
-        finally:
-            connection.close()
+        with closing(_Connection(self.socket, self.timeout_seconds)) as connection:
+            with _told_as_admin_error():
+                connection.request(method, path)
+                response = connection.getresponse()
+            yield response
+
+
+@contextmanager
+def _told_as_admin_error() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, http.client.HTTPException) as error:
+        raise AdminError(f"Envoy does not answer on its socket: {error}") from error

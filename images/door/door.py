@@ -41,6 +41,9 @@ class Door:
         self._wake = threading.Event()
         self._asked_to_leave = False
         self._waits_for = ""
+        # Envoy is not asked again: while it takes in the configuration of a thousand services it
+        # answers late, at all doors at once, and serves all the same.
+        self._was_ready = False
         self.admin: Admin | None = None
 
     def run(self) -> int:
@@ -58,9 +61,12 @@ class Door:
         """Return a sentence on why no request should come here; empty if they are welcome."""
         if self._asked_to_leave:
             return "This door is leaving: it serves what is open, and waits for its end."
+        if self._was_ready:
+            return ""
         if self.admin is None:
             return self._waits_for or "Envoy is not started yet."
         if self.admin.is_live() and self.admin.has_listeners():
+            self._was_ready = True
             return ""
         if self.admin.is_connected():
             return "The operator has not sent a listener for any service yet."

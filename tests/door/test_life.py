@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -162,6 +163,20 @@ def test_a_door_without_an_operator_waits_and_says_so(doors: Doors) -> None:
     assert "at localhost:1: either none leads" in told.text
     assert door.ask("/healthz").status == 200
     assert json.loads(door.ask("/in-flight").text).keys() <= {"127.0.0.1:1", "[::1]:1"}
+
+
+def test_a_door_stays_ready_while_envoy_is_busy_and_is_not_alive_for_ever(
+    door: RunningDoor,
+) -> None:
+    itself = str(door.process.pid)
+    (envoy,) = Path(f"/proc/{itself}/task/{itself}/children").read_text().split()
+    subprocess.run(("kill", "-STOP", envoy), check=True)
+    try:
+        assert door.ask("/ready").status == 200
+        assert door.ask("/healthz").status == 503
+    finally:
+        subprocess.run(("kill", "-CONT", envoy), check=True)
+    assert door.ask("/healthz").status == 200
 
 
 def test_a_slow_client_keeps_nobody_waiting(door: RunningDoor) -> None:

@@ -87,7 +87,7 @@ class DiscoveryService(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type
         _log.warning("A client whose certificate names no door is refused", peer=peer)
         await context.abort(
             grpc.StatusCode.PERMISSION_DENIED,
-            "The client certificate names no door: its one URI must be "
+            "The client certificate names no door: its one name must be "
             "spiffe://lepton.ai/ns/NAMESPACE/door.",
         )
 
