@@ -10,12 +10,12 @@ from lepton_operator.api.training import Attempt, Cause
 from lepton_operator.build import training as build
 from lepton_operator.conditions import Verdict, cut, is_true
 from lepton_operator.plan import Event, Patch, Plan
-from lepton_operator.training import attempts, evidence, waiting
+from lepton_operator.training import attempts, evidence, reminders, waiting
 from lepton_operator.training.situation import Gang, Situation, runs
 from lepton_operator.training.status import SUSPENDED, Reason, reconciling, settled, written
 from lepton_operator.views import PodView
 
-SLACK_SECONDS = 30  # until the word has come from the annotation into the pod's file
+SLACK_SECONDS = 30  # until the word has come from the annotation into the pod's file, at last
 _GRACE_SECONDS = 30  # of pods of which no default is known
 
 _SUSPENDING = reconciling(
@@ -58,17 +58,25 @@ def _ask(situation: Situation, gang: Gang, awaited: Sequence[PodView]) -> Plan:
         update={"leave_time": asked_at, "resolved": gang.resolved.text()}
     )
     patches = tuple(each for pod in awaited if (each := _request(pod)) is not None)
+    again = tuple(reminders.reminders_to_leave(situation, gang, awaited, asked_at))
     status = written(situation, _SUSPENDING, attempts=attempts.recorded(situation, attempt))
     told = [f"ask {waiting.pods_of(len(patches))} to save and leave"] if patches else []
+    told += ["have kubelets look again at that"] if again else []
     said = ["say that the job is being suspended"] if status else []
     is_new = gang.attempt.leave_time is None
     return Plan(
         because=", ".join([*told, *said]),
-        patch=patches,
+        patch=(*patches, *again),
         status=status,
         events=(Event("Normal", "Suspending", _SUSPENDING.message),) if is_new else (),
-        due=_awaited_until(situation, gang, asked_at),
+        due=_next_look(situation, gang, asked_at),
     )
+
+
+def _next_look(situation: Situation, gang: Gang, asked_at: datetime) -> datetime:
+    again = reminders.remind_to_leave_at(situation, asked_at)
+    until = _awaited_until(situation, gang, asked_at)
+    return again if again is not None and again > situation.now else until
 
 
 def _awaited(situation: Situation, gang: Gang) -> list[PodView]:

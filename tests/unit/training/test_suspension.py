@@ -69,6 +69,23 @@ def test_they_are_waited_for_and_asked_once() -> None:
     assert decided.due == WHOLE_NOW + timedelta(seconds=30 + 30)
 
 
+def test_with_claims_their_kubelets_are_asked_to_look_again_once() -> None:
+    volume = {"name": "data", "claimName": "data", "mountPath": "/data"}
+    job = asked_job(volumes=[volume])
+    at_once = decide(a_view(job, *ASKED_PODS))
+    assert (at_once.patch, at_once.due) == ((), WHOLE_NOW + timedelta(seconds=2))
+    later = NOW + timedelta(seconds=2)
+    decided = decide(a_view(job, *ASKED_PODS), later)
+    assert [each.body["metadata"]["annotations"] for each in decided.patch] == [
+        {names.TOLD_AGAIN: "1: leave"}
+    ] * 2
+    reminded = [
+        replace(pod, annotations={**ASKED, names.TOLD_AGAIN: "1: leave"}) for pod in ASKED_PODS
+    ]
+    decided = decide(a_view(job, *reminded), later)
+    assert (decided.patch, decided.due) == ((), WHOLE_NOW + timedelta(seconds=60))
+
+
 def test_an_operator_that_died_between_two_requests_asks_the_rest() -> None:
     decided = decide(a_view(asked_job(), ASKED_PODS[0], TRAINS[1]))
     assert [each.target.name for each in decided.patch] == ["digits-train-1-1"]
