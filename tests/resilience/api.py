@@ -20,6 +20,8 @@ _OURS |= {"InferenceService": "inferenceservices"}
 _NOT_COMPARED = frozenset(
     {"events", "leases", "endpoints", "endpointslices", "configmaps", "serviceaccounts"}
 )
+# Its status is the disruption controller's, which learns of new kinds only twice a minute.
+_STATUS_NOT_COMPARED = frozenset({"PodDisruptionBudget"})
 
 
 class Api:
@@ -71,7 +73,7 @@ class Api:
         for prefix, resource in self._compared:
             listed = await self.get(f"{prefix}/namespaces/{namespace}/{resource}") or {}
             kind = listed.get("kind", "").removesuffix("List")
-            found += [{"kind": kind, **each} for each in listed.get("items", [])]
+            found += [_compared({"kind": kind, **each}) for each in listed.get("items", [])]
         return found
 
     async def _discover(self) -> list[tuple[str, str]]:
@@ -83,6 +85,11 @@ class Api:
             for each in (await self.get(prefix) or {})["resources"]
             if each["namespaced"] and "list" in each["verbs"] and each["name"] not in _NOT_COMPARED
         ]
+
+
+def _compared(found: Json) -> Json:
+    ignored = {"status"} if found["kind"] in _STATUS_NOT_COMPARED else set()
+    return {key: value for key, value in found.items() if key not in ignored}
 
 
 def own_path(namespace: str, kind: str, name: str = "") -> str:
