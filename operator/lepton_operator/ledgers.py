@@ -14,11 +14,11 @@ from prometheus_client.registry import Collector
 
 from lepton_operator.api.training import Spent
 from lepton_operator.cache import Cache
+from lepton_operator.training.ledger import held_for_nothing
 
 _KIND = "TrainingJob"
 _UNOBSERVED = "unobserved"
 _WASTED = "wastedGpuSeconds"
-_FREE = ("waiting", "productive")  # seconds that waste no GPU of a whole gang
 _UNSETTLED = 2  # the last attempt, and the one before it, of which pods that were kept tell yet
 
 
@@ -57,7 +57,7 @@ class LedgerCollector(Collector):
 
 def settled(status: Mapping[str, Any]) -> dict[str, float]:
     """Return the classes but for what may still be known better, since a counter never falls."""
-    found = {name: _number(status["ledger"].get(name)) for name in Spent.model_fields}
+    found = _spent(status["ledger"])
     for ledger in _unsettled(status):
         found[_UNOBSERVED] -= _number(ledger.get(_UNOBSERVED))
     return {name: max(0.0, seconds) for name, seconds in found.items()}
@@ -67,11 +67,15 @@ def settled_waste(status: Mapping[str, Any]) -> float:
     """Return the wasted GPU seconds, without the unobserved part that may prove useful."""
     found = _number(status["ledger"].get(_WASTED))
     for ledger in _unsettled(status):
-        held = sum(_number(ledger.get(name)) for name in Spent.model_fields if name not in _FREE)
-        unobserved = _number(ledger.get(_UNOBSERVED))
-        if unobserved > 0:
-            found -= _number(ledger.get(_WASTED)) * unobserved / held
+        spent = _spent(ledger)
+        if spent[_UNOBSERVED] > 0:
+            part = spent[_UNOBSERVED] / held_for_nothing(spent)
+            found -= _number(ledger.get(_WASTED)) * part
     return max(0.0, found)
+
+
+def _spent(ledger: Mapping[str, Any]) -> dict[str, float]:
+    return {name: _number(ledger.get(name)) for name in Spent.model_fields}
 
 
 def _unsettled(status: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -15,6 +15,8 @@ from pydantic import Field, StringConstraints, ValidationError
 from lepton_ai.record import Document, Metrics
 
 FILE = "progress.json"
+CHECKPOINT_PROBLEM = "checkpoint-problem"
+"""The file beside it in which the SDK says why the last save failed."""
 MAX_BYTES = 262_144
 MAX_RANKS = 256
 MAX_RESTARTS = 64

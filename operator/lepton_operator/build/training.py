@@ -194,8 +194,8 @@ def placement_of_kept(
         "maxRestarts": restarts_left(job),
         "furthestStep": job.status.furthest_step,
     }
-    if followed_attempt(before, rank) == attempt:
-        told = json.loads(before or "")
+    told = _read(before)
+    if told is not None and _attempt_in(told, rank) == attempt:
         known = {name: told.get(name) for name in known}
     more = {name: value for name, value in known.items() if value is not None}
     return placement(job.metadata, job.spec.num_nodes, attempt, rank, address, more=more)
@@ -203,22 +203,29 @@ def placement_of_kept(
 
 def followed_attempt(annotation: str | None, rank: int) -> int | None:
     """Return the attempt that a pod of this rank was told of last; None if it is none of ours."""
-    try:
-        told = json.loads(annotation or "")
-        number, of_rank = told["attempt"], told["nodeRank"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
+    told = _read(annotation)
+    return None if told is None else _attempt_in(told, rank)
+
+
+def _attempt_in(told: Mapping[str, Any], rank: int) -> int | None:
+    number = told.get("attempt")
     is_number = isinstance(number, int) and 0 < number < MAX_ATTEMPTS  # another one may follow
-    return number if is_number and of_rank == rank else None
+    return number if is_number and told.get("nodeRank") == rank else None
 
 
 def leave_word(annotation: str) -> str | None:
     """Return the annotation of a pod with the word that asks its launcher to leave."""
+    told = _read(annotation)
+    return None if told is None else names.canonical({**told, "leave": True})
+
+
+def _read(annotation: str | None) -> dict[str, Any] | None:
+    """Return what a pod was told; None if that is nothing of ours, for anybody may change it."""
     try:
-        told = json.loads(annotation)
+        told = json.loads(annotation or "")
     except (ValueError, RecursionError):
         return None
-    return names.canonical({**told, "leave": True}) if isinstance(told, dict) else None
+    return told if isinstance(told, dict) else None
 
 
 def pod(

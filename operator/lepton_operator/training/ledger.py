@@ -303,10 +303,15 @@ def _ledger(classes: Seconds, gpus: int, *, idle: float) -> Ledger:
     )
 
 
+def held_for_nothing(classes: Seconds) -> float:
+    """Return the seconds in which a whole gang held its GPUs, and got nowhere."""
+    unheld = classes.get("waiting", 0.0) + classes.get("productive", 0.0)
+    return sum(classes.values()) - unheld
+
+
 def _wasted(classes: Seconds, gpus: int) -> float:
     """Return the GPU seconds of a whole gang that were worth nothing."""
-    unheld = classes.get("waiting", 0.0) + classes.get("productive", 0.0)
-    return gpus * (sum(classes.values()) - unheld)
+    return gpus * held_for_nothing(classes)
 
 
 def _model(fields: Seconds) -> Ledger:

@@ -4,7 +4,7 @@ A launcher reads its attempt from a file that the kubelet makes of an annotation
 sets up or looks after volumes it goes through a copy of its list of pods, and asks the API server
 for each claim in it. A pod that changes meanwhile, further on in that list, is taken as it was, and
 is thought to be up to date until the next resync, 60 to 90 s later (findAndAddNewPods and
-ReprocessPod in Kubernetes' desired_state_of_world_populator.go; seen in 5 of 12 replacements on a
+ReprocessPod in Kubernetes' desired_state_of_world_populator.go; seen in 4 of 9 replacements on a
 busy node). So pods with claims are told once more when none of the gang starts any more.
 """
 

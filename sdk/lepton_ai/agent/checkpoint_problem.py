@@ -7,9 +7,8 @@ import stat
 from pathlib import Path
 from typing import Protocol
 
-from lepton_ai.progress import Progress
+from lepton_ai.progress import CHECKPOINT_PROBLEM, Progress
 
-PROBLEM = "checkpoint-problem"
 MAX_PROBLEM_BYTES = 1000
 
 
@@ -22,7 +21,7 @@ class Relay(Protocol):
 
 def problem(exchange: Path, progress: Progress, relay: Relay | None) -> str | None:
     """Return why the last step is not as safe as it should be: a sentence, if there is one."""
-    told = _told(exchange / PROBLEM)
+    told = _told(exchange / CHECKPOINT_PROBLEM)
     if told or relay is None or relay.was_asked or not progress.step:
         return told
     if progress.checkpoint is not None or progress.resumed_from is not None:

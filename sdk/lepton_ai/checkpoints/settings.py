@@ -11,6 +11,7 @@ from lepton_ai.checkpoints.interval import PRIOR, FailureRate
 from lepton_ai.checkpoints.manifest import Attempt
 from lepton_ai.checkpoints.relay import Relay
 from lepton_ai.checkpoints.storage import Storage, open_storage
+from lepton_ai.progress import CHECKPOINT_PROBLEM
 
 DEFAULT_KEEP = 3
 AUTO = "auto"
@@ -64,7 +65,7 @@ class Settings:
     @property
     def problem(self) -> Path:
         """Where to say that the last save failed; a launcher's sidecar reads it there."""
-        return self.save_request.with_name("checkpoint-problem")
+        return self.save_request.with_name(CHECKPOINT_PROBLEM)
 
     def storage(self, uri: str | None = None) -> Storage:
         """Open the place: the one that is given, else the operator's or the laptop's."""
