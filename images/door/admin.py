@@ -11,16 +11,18 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from urllib.parse import quote
 
 _HOST = re.compile(
     r"^(?P<cluster>[^:]+)::(?P<address>\[[^]]+\]:\d+|[^:\[]+:\d+)"
     r"::(?P<name>rq_active|rq_pending_active|health_flags)::(?P<value>.*)$",
     re.MULTILINE,
 )
+_STAT = re.compile(r"^(.+): (\d+)$", re.MULTILINE)
 _CONNECTIONS, _REQUESTS = "downstream_cx_active", "downstream_rq_active"
-_DOWNSTREAM = re.compile(rf"^http\.service/.+\.({_CONNECTIONS}|{_REQUESTS}): (\d+)$", re.MULTILINE)
 _DRAINING = "/eds_status_draining"
 _CONNECTED = "control_plane.connected_state"
+_LISTENERS = "listener_manager.total_listeners_active"
 
 
 class AdminError(Exception):
@@ -56,12 +58,18 @@ class Admin:
         with self._asked("/ready") as response:
             return response.status == HTTPStatus.OK
 
-    def has_listeners(self) -> bool:
-        return bool(self._text("/listeners"))
+    def listeners(self) -> int:
+        """Return for how many services this door listens."""
+        return self.stats(f"^{re.escape(_LISTENERS)}$").get(_LISTENERS, 0)
 
     def is_connected(self) -> bool:
         """Whether a control plane has answered on the stream that is open now."""
-        return self._text(f"/stats?filter=^{re.escape(_CONNECTED)}$").strip().endswith(" 1")
+        return self.stats(f"^{re.escape(_CONNECTED)}$").get(_CONNECTED) == 1
+
+    def stats(self, pattern: str) -> dict[str, int]:
+        """Return the counters and gauges whose names match this regular expression."""
+        text = self._text(f"/stats?filter={quote(pattern)}")
+        return {name: int(value) for name, value in _STAT.findall(text)}
 
     def in_flight(self, *, draining_only: bool = False) -> dict[str, int]:
         """Return the active requests of each upstream address, those that wait for it included.
@@ -81,26 +89,28 @@ class Admin:
     def downstream(self) -> Downstream:
         """Return what is open at the services' listeners."""
         totals: Counter[str] = Counter()
-        path = rf"/stats?filter=^http\.service/.*\.({_CONNECTIONS}|{_REQUESTS})$"
-        for name, value in _DOWNSTREAM.findall(self._text(path)):
-            totals[name] += int(value)
+        found = self.stats(rf"^http\.service/.*\.({_CONNECTIONS}|{_REQUESTS})$")
+        for name, value in found.items():
+            totals[name.rpartition(".")[2]] += value
         return Downstream(totals[_CONNECTIONS], totals[_REQUESTS])
 
     def drain(self) -> None:
         """Have clients told to leave: `Connection: close`, GOAWAY. What comes is still served."""
         self._text("/drain_listeners?graceful", method="POST")
 
-    @contextmanager
-    def metrics(self) -> Iterator[http.client.HTTPResponse]:
-        with self._asked("/stats/prometheus") as response:
-            yield response
+    def metrics(self) -> bytes:
+        """Return all that there is for Prometheus: at 1,000 services some megabytes."""
+        return self._content("/stats/prometheus")
 
     def _text(self, path: str, method: str = "GET") -> str:
+        return self._content(path, method).decode()
+
+    def _content(self, path: str, method: str = "GET") -> bytes:
         with self._asked(path, method) as response, _told_as_admin_error():
-            text = response.read().decode()
+            content = response.read()
         if response.status != HTTPStatus.OK:
-            raise AdminError(f"Envoy refused {path}: {text.strip()}")
-        return text
+            raise AdminError(f"Envoy refused {path}: {content.decode(errors='replace').strip()}")
+        return content
 
     @contextmanager
     def _asked(self, path: str, method: str = "GET") -> Iterator[http.client.HTTPResponse]:

@@ -26,6 +26,8 @@ _LOOK_SECONDS = 0.25
 _CERTIFICATES_SECONDS = 1.0
 _QUIET_SECONDS = 2.0
 """A client that has sent nothing for so long is idle: it finds its connection closed, not cut."""
+_SLICES_A_SECOND = 20
+"""What kube-controller-manager writes at its defaults: each service has an EndpointSlice."""
 _SIGNALLED = 128
 """What a shell adds to the number of the signal that ended a process."""
 
@@ -65,7 +67,7 @@ class Door:
             return ""
         if self.admin is None:
             return self._waits_for or "Envoy is not started yet."
-        if self.admin.is_live() and self.admin.has_listeners():
+        if self.admin.is_live() and self.admin.listeners():
             self._was_ready = True
             return ""
         if self.admin.is_connected():
@@ -125,8 +127,8 @@ class Door:
         """Let new connections go elsewhere, then the open ones end, until the deadline."""
         deadline = time.monotonic() + self._settings.drain_timeout_seconds
         _say(f"Asked to leave: open requests have {self._settings.drain_timeout_seconds:.0f} s.")
-        time.sleep(min(self._settings.endpoints_seconds, self._settings.drain_timeout_seconds))
         try:
+            time.sleep(min(self._unheard_seconds(admin), self._settings.drain_timeout_seconds))
             admin.drain()
             left = _wait_until_idle(admin, deadline)
         except AdminError as error:
@@ -137,6 +139,10 @@ class Door:
             _say(f"The time is over: {left.requests} requests are cut.")
         else:
             _say(f"No request is open any more, {left.connections} idle connections are closed.")
+
+    def _unheard_seconds(self, admin: Admin) -> float:
+        """Return how long new connections still come, since not all have heard that this ends."""
+        return self._settings.endpoints_seconds + admin.listeners() / _SLICES_A_SECOND
 
 
 def _wait_until_idle(admin: Admin, deadline: float) -> Downstream:

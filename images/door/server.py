@@ -5,13 +5,12 @@
 | `/healthz` | 200 while Envoy answers, and before it is started |
 | `/ready` | 200 while requests are welcome; else 503 and a sentence that says why not |
 | `/in-flight` | JSON: upstream address -> active requests; `?draining`: of draining ones only |
-| `/metrics` | Prometheus' text, as Envoy writes it: what `stats` lists |
+| `/metrics` | Prometheus' text, as Envoy writes it: what `stats` lists, and of few revisions |
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import sys
 from collections.abc import Callable
@@ -21,8 +20,7 @@ from typing import Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from images.door.admin import Admin, AdminError
-
-_PIECE_BYTES = 2**18
+from images.door.stats import Revisions
 
 
 class Told(Protocol):
@@ -43,6 +41,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, port: int, told: Told) -> None:
         self.told = told
+        self.revisions = Revisions()
         super().__init__(("", port), _Handler)
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -94,10 +93,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(HTTPStatus.OK, json.dumps(found), "application/json")
 
     def _metrics(self) -> None:
-        """Piece by piece: at 1,000 services there are megabytes."""
-        with self._admin().metrics() as response:
-            self._head(HTTPStatus.OK, "text/plain; version=0.0.4; charset=utf-8")
-            shutil.copyfileobj(response, self.wfile, _PIECE_BYTES)
+        text = self.server.revisions.recent(self._admin().metrics())
+        self._head(HTTPStatus.OK, "text/plain; version=0.0.4; charset=utf-8")
+        self.wfile.write(text)
 
     def _admin(self) -> Admin:
         if self.server.told.admin is None:
