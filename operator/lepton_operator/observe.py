@@ -14,7 +14,7 @@ from lepton_operator.api.common import StatusModel
 from lepton_operator.api.inference import InferenceService
 from lepton_operator.api.model import LeptonModel
 from lepton_operator.api.training import TrainingJob
-from lepton_operator.cache import Cache, Change, Child, Key, OwnObject, Value
+from lepton_operator.cache import Cache, Change, Child, Key, OwnObject, Value, namespace_of
 from lepton_operator.capacity import Capacity
 from lepton_operator.cluster import Cluster
 from lepton_operator.settings import Settings
@@ -141,13 +141,13 @@ class Observer:
         )
 
     def _modelled(self, own: OwnObject, refusals: Refusals) -> ModelView:
-        users = self.cache.users(own.key.namespace, own.key.name)
+        place = (own.key.namespace, own.key.name)
         return ModelView(
             model=self.parse(own, LeptonModel),
             defaults=self.settings.defaults,
             pods=self.cache.pods(own.uid),
-            jobs=self._others(TrainingJob, users),
-            services=self._others(InferenceService, users),
+            jobs=self._others(TrainingJob, self.cache.jobs(*place)),
+            uses=self.cache.uses(*place),
             nodes=self._nodes(),
             refusals=refusals,
         )
@@ -171,7 +171,7 @@ class Observer:
         namespace = own.key.namespace
         return GatewayView(
             namespace=namespace,
-            needed=bool(self.cache.services(namespace)),
+            needed=self.cache.serves(namespace),
             settings=self.settings,
             objects=self.cache.objects(own.uid),
             pods=self.cache.pods(own.uid),
@@ -225,10 +225,4 @@ def _owned_by(own: OwnObject) -> Callable[[Value], bool]:
 
 
 def _within(namespace: str | None) -> Callable[[Value], bool]:
-    return lambda value: namespace is None or _namespace(value) == namespace
-
-
-def _namespace(value: Value) -> str:
-    if isinstance(value, OwnObject):
-        return value.key.namespace
-    return "" if isinstance(value, NodeView) else value.namespace
+    return lambda value: namespace is None or namespace_of(value) == namespace

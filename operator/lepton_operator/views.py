@@ -108,6 +108,11 @@ class PodView:
     def finished(self) -> bool:
         return self.phase in ("Succeeded", "Failed")
 
+    @property
+    def stays_ready(self) -> bool:
+        """Whether it is ready, and not about to go."""
+        return self.ready and not (self.deleting or self.gone)
+
     def container(self, name: str) -> ContainerView | None:
         """Return the container or init container of this name."""
         every = (*self.containers, *self.init_containers)
@@ -258,15 +263,26 @@ class TrainingView:
     told: Told | None = None
 
 
+class VersionUse(NamedTuple):
+    """A version that a service uses: its spec names it (`pinned`), or its status has pods of it."""
+
+    version: int
+    pinned: bool
+
+
 @dataclass(frozen=True, slots=True)
 class ModelView:
-    """What a LeptonModel's plan reads: `jobs` name it in output.model, `services` serve it."""
+    """What a LeptonModel's plan reads: `jobs` name it in output.model, services have `uses`.
+
+    Of a thousand services no more is read than which versions they use: every one of them would
+    have to be looked at whenever one changes.
+    """
 
     model: LeptonModel
     defaults: Defaults
     pods: tuple[PodView, ...] = ()
     jobs: tuple[TrainingJob, ...] = ()
-    services: tuple[InferenceService, ...] = ()
+    uses: frozenset[VersionUse] = frozenset()
     nodes: tuple[NodeView, ...] | None = None
     refusals: tuple[Refusal, ...] = ()
 

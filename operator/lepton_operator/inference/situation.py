@@ -70,7 +70,7 @@ class Situation:
     @property
     def has_door(self) -> bool:
         """Whether requests can come in by a door."""
-        return any(pod.ready and not (pod.deleting or pod.gone) for pod in self.view.doors)
+        return any(pod.stays_ready for pod in self.view.doors)
 
     @property
     def is_past_doors(self) -> bool:
