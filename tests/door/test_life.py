@@ -102,6 +102,21 @@ def test_nobody_is_cut_when_the_door_leaves(door: RunningDoor) -> None:
     assert "1 idle connections are closed" in door.log.read_text()
 
 
+def test_a_door_of_many_services_is_there_until_each_of_them_has_heard_of_its_end(
+    doors: Doors, upstream: str
+) -> None:
+    """kube-controller-manager tells 20 services a second: others still lead here."""
+    door = doors.start(60, {upstream: "HEALTHY"})
+    door.until_ready()
+    door.leave()
+    began = time.monotonic()
+    while time.monotonic() - began < 2.5:
+        assert get(door.services["digits-59"], "/0").status == 200
+        time.sleep(0.1)
+    assert door.ended() == 0
+    assert time.monotonic() - began < 8
+
+
 def test_without_clients_the_door_leaves_at_once(door: RunningDoor) -> None:
     began = time.monotonic()
     door.leave()
