@@ -66,6 +66,7 @@ class Traffic:
         self._port = port
         self._clock = clock
         self._known: dict[str, _Known] = {}
+        self._turns = asyncio.Semaphore(MOST_AT_ONCE)
 
     def told(self, namespace: str) -> Answers:
         """Return what the doors of a namespace told; nothing where no pod drains."""
@@ -74,12 +75,7 @@ class Traffic:
 
     async def run(self, wake: Callable[[Key], None]) -> None:
         """Ask for ever; `wake` is told whose pods there is news about."""
-        timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
-        connector = aiohttp.TCPConnector(limit=MOST_AT_ONCE)
-        # Not decompressed: an answer of a few bytes could become gigabytes.
-        async with aiohttp.ClientSession(
-            connector=connector, timeout=timeout, auto_decompress=False
-        ) as session:
+        async with client() as session:
             while True:
                 await self.ask_all(session, wake)
                 await asyncio.sleep(ROUND_SECONDS)
@@ -120,9 +116,11 @@ class Traffic:
 
     async def _ask(self, session: aiohttp.ClientSession, door: PodView) -> DoorTold | None:
         """Return what a door tells; None if it does not answer, or nothing that can be read."""
-        asked = datetime.now(UTC)
         try:
-            content = await self._get(session, door.ip or "")
+            # A door's time begins with its turn: silent ones must not use up that of the others.
+            async with self._turns:
+                asked = datetime.now(UTC)
+                content = await self._get(session, door.ip or "")
             return DoorTold(asked, parse(content))
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, TypeError) as error:
             _log.debug("A door does not answer", pod=door.name, error=str(error))
@@ -146,6 +144,16 @@ class Traffic:
                 if len(content) > MAX_BYTES:
                     raise ValueError("its answer is too long")
             return bytes(content)
+
+
+def client() -> aiohttp.ClientSession:
+    """Return what doors are asked with."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),
+        timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS),
+        # An answer of a few bytes could become gigabytes.
+        auto_decompress=False,
+    )
 
 
 def parse(content: bytes) -> dict[str, int]:
