@@ -19,6 +19,7 @@ _HOST = re.compile(
 )
 _CONNECTIONS, _REQUESTS = "downstream_cx_active", "downstream_rq_active"
 _DOWNSTREAM = re.compile(rf"^http\.service/.+\.({_CONNECTIONS}|{_REQUESTS}): (\d+)$", re.MULTILINE)
+_LISTENER_PORT = re.compile(r"^.+::.+:(\d+)$", re.MULTILINE)
 _DRAINING = "/eds_status_draining"
 _CONNECTED = "control_plane.connected_state"
 
@@ -56,8 +57,9 @@ class Admin:
         with self._asked("/ready") as response:
             return response.status == HTTPStatus.OK
 
-    def has_listeners(self) -> bool:
-        return bool(self._text("/listeners"))
+    def listens_on(self) -> list[int]:
+        """Return the ports of the listeners that take connections; those that warm do not yet."""
+        return sorted(int(port) for port in _LISTENER_PORT.findall(self._text("/listeners")))
 
     def is_connected(self) -> bool:
         """Whether a control plane has answered on the stream that is open now."""

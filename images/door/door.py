@@ -65,7 +65,7 @@ class Door:
             return ""
         if self.admin is None:
             return self._waits_for or "Envoy is not started yet."
-        if self.admin.is_live() and self.admin.has_listeners():
+        if self.admin.is_live() and self.admin.listens_on():
             self._was_ready = True
             return ""
         if self.admin.is_connected():
