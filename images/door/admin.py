@@ -20,6 +20,7 @@ _HOST = re.compile(
 )
 _STAT = re.compile(r"^(.+): (\d+)$", re.MULTILINE)
 _CONNECTIONS, _REQUESTS = "downstream_cx_active", "downstream_rq_active"
+_LISTENER_PORT = re.compile(r"^.+::.+:(\d+)$", re.MULTILINE)
 _DRAINING = "/eds_status_draining"
 _CONNECTED = "control_plane.connected_state"
 _LISTENERS = "listener_manager.total_listeners_active"
@@ -61,6 +62,10 @@ class Admin:
     def listeners(self) -> int:
         """Return for how many services this door listens."""
         return self.stats(f"^{re.escape(_LISTENERS)}$").get(_LISTENERS, 0)
+
+    def listens_on(self) -> list[int]:
+        """Return the ports of the listeners that take connections; those that warm do not yet."""
+        return sorted(int(port) for port in _LISTENER_PORT.findall(self._text("/listeners")))
 
     def is_connected(self) -> bool:
         """Whether a control plane has answered on the stream that is open now."""

@@ -5,6 +5,7 @@
 | `/healthz` | 200 while Envoy answers, and before it is started |
 | `/ready` | 200 while requests are welcome; else 503 and a sentence that says why not |
 | `/in-flight` | JSON: upstream address -> active requests; `?draining`: of draining ones only |
+| `/listeners` | JSON: the ports on which this door takes connections |
 | `/metrics` | Prometheus' text, as Envoy writes it: what `stats` lists, and of few revisions |
 """
 
@@ -64,6 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
             "/healthz": self._healthz,
             "/ready": self._ready,
             "/in-flight": self._in_flight,
+            "/listeners": self._listeners,
             "/metrics": self._metrics,
         }
         answer = answers.get(urlsplit(self.path).path)
@@ -91,6 +93,9 @@ class _Handler(BaseHTTPRequestHandler):
         asked = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
         found = self._admin().in_flight(draining_only="draining" in asked)
         self._send(HTTPStatus.OK, json.dumps(found), "application/json")
+
+    def _listeners(self) -> None:
+        self._send(HTTPStatus.OK, json.dumps(self._admin().listens_on()), "application/json")
 
     def _metrics(self) -> None:
         text = self.server.revisions.recent(self._admin().metrics())

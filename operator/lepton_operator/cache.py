@@ -168,6 +168,10 @@ class Cache:
         """
         return MappingProxyType(self._ports.get(namespace, {}))
 
+    def bypassed_namespaces(self) -> list[str]:
+        """Return the namespaces in which a Service leads past the doors."""
+        return list(self._past_doors)
+
     def bypassed(self, namespace: str) -> bool:
         """Tell whether a Service of a namespace leads to serving pods, past the doors."""
         return namespace in self._past_doors

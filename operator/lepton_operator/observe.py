@@ -17,6 +17,7 @@ from lepton_operator.api.training import TrainingJob
 from lepton_operator.cache import Cache, Change, Child, Key, OwnObject, Value, namespace_of
 from lepton_operator.capacity import Capacity
 from lepton_operator.cluster import Cluster
+from lepton_operator.listening import Listening
 from lepton_operator.settings import Settings
 from lepton_operator.telemetry import Telemetry
 from lepton_operator.traffic import Traffic
@@ -54,6 +55,7 @@ class Observer:
     settings: Settings
     telemetry: Telemetry
     traffic: Traffic
+    listening: Listening
     capacity: Capacity
 
     @property
@@ -165,6 +167,7 @@ class Observer:
             refusals=refusals,
             doors=self.cache.pods(names.door_uid(own.key.namespace)),
             traffic=self.traffic.told(own.key.namespace),
+            listening=self.listening.told(own.key.namespace),
         )
 
     def _gateway(self, own: OwnObject, refusals: Refusals) -> GatewayView:

@@ -301,7 +301,8 @@ class InferenceView:
 
     `ports` are the door's ports in this namespace, each with the Service that it belongs to.
     `doors` are the pods of the namespace's door, `traffic` what they told, by their UIDs: they are
-    asked only while some pod of the namespace drains.
+    asked only while some pod of the namespace drains. `listening` are the ports on which each door
+    takes connections: told only while some Service of the namespace leads past the doors.
     """
 
     service: InferenceService
@@ -315,6 +316,7 @@ class InferenceView:
     refusals: tuple[Refusal, ...] = ()
     doors: tuple[PodView, ...] = ()
     traffic: Mapping[str, DoorTold] = field(default_factory=dict)
+    listening: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

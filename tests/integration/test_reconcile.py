@@ -13,6 +13,7 @@ from lepton_operator.cache import Cache, Change, Key
 from lepton_operator.capacity import Capacity
 from lepton_operator.cluster import Cluster
 from lepton_operator.execute import Executor
+from lepton_operator.listening import Listening
 from lepton_operator.metrics import Metrics
 from lepton_operator.observe import Observer
 from lepton_operator.plan import Create, Delete, Event, Plan
@@ -46,8 +47,11 @@ class Bench:
         )
         self.cache = Cache(settings.defaults.gpu_resource)
         telemetry, traffic = Telemetry(self.cache), Traffic(self.cache)
+        listening = Listening(self.cache)
         capacity = Capacity(self.client, self.cache, settings.defaults.gpu_resource)
-        self.observer = Observer(self.client, self.cache, settings, telemetry, traffic, capacity)
+        self.observer = Observer(
+            self.client, self.cache, settings, telemetry, traffic, listening, capacity
+        )
         self.reconciler = Reconciler(
             self.observer,
             Executor(self.client, self.cache),

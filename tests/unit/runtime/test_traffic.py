@@ -12,7 +12,8 @@ import pytest
 from aiohttp import web
 
 from lepton_operator.cache import Cache, Key
-from lepton_operator.traffic import MAX_BYTES, Traffic, parse
+from lepton_operator.inquiry import MAX_BYTES
+from lepton_operator.traffic import Traffic, parse
 from tests.unit.runtime import objects
 
 SERVICE = Key("InferenceService", "team", "digits")
