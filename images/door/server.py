@@ -5,6 +5,7 @@
 | `/healthz` | 200 while Envoy answers, and before it is started |
 | `/ready` | 200 while requests are welcome; else 503 and a sentence that says why not |
 | `/in-flight` | JSON: upstream address -> active requests; `?draining`: of draining ones only |
+| `/failing` | a line of JSON at once, when it changes, and each minute: who fails requests |
 | `/metrics` | Prometheus' text, as Envoy writes it: what `stats` lists |
 """
 
@@ -21,8 +22,11 @@ from typing import Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from images.door.admin import Admin, AdminError
+from images.door.failing import Failing
 
 _PIECE_BYTES = 2**18
+_AGAIN_SECONDS = 60.0
+"""A line that says nothing new finds out whether anybody still listens."""
 
 
 class Told(Protocol):
@@ -30,6 +34,9 @@ class Told(Protocol):
 
     @property
     def admin(self) -> Admin | None: ...
+
+    @property
+    def failing(self) -> Failing: ...
 
     def unready(self) -> str: ...
 
@@ -65,6 +72,7 @@ class _Handler(BaseHTTPRequestHandler):
             "/healthz": self._healthz,
             "/ready": self._ready,
             "/in-flight": self._in_flight,
+            "/failing": self._failing,
             "/metrics": self._metrics,
         }
         answer = answers.get(urlsplit(self.path).path)
@@ -92,6 +100,14 @@ class _Handler(BaseHTTPRequestHandler):
         asked = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
         found = self._admin().in_flight(draining_only="draining" in asked)
         self._send(HTTPStatus.OK, json.dumps(found), "application/json")
+
+    def _failing(self) -> None:
+        """Tell for as long as somebody listens: whoever asked needs to ask no second time."""
+        self._head(HTTPStatus.OK, "application/x-ndjson")
+        told: object = None
+        while True:
+            told = self.server.told.failing.wait(told, _AGAIN_SECONDS)
+            self.wfile.write(f"{json.dumps(told)}\n".encode())
 
     def _metrics(self) -> None:
         """Piece by piece: at 1,000 services there are megabytes."""
