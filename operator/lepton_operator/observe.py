@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -17,14 +17,17 @@ from lepton_operator.api.training import TrainingJob
 from lepton_operator.cache import Cache, Change, Child, Key, OwnObject, Value
 from lepton_operator.capacity import Capacity
 from lepton_operator.cluster import Cluster
+from lepton_operator.outliers import Outliers
 from lepton_operator.settings import Settings
 from lepton_operator.telemetry import Telemetry
 from lepton_operator.traffic import Traffic
 from lepton_operator.views import (
+    Fault,
     GatewayView,
     InferenceView,
     ModelView,
     NodeView,
+    PodView,
     Refusal,
     TrainingView,
 )
@@ -54,6 +57,7 @@ class Observer:
     settings: Settings
     telemetry: Telemetry
     traffic: Traffic
+    outliers: Outliers
     capacity: Capacity
 
     @property
@@ -153,10 +157,12 @@ class Observer:
         )
 
     def _inference(self, own: OwnObject, refusals: Refusals) -> InferenceView:
+        faults = self.outliers.of(own.key.namespace, own.key.name)
+        pods = self.cache.pods(own.uid)
         return InferenceView(
             service=self.parse(own, InferenceService),
             defaults=self.settings.defaults,
-            pods=self.cache.pods(own.uid),
+            pods=tuple(_with_fault(pod, faults) for pod in pods) if faults else pods,
             kubernetes_service=self.cache.service(own.uid),
             budget=next(iter(self.cache.objects(own.uid)), None),
             ports=self.cache.ports(own.key.namespace),
@@ -217,6 +223,11 @@ def _parsed(kind: type[Own], body: Mapping[str, Any]) -> Own | ValidationError:
         if all(each["loc"][:1] == ("status",) for each in error.errors()):
             return kind.model_validate({**body, "status": {}})
         return error
+
+
+def _with_fault(pod: PodView, faults: Mapping[str, Fault]) -> PodView:
+    fault = faults.get(pod.ip or "")
+    return replace(pod, fault=fault) if fault is not None and not pod.gone else pod
 
 
 def _owned_by(own: OwnObject) -> Callable[[Value], bool]:

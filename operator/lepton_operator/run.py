@@ -27,6 +27,7 @@ from lepton_operator.leader import Candidate, Leader
 from lepton_operator.ledgers import LedgerCollector
 from lepton_operator.metrics import Metrics
 from lepton_operator.observe import Observer
+from lepton_operator.outliers import Outliers
 from lepton_operator.queue import Outcome, WorkQueue
 from lepton_operator.reconcile import Planner, Reconciler
 from lepton_operator.settings import Settings
@@ -96,7 +97,9 @@ def _assemble(
     cache = Cache(settings.defaults.gpu_resource)
     metrics.registry.register(LedgerCollector(cache))
     capacity = Capacity(cluster, cache, settings.defaults.gpu_resource)
-    observer = Observer(cluster, cache, settings, Telemetry(cache), Traffic(cache), capacity)
+    observer = Observer(
+        cluster, cache, settings, Telemetry(cache), Traffic(cache), Outliers(cache), capacity
+    )
     randomness = random.Random()  # noqa: S311 - spreads retries, keeps no secret
     for kind in OWN_KINDS:
         metrics.max_workers.labels(kind.lower()).set(settings.workers)
@@ -206,6 +209,7 @@ def _readers(
     """Yield what asks others than the API server's watches, beside the work on objects."""
     yield observer.telemetry.run(wake)
     yield observer.traffic.run(wake)
+    yield observer.outliers.run(wake)
     if not observer.settings.watch_namespaces:
         yield observer.capacity.run(wake)
 

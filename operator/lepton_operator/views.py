@@ -69,6 +69,23 @@ class NodeFault(NamedTuple):
     since: datetime
 
 
+class Fault(NamedTuple):
+    """What a pod does with the requests that the doors send it, since when; `ejected`: the doors
+    leave it out for a while each time, which they never do with more than half of the pods.
+    """
+
+    since: datetime
+    what: str
+    ejected: bool = False
+
+    def joined(self, other: Fault | None) -> Fault:
+        """Return what two doors say of one pod."""
+        if other is None:
+            return self
+        first = min(self, other)
+        return first._replace(ejected=self.ejected or other.ejected)
+
+
 @dataclass(frozen=True, slots=True)
 class PodView:
     """A pod. `gone`: its deletion was seen, and this is its last body, kept as a tombstone."""
@@ -99,6 +116,12 @@ class PodView:
     containers: tuple[ContainerView, ...] = ()
     init_containers: tuple[ContainerView, ...] = ()
     tolerations: tuple[Toleration, ...] = ()
+    fault: Fault | None = None  # of a serving pod, by the doors' word
+
+    @property
+    def answers(self) -> bool:
+        """Whether requests that are sent to it are served."""
+        return self.ready and self.fault is None
 
     @property
     def reference(self) -> Reference:
