@@ -17,6 +17,7 @@ from lepton_operator.api.training import TrainingJob
 from lepton_operator.cache import Cache, Change, Child, Key, OwnObject, Value
 from lepton_operator.capacity import Capacity
 from lepton_operator.cluster import Cluster
+from lepton_operator.downloads import Downloads
 from lepton_operator.outliers import Outliers
 from lepton_operator.settings import Settings
 from lepton_operator.telemetry import Telemetry
@@ -58,6 +59,7 @@ class Observer:
     telemetry: Telemetry
     traffic: Traffic
     outliers: Outliers
+    downloads: Downloads
     capacity: Capacity
 
     @property
@@ -162,7 +164,7 @@ class Observer:
         return InferenceView(
             service=self.parse(own, InferenceService),
             defaults=self.settings.defaults,
-            pods=tuple(_with_fault(pod, faults) for pod in pods) if faults else pods,
+            pods=tuple(self._as_told(pod, faults) for pod in pods),
             kubernetes_service=self.cache.service(own.uid),
             budget=next(iter(self.cache.objects(own.uid)), None),
             ports=self.cache.ports(own.key.namespace),
@@ -172,6 +174,12 @@ class Observer:
             doors=self.cache.pods(names.door_uid(own.key.namespace)),
             traffic=self.traffic.told(own.key.namespace),
         )
+
+    def _as_told(self, pod: PodView, faults: Mapping[str, Fault]) -> PodView:
+        """Return the pod with what is known of it by others than the API server."""
+        fault = faults.get(pod.ip or "") if not pod.gone else None
+        fetched = self.downloads.of(pod)
+        return replace(pod, fault=fault, fetched=fetched) if fault or fetched else pod
 
     def _gateway(self, own: OwnObject, refusals: Refusals) -> GatewayView:
         namespace = own.key.namespace
@@ -223,11 +231,6 @@ def _parsed(kind: type[Own], body: Mapping[str, Any]) -> Own | ValidationError:
         if all(each["loc"][:1] == ("status",) for each in error.errors()):
             return kind.model_validate({**body, "status": {}})
         return error
-
-
-def _with_fault(pod: PodView, faults: Mapping[str, Fault]) -> PodView:
-    fault = faults.get(pod.ip or "")
-    return replace(pod, fault=fault) if fault is not None and not pod.gone else pod
 
 
 def _owned_by(own: OwnObject) -> Callable[[Value], bool]:

@@ -124,7 +124,7 @@ class Traffic:
         try:
             content = await self._get(session, door.ip or "")
             return DoorTold(asked, parse(content))
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, TypeError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it says, others are asked
             _log.debug("A door does not answer", pod=door.name, error=str(error))
             return None
 

@@ -86,6 +86,13 @@ class Fault(NamedTuple):
         return first._replace(ejected=self.ejected or other.ejected)
 
 
+class Fetched(NamedTuple):
+    """How far a serving pod is with its model."""
+
+    done_bytes: int
+    total_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class PodView:
     """A pod. `gone`: its deletion was seen, and this is its last body, kept as a tombstone."""
@@ -116,7 +123,9 @@ class PodView:
     containers: tuple[ContainerView, ...] = ()
     init_containers: tuple[ContainerView, ...] = ()
     tolerations: tuple[Toleration, ...] = ()
-    fault: Fault | None = None  # of a serving pod, by the doors' word
+    # What a serving pod is said to do: by the doors, and by itself.
+    fault: Fault | None = None
+    fetched: Fetched | None = None
 
     @property
     def answers(self) -> bool:

@@ -12,6 +12,7 @@ from lepton_operator.api.training import TrainingJobStatus
 from lepton_operator.cache import Cache, Change, Key
 from lepton_operator.capacity import Capacity
 from lepton_operator.cluster import Cluster
+from lepton_operator.downloads import Downloads
 from lepton_operator.execute import Executor
 from lepton_operator.metrics import Metrics
 from lepton_operator.observe import Observer
@@ -53,6 +54,7 @@ class Bench:
             Telemetry(self.cache),
             Traffic(self.cache),
             Outliers(self.cache),
+            Downloads(self.cache),
             Capacity(self.client, self.cache, settings.defaults.gpu_resource),
         )
         self.reconciler = Reconciler(

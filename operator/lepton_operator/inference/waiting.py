@@ -24,7 +24,7 @@ from lepton_operator.inference.draining import Drain, clock
 from lepton_operator.inference.fleet import Fleet
 from lepton_operator.inference.reasons import ServingReason
 from lepton_operator.records import STORE_REASONS, Reason, parse
-from lepton_operator.views import ContainerView, Fault, PodView, Refusal
+from lepton_operator.views import ContainerView, Fault, Fetched, PodView, Refusal
 
 # Triton's log: E1122 04:26:23.3 1 model_lifecycle.cc:642] "failed to load 'digits' version 1: why"
 _LOAD_FAILURE = re.compile(r"failed to load '[^'\n]*' version \d+: (?P<why>[^\n]*)")
@@ -49,6 +49,8 @@ def explain(pod: PodView, asked: Asked) -> Diagnosis:
     if pod.fault is not None and pod.ready and not pod.deleting:
         return _fault(pod.fault)
     found = diagnose(pod, asked)
+    if found.reason == PodReason.STARTING and pod.fetched is not None:
+        return Diagnosis(ServingReason.STARTING, _fetching(pod.fetched))
     if pod.phase == "Failed" and found.reason not in (PodReason.EVICTED, PodReason.DRAINING):
         return Diagnosis(ServingReason.POD_FAILED, f"The pod failed: {found.message}")
     if found.reason != PodReason.CRASH_LOOP:
@@ -70,6 +72,14 @@ def _fault(fault: Fault) -> Diagnosis:
         f"The pod is ready, and fails the requests that it gets: since {clock(fault.since)} it "
         f"{fault.what}, and nothing without an error. {way}. Its log says why; delete it if a new "
         "one would do better, or serve another version.",
+    )
+
+
+def _fetching(fetched: Fetched) -> str:
+    share = 100 * fetched.done_bytes // max(fetched.total_bytes, 1)
+    return (
+        f"The pod fetches its model: {fetched.done_bytes} of {fetched.total_bytes} bytes, "
+        f"{share} %."
     )
 
 
