@@ -88,7 +88,7 @@ def _replaced(fleet: Fleet, replicas: int, now: datetime, terms: Terms) -> list[
     starting = sum(not serves(pod, now) for pod in fleet.current)
     unneeded = max(len(fleet.alive) - replicas - starting, 0)
     # A pod that serves nothing may hold the room that a new one waits for.
-    room = int(terms.starved and not fleet.leaving)
+    room = int(terms.starved and not (fleet.leaving or fleet.draining))
     failed = [pod for pod in candidates if not pod.answers and revision_of(pod) == terms.failed]
     others = [pod for pod in candidates if not pod.answers and pod not in failed]
     idle = others[: max(unneeded - len(failed), room)]

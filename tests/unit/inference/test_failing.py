@@ -18,10 +18,12 @@ from tests.unit.inference.builders import (
     a_view,
     after,
     drained,
+    marked,
     message,
     pods_of,
     settled,
     status,
+    unschedulable,
 )
 
 ERRS = Fault(ago(30).replace(microsecond=0), "answered with HTTP status 500")
@@ -118,6 +120,20 @@ def test_a_version_whose_pods_fail_is_left_by_a_drain() -> None:
     pods = (failing(a_pod(ready=True)), a_pod(1, version=2, ready=True))
     found = plan(rolling(*pods), NOW)
     assert (drained(found), deleted(found)) == (["digits-serve-0"], [])
+
+
+def test_without_room_one_pod_that_fails_goes_for_the_one_that_waits() -> None:
+    old = [failing(a_pod(index, ready=True)) for index in range(2)]
+    view = replace(serving(*old), model=NEW_MODEL)
+    view = replace(after(view, plan(view, NOW)), pods=(*old, unschedulable(a_pod(2, version=2))))
+    found = plan(view, NOW)
+    while not drained(found):
+        assert found.status is not None, "it waits for something else"
+        view = after(view, found)
+        found = plan(view, NOW)
+    assert drained(found) == ["digits-serve-1"]
+    goes = replace(view, pods=(old[0], marked(old[1]), view.pods[2]))
+    assert drained(plan(after(goes, plan(goes, NOW)), NOW)) == []
 
 
 def test_of_the_pods_that_are_too_many_one_that_fails_goes_first() -> None:
