@@ -9,6 +9,7 @@ DEADLINES_SECONDS = {
     "a server answers": 60,
     "an object is seen": 15,
     "a condition shows": 30,
+    "a pod is named": 45,  # ten requests that fail, two looks of the door
     "a pod runs": 90,
     "a pod is gone": 90,
     "a node is not ready": 60,

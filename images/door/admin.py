@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 _HOST = re.compile(
@@ -18,16 +19,37 @@ _HOST = re.compile(
     r"::(?P<name>rq_active|rq_pending_active|health_flags)::(?P<value>.*)$",
     re.MULTILINE,
 )
+_COUNT = re.compile(
+    r"^(?P<cluster>[^:]+)::(?P<address>\[[^]]+\]:\d+|[^:\[]+:\d+)"
+    r"::(?P<name>rq_error|rq_success|health_flags)::(?P<value>.*)$",
+    re.MULTILINE,
+)
 _STAT = re.compile(r"^(.+): (\d+)$", re.MULTILINE)
 _CONNECTIONS, _REQUESTS = "downstream_cx_active", "downstream_rq_active"
 _LISTENER_PORT = re.compile(r"^.+::.+:(\d+)$", re.MULTILINE)
-_DRAINING = "/eds_status_draining"
+_DRAINING, _EJECTED = "/eds_status_draining", "/failed_outlier_check"
 _CONNECTED = "control_plane.connected_state"
 _LISTENERS = "listener_manager.total_listeners_active"
 
 
 class AdminError(Exception):
     """Envoy does not answer, or not as it should; its message is a sentence."""
+
+
+class Place(NamedTuple):
+    """A pod as a cluster's endpoint."""
+
+    cluster: str
+    address: str
+
+
+class Host(NamedTuple):
+    """What Envoy counted of a place since it knows it, and how it takes it."""
+
+    errors: int
+    successes: int
+    ejected: bool = False
+    draining: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,6 +112,22 @@ class Admin:
             elif _DRAINING in found["value"]:
                 draining.add(found["address"])
         return {each: active[each] for each in active if not draining_only or each in draining}
+
+    def hosts(self) -> dict[Place, Host]:
+        """Return the endpoints of all services."""
+        said: dict[Place, dict[str, str]] = {}
+        for found in _COUNT.finditer(self._text("/clusters")):
+            place = Place(found["cluster"], found["address"])
+            said.setdefault(place, {})[found["name"]] = found["value"]
+        return {
+            place: Host(
+                errors=int(each.get("rq_error", 0)),
+                successes=int(each.get("rq_success", 0)),
+                ejected=_EJECTED in each.get("health_flags", ""),
+                draining=_DRAINING in each.get("health_flags", ""),
+            )
+            for place, each in said.items()
+        }
 
     def downstream(self) -> Downstream:
         """Return what is open at the services' listeners."""

@@ -51,6 +51,8 @@ def bootstrap(settings: Settings, folder: Path, pod: str) -> dict[str, Any]:
             "lds_config": _from_the_stream(_FOR_EVER),
         },
         "static_resources": {"clusters": [_xds(settings, folder)]},
+        # PID 1 reads it: `failing`.
+        "cluster_manager": {"outlier_detection": {"event_log_path": "/dev/stdout"}},
         "layered_runtime": _runtime(),
         "overload_manager": overload_manager(settings),
         "stats_config": STATS,

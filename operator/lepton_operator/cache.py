@@ -106,6 +106,8 @@ class Cache:
         self._services: dict[str, set[Key]] = {}  # InferenceServices, by namespace
         self._draining: dict[str, PodView] = {}  # by UID
         self._without_room: dict[str, PodView] = {}  # by UID
+        self._initialising: dict[str, PodView] = {}  # by UID
+        self._doors: dict[str, PodView] = {}  # pods of doors, by UID
         self._claims: dict[tuple[str, int], dict[str, ServiceView]] = {}  # of the doors' ports
         self._ports: dict[str, dict[int, ServiceView]] = {}  # by namespace: who holds a port
         self._past_doors: dict[str, set[str]] = {}  # UIDs of Services, by namespace
@@ -141,6 +143,14 @@ class Cache:
     def without_room(self) -> list[PodView]:
         """Return the pods that no node has room for."""
         return list(self._without_room.values())
+
+    def initialising(self) -> list[PodView]:
+        """Return the pods that an init container works in."""
+        return list(self._initialising.values())
+
+    def doors(self) -> list[PodView]:
+        """Return the pods of the doors of all namespaces."""
+        return list(self._doors.values())
 
     def owner(self, child: Child) -> Key | None:
         """Return the key of the object that a child belongs to."""
@@ -339,12 +349,18 @@ class Cache:
             return
         if names.DRAINING in child.annotations:
             self._draining[uid] = child
+        if any(each.state == "running" and not each.ready for each in child.init_containers):
+            self._initialising[uid] = child
+        if _is_door_pod(child):
+            self._doors[uid] = child
         if child.unschedulable_message and not (child.finished or child.deleting):
             self._without_room[uid] = child
 
     def _unmark(self, uid: str) -> None:
         self._draining.pop(uid, None)
         self._without_room.pop(uid, None)
+        self._initialising.pop(uid, None)
+        self._doors.pop(uid, None)
 
     def _removed(self, uid: str, last: Value) -> Change:
         namespace = namespace_of(last)

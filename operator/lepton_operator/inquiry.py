@@ -13,7 +13,7 @@ ANSWER_SECONDS = 1.0
 MOST_AT_ONCE = 32
 MAX_BYTES = 1_048_576
 
-NO_ANSWER = (aiohttp.ClientError, TimeoutError, OSError, ValueError, TypeError)
+NO_ANSWER = (aiohttp.ClientError, TimeoutError, OSError, ValueError, TypeError, RecursionError)
 """What is raised where nobody answers, or nothing that can be read."""
 
 

@@ -20,6 +20,7 @@ from lepton_operator.capacity import Capacity
 from lepton_operator.cluster import OWN_KINDS, Cluster
 from lepton_operator.door import server as doors
 from lepton_operator.door.feed import Feed
+from lepton_operator.downloads import Downloads
 from lepton_operator.execute import Executor
 from lepton_operator.health import Health, LoopLag
 from lepton_operator.inbox import Inbox
@@ -28,6 +29,7 @@ from lepton_operator.ledgers import LedgerCollector
 from lepton_operator.listening import Listening
 from lepton_operator.metrics import Metrics
 from lepton_operator.observe import Observer
+from lepton_operator.outliers import Outliers
 from lepton_operator.queue import Outcome, WorkQueue
 from lepton_operator.reconcile import Planner, Reconciler
 from lepton_operator.settings import Settings
@@ -98,7 +100,15 @@ def _assemble(
     metrics.registry.register(LedgerCollector(cache))
     capacity = Capacity(cluster, cache, settings.defaults.gpu_resource)
     observer = Observer(
-        cluster, cache, settings, Telemetry(cache), Traffic(cache), Listening(cache), capacity
+        cluster,
+        cache,
+        settings,
+        Telemetry(cache),
+        Traffic(cache),
+        Listening(cache),
+        Outliers(cache),
+        Downloads(cache),
+        capacity,
     )
     randomness = random.Random()  # noqa: S311 - spreads retries, keeps no secret
     for kind in OWN_KINDS:
@@ -210,6 +220,8 @@ def _readers(
     yield observer.telemetry.run(wake)
     yield observer.traffic.run(wake)
     yield observer.listening.run(wake)
+    yield observer.outliers.run(wake)
+    yield observer.downloads.run(wake)
     if not observer.settings.watch_namespaces:
         yield observer.capacity.run(wake)
 

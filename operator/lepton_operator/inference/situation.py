@@ -59,8 +59,8 @@ class Situation:
 
     @property
     def updated(self) -> int:
-        """Return how many pods of the wanted revision are ready."""
-        return sum(pod.ready for pod in self.fleet.wanted)
+        """Return how many pods of the wanted revision answer."""
+        return sum(pod.answers for pod in self.fleet.wanted)
 
     @property
     def served_version(self) -> int | None:
@@ -98,7 +98,7 @@ class Situation:
 
     def _troubled(self) -> Iterator[PodView]:
         for pod in self.fleet.current:
-            reason = "" if pod.ready else explain(pod, self.asked).reason
+            reason = "" if pod.answers else explain(pod, self.asked).reason
             if reason and reason not in TRANSIENT and reason != PodReason.NO_CAPACITY:
                 yield pod
 

@@ -14,7 +14,14 @@ from lepton_operator.conditions import find
 from lepton_operator.inference.plan import plan
 from lepton_operator.plan import Plan
 from lepton_operator.settings import Images, Triton
-from lepton_operator.views import ContainerView, InferenceView, PodView, Refusal, ServicePort
+from lepton_operator.views import (
+    ContainerView,
+    Fetched,
+    InferenceView,
+    PodView,
+    Refusal,
+    ServicePort,
+)
 from tests.builders import (
     NOW,
     a_model,
@@ -79,6 +86,10 @@ CUT_WARM_UP = (
 )
 DIED_OF_WARM_UP = _COLOURED + (
     "I1122 13:50:28.009906 15151 pb_stub.cc:2145]  Non-graceful termination detected. \n"
+)
+FETCHED_HALF = a_record(
+    "Failed",
+    message="After 8388608 of 16777216 bytes: The model cannot be written. Make room on the node.",
 )
 UNBATCHED = (
     "The model cannot be batched: the first size of 'image' is always 1. Export it with one "
@@ -745,6 +756,22 @@ def test_in_a_rollout_that_fails_the_sentence_says_what_is_served_meanwhile() ->
             "CrashLoop",
             "Container triton ended with exit code 139",
             id="something else ended it",
+        ),
+        pytest.param(
+            a_pod(init_containers=(crashed("fetch", FETCHED_HALF),)),
+            "FetchFailed",
+            "After 8388608 of 16777216 bytes: The model cannot be written. Make room on the node. "
+            "It is tried again.",
+            id="the disk was full half-way",
+        ),
+        pytest.param(
+            a_pod(
+                fetched=Fetched(1 << 20, 3 << 20),
+                init_containers=(ContainerView("fetch", "running"),),
+            ),
+            "Starting",
+            "The pod fetches its model: 1048576 of 3145728 bytes, 33 %.",
+            id="it fetches its model",
         ),
         pytest.param(a_pod(), "Starting", "The pod runs and is not ready yet", id="it starts"),
         pytest.param(
