@@ -57,11 +57,11 @@ class Admin:
             return response.status == HTTPStatus.OK
 
     def has_listeners(self) -> bool:
-        return bool(self._text("/listeners"))
+        return bool(self.text("/listeners"))
 
     def is_connected(self) -> bool:
         """Whether a control plane has answered on the stream that is open now."""
-        return self._text(f"/stats?filter=^{re.escape(_CONNECTED)}$").strip().endswith(" 1")
+        return self.text(f"/stats?filter=^{re.escape(_CONNECTED)}$").strip().endswith(" 1")
 
     def in_flight(self, *, draining_only: bool = False) -> dict[str, int]:
         """Return the active requests of each upstream address, those that wait for it included.
@@ -71,7 +71,7 @@ class Admin:
         """
         active: Counter[str] = Counter()
         draining: set[str] = set()
-        for found in _HOST.finditer(self._text("/clusters")):
+        for found in _HOST.finditer(self.text("/clusters")):
             if found["name"] != "health_flags":
                 active[found["address"]] += int(found["value"])
             elif _DRAINING in found["value"]:
@@ -82,20 +82,21 @@ class Admin:
         """Return what is open at the services' listeners."""
         totals: Counter[str] = Counter()
         path = rf"/stats?filter=^http\.service/.*\.({_CONNECTIONS}|{_REQUESTS})$"
-        for name, value in _DOWNSTREAM.findall(self._text(path)):
+        for name, value in _DOWNSTREAM.findall(self.text(path)):
             totals[name] += int(value)
         return Downstream(totals[_CONNECTIONS], totals[_REQUESTS])
 
     def drain(self) -> None:
         """Have clients told to leave: `Connection: close`, GOAWAY. What comes is still served."""
-        self._text("/drain_listeners?graceful", method="POST")
+        self.text("/drain_listeners?graceful", method="POST")
 
     @contextmanager
     def metrics(self) -> Iterator[http.client.HTTPResponse]:
         with self._asked("/stats/prometheus") as response:
             yield response
 
-    def _text(self, path: str, method: str = "GET") -> str:
+    def text(self, path: str, method: str = "GET") -> str:
+        """Return what Envoy answers at a path of its administration."""
         with self._asked(path, method) as response, _told_as_admin_error():
             text = response.read().decode()
         if response.status != HTTPStatus.OK:
