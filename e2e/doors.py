@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 from urllib.request import urlopen
 
 from e2e.kubectl import Kubectl
@@ -44,7 +45,7 @@ class Door:
         """Return the counters and gauges whose names match a regular expression."""
         return {
             name: int(value)
-            for name, value in _COUNTER.findall(self._admin.text(f"/stats?filter={pattern}"))
+            for name, value in _COUNTER.findall(self._admin.text(f"/stats?filter={quote(pattern)}"))
         }
 
     def scrape_seconds(self) -> float:
