@@ -29,6 +29,7 @@ from bench.inference import over_http
 from bench.installed import FIXTURE, Bench, installed, last_line, missed
 from bench.load import Client, Told
 from bench.objects import inference_service, settle
+from e2e.discovery import told_to_a_door_of
 from e2e.doors import Door, doors_of
 from e2e.installation import SYSTEM
 from e2e.jobs import service
@@ -204,7 +205,11 @@ async def measure(bench: Bench, count: int) -> dict[str, Any]:
         api = await until.enter_async_context(api_client(bench.kubectl))
         clients = await clients_of(bench.kubectl, until)
         scene = Scene(bench, api, doors_of(bench.kubectl), far)
-        return await _events(scene, clients)
+        found = await _events(scene, clients)
+    here = bench.kubectl.namespace
+    for told, namespace in (("own_certificate", here), ("anothers_certificate", "another")):
+        found[told] = sum((await told_to_a_door_of(bench.kubectl, namespace, _real(0))).values())
+    return found
 
 
 async def _events(scene: Scene, clients: Sequence[Client]) -> dict[str, Any]:
@@ -247,6 +252,8 @@ def wrong(figures: Mapping[str, Any]) -> Iterator[str]:
                 yield f"{name}: {counter} is {each[counter]}, and must be 0"
         if each["late_s"] > MOST_LATE_SECONDS:
             yield f"{name}: a change was {each['late_s']} s late, bar {MOST_LATE_SECONDS:.0f} s"
+    if figures["anothers_certificate"]:
+        yield "Another namespace's certificate gets resources"
     if figures["clients"]["failed"]:
         yield f"{figures['clients']['failed']} requests failed, bar 0"
     if figures["door"]["mb"] > MOST_MB:
