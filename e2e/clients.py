@@ -46,7 +46,7 @@ class ServingClients:
     _threads: list[threading.Thread] = field(default_factory=list)
 
     def once(self) -> Told:
-        self._ask(_body())
+        self._ask(digits_body())
         return self.told
 
     def read(self, path: str = "") -> dict[str, Any]:
@@ -71,7 +71,7 @@ class ServingClients:
         return self.told
 
     def _go_on(self) -> None:
-        body, end = _body(), time.monotonic() + LONGEST_SECONDS
+        body, end = digits_body(), time.monotonic() + LONGEST_SECONDS
         while not self._ending.is_set() and time.monotonic() < end:
             self._ask(body)
             self._ending.wait(PAUSE_SECONDS)
@@ -121,7 +121,8 @@ def serving_clients(namespace: Kubectl, service: str) -> Iterator[ServingClients
         clients.stop()
 
 
-def _body() -> str:
+def digits_body() -> str:
+    """Return a request for one digit, as the Open Inference Protocol wants it."""
     images, _ = onnx_models.held_out_digits()
     data = images[:1]
     given = {

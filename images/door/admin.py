@@ -87,7 +87,7 @@ class Admin:
 
     def listens_on(self) -> list[int]:
         """Return the ports of the listeners that take connections; those that warm do not yet."""
-        return sorted(int(port) for port in _LISTENER_PORT.findall(self._text("/listeners")))
+        return sorted(int(port) for port in _LISTENER_PORT.findall(self.text("/listeners")))
 
     def is_connected(self) -> bool:
         """Whether a control plane has answered on the stream that is open now."""
@@ -95,7 +95,7 @@ class Admin:
 
     def stats(self, pattern: str) -> dict[str, int]:
         """Return the counters and gauges whose names match this regular expression."""
-        text = self._text(f"/stats?filter={quote(pattern)}")
+        text = self.text(f"/stats?filter={quote(pattern)}")
         return {name: int(value) for name, value in _STAT.findall(text)}
 
     def in_flight(self, *, draining_only: bool = False) -> dict[str, int]:
@@ -106,7 +106,7 @@ class Admin:
         """
         active: Counter[str] = Counter()
         draining: set[str] = set()
-        for found in _HOST.finditer(self._text("/clusters")):
+        for found in _HOST.finditer(self.text("/clusters")):
             if found["name"] != "health_flags":
                 active[found["address"]] += int(found["value"])
             elif _DRAINING in found["value"]:
@@ -116,7 +116,7 @@ class Admin:
     def hosts(self) -> dict[Place, Host]:
         """Return the endpoints of all services."""
         said: dict[Place, dict[str, str]] = {}
-        for found in _COUNT.finditer(self._text("/clusters")):
+        for found in _COUNT.finditer(self.text("/clusters")):
             place = Place(found["cluster"], found["address"])
             said.setdefault(place, {})[found["name"]] = found["value"]
         return {
@@ -139,13 +139,14 @@ class Admin:
 
     def drain(self) -> None:
         """Have clients told to leave: `Connection: close`, GOAWAY. What comes is still served."""
-        self._text("/drain_listeners?graceful", method="POST")
+        self.text("/drain_listeners?graceful", method="POST")
 
     def metrics(self) -> bytes:
         """Return all that there is for Prometheus: at 1,000 services some megabytes."""
         return self._content("/stats/prometheus")
 
-    def _text(self, path: str, method: str = "GET") -> str:
+    def text(self, path: str, method: str = "GET") -> str:
+        """Return what Envoy answers at a path of its administration."""
         return self._content(path, method).decode()
 
     def _content(self, path: str, method: str = "GET") -> bytes:

@@ -77,7 +77,7 @@ class Door:
         at = f"{self._settings.xds_host}:{self._settings.xds_port}"
         return (
             f"No operator answers at {at}: either none leads, or it refuses this door's "
-            "certificate (Secret lepton-door). The door goes on asking, twice a second."
+            "certificate (Secret lepton-door). The door goes on asking, some times a second."
         )
 
     def _leave(self, _number: int, _frame: FrameType | None) -> None:
@@ -175,7 +175,7 @@ def _argv(settings: Settings, file: Path) -> list[str]:
         *("--drain-strategy", "immediate"),
         *("--drain-time-s", f"{settings.drain_timeout_seconds:.0f}"),
         *("--log-level", "warning"),
-        # A line at each attempt to reach an operator that is away, three a second. What Envoy
+        # A line at each attempt to reach an operator that is away, ten a second. What Envoy
         # refuses of its configuration the operator is told, and logs.
         *("--component-log-level", "config:error"),
         # What it writes of requests that failed; its own default is 10 s.
