@@ -1,4 +1,4 @@
-"""The programs that the embedded cluster is made of, built with Go once and kept by version."""
+"""The programs of the embedded cluster and its clients, built with Go once and kept by version."""
 
 from __future__ import annotations
 
@@ -77,7 +77,10 @@ MODULES = (
     Module("versitygw", {"versitygw": "github.com/versity/versitygw/cmd/versitygw"}, minutes=1),
     Module("helm", {"helm": "helm.sh/helm/v3/cmd/helm"}, minutes=1),
     Module("pause", {"pause": "."}, minutes=0.2),
+    Module("k6", {"k6": "go.k6.io/k6"}, minutes=1),
 )
+# Who only wants a cluster does not wait for the load generator: it is built when it is asked for.
+OF_A_CLUSTER = tuple(module.name for module in MODULES if module.name != "k6")
 _OF_COMMAND = {command: module for module in MODULES for command in module.commands}
 
 
