@@ -31,7 +31,7 @@ def runs_of(bench: Bench, name: str, count: int) -> list[Measured]:
             after_seconds=AFTER_SECONDS,
         )
         print(f"  {name} {number} of {count}: {found.told()}", flush=True)
-        for sentence in found.missed:
+        for sentence in (*found.missed, *found.too_slow):
             print(f"    MISSED: {sentence}", flush=True)
         for failure in found.failures[:5]:
             print(f"    {failure}", flush=True)
@@ -72,7 +72,7 @@ def main() -> int:
     print(f"\nThe worst of {options.count}; four clients, each {RATE} requests a second\n")
     print(table(figures))
     for name, each in found.items():
-        for sentence in each.missed:
+        for sentence in (*each.missed, *each.too_slow):
             print(f"MISSED by {name}: {sentence}")
     last_line(figures)
     return 0

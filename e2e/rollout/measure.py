@@ -8,12 +8,12 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
 from e2e.cluster.target import Target
-from e2e.kubectl import Kubectl
+from e2e.kubectl import Kubectl, KubectlError
 from e2e.load import CLIENTS, Request, load
 from e2e.load.requests import gap_seconds, in_flight, lost, percentile_ms
 from e2e.rollout.events import Event
 from e2e.rollout.said import Sayings, listening
-from e2e.rollout.stage import stage
+from e2e.rollout.stage import Stage, stage
 
 LEAST_RATE = 25
 """Requests a second that each client has to have begun."""
@@ -34,10 +34,14 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The figures of an event, a sentence for each bar that it missed, and what failed."""
+    """The figures of an event, a sentence for each bar that it missed, and what failed.
+
+    `too_slow`: clients that asked too seldom to prove anything; a busy machine may be the reason.
+    """
 
     figures: Figures
     missed: tuple[str, ...]
+    too_slow: tuple[str, ...]
     failures: tuple[str, ...]
     versions: frozenset[str]
 
@@ -60,12 +64,28 @@ def measured(
         said = stack.enter_context(listening(kubectl, made.name))
         clients = stack.enter_context(load(kubectl, made.name))
         time.sleep(before_seconds)
-        at = event.act(made)
+        at, problem = _done(event, made)
         time.sleep(after_seconds)
-        return _judged(event, clients.until_now(), at, said)
+        return judged(event, clients.until_now(), at, said, problem)
 
 
-def _judged(event: Event, requests: Sequence[Request], at: float, said: Sayings) -> Measured:
+def _done(event: Event, made: Stage) -> tuple[float, list[str]]:
+    """Have it happen; return when it did, and what kept it from its end."""
+    began = time.time()
+    try:
+        return event.act(made), []
+    except (AssertionError, KubectlError) as error:
+        return began, [f"it did not come to its end: {error}"]
+
+
+def judged(
+    event: Event,
+    requests: Sequence[Request],
+    at: float,
+    said: Sayings,
+    problem: Sequence[str] = (),
+) -> Measured:
+    """Hold the requests against the bars of an event that happened at this time."""
     failed = [each for each in requests if each.error]
     missing = lost(requests)
     began = failed[0].at if failed else requests[-1].end
@@ -80,18 +100,22 @@ def _judged(event: Event, requests: Sequence[Request], at: float, said: Sayings)
     )
     return Measured(
         figures,
-        tuple(_missed(event, figures, requests)),
+        (*problem, *_missed(event, figures)),
+        tuple(_too_slow(requests)),
         tuple(_sentence(each, at) for each in failed),
         frozenset(each.version for each in requests if each.version),
     )
 
 
-def _missed(event: Event, figures: Figures, requests: Sequence[Request]) -> Iterator[str]:
-    """Yield a sentence for each bar that was missed."""
+def _too_slow(requests: Sequence[Request]) -> Iterator[str]:
     for client in CLIENTS:
         rate = _rate([each for each in requests if each.client == client])
         if rate < LEAST_RATE:
             yield f"{client} began {rate:.1f} requests a second, not {LEAST_RATE}"
+
+
+def _missed(event: Event, figures: Figures) -> Iterator[str]:
+    """Yield a sentence for each bar that was missed."""
     if event.may_gap:
         if figures.gap_said_s is None:
             yield "no status said before for how long nothing would answer"
