@@ -27,7 +27,7 @@ from tests.fixtures import onnx_models
 
 HERE = Path(__file__).parent
 CLIENTS = ("connection_a_request", "keep_alive", "grpc_channel", "tritonclient")
-RATE = 26
+RATE = 28
 """Requests a second that each client begins."""
 TIMEOUT_SECONDS = 10
 _K6_QUIET = (

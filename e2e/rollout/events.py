@@ -159,12 +159,23 @@ def _stream_open(stage: Stage) -> float:
     """Roll out a version while a stream is open that its client does not end."""
     with open_stream(stage.kubectl, stage.name) as stream:
         at = stage.new_version()
+        wait_until(stage.status, _counts_a_request, "a rollout is done", "with an open stream")
+        ended = wait_until(lambda: stream.ended, bool, "a rollout is done", "and cuts a stream")
         stage.settles(REPLICAS, version=2)
-        ended = wait_until(lambda: stream.ended, bool, "a pod is gone")
     assert ended is not None
     lived = ended - at
     assert lived >= DRAIN_SECONDS, f"the stream was cut after {lived:.1f} s: {stream.error}"
+    cut = [each["message"] for each in stage.events("DrainTimedOut")]
+    assert any("1 request was still in flight" in message for message in cut), cut
     return at
+
+
+def _counts_a_request(status: Mapping[str, Any]) -> bool:
+    waits = status.get("waiting", ())
+    return any(
+        each["reason"] == "Draining" and "1 request is in flight" in each["message"]
+        for each in waits
+    )
 
 
 EVENTS: Mapping[str, Event] = {

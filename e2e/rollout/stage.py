@@ -61,6 +61,15 @@ class Stage:
     def pods(self) -> Sequence[dict[str, Any]]:
         return self.kubectl.list("pods", f"lepton.ai/role=serve,lepton.ai/name={self.name}")
 
+    def events(self, reason: str) -> Sequence[dict[str, Any]]:
+        """Return the Kubernetes Events about the service that have this reason."""
+        every = self.kubectl.list("events")
+        return [
+            each
+            for each in every
+            if (each["reason"], each["involvedObject"]["name"]) == (reason, self.name)
+        ]
+
     def settles(self, replicas: int, version: int | None = None) -> None:
         """Wait until so many pods serve, this version if it is named, and nothing else goes on."""
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from tritonclient import grpc
+from tritonclient.utils import InferenceServerException
 
 from e2e.kubectl import Kubectl
 from tests.fixtures import onnx_models
@@ -64,5 +65,6 @@ def _send(client: Any, service: str, stream: Stream, stop: threading.Event) -> N
     image = grpc.InferInput("image", images[:1].shape, "FP32")
     image.set_data_from_numpy(images[:1].astype(np.float32))
     while stream.ended is None and not stop.is_set():
-        client.async_stream_infer(service, [image])
+        with suppress(InferenceServerException):  # it was cut at this very moment
+            client.async_stream_infer(service, [image])
         stop.wait(PAUSE_SECONDS)
