@@ -112,8 +112,8 @@ bench-apply: venv  ## apply to first pod, writes at rest, memory
 bench-burst: venv  ## KIND=trainingjob|inferenceservice COUNT=1000 on fake nodes; or PODS=1000 of one job
 	$(RUN) -m bench.burst --kind $(or $(KIND),trainingjob) --count $(or $(COUNT),1000) $(if $(PODS),--pods $(PODS))
 
-bench-rollout: venv  ## requests that fail while versions and pods change
-	$(RUN) -m bench.rollout
+bench-rollout: venv  ## requests that fail while a service changes: EVENTS=new_version,pod_killed COUNT=1
+	$(RUN) -m bench.rollout --count $(or $(COUNT),1) $(if $(EVENTS),--events $(EVENTS))
 
 bench-recovery: venv  ## what each fault costs a training: COUNT=3 FAULTS=pod,node
 	$(RUN) -m bench.recovery --count $(or $(COUNT),3) $(if $(FAULTS),--faults $(FAULTS))
