@@ -8,7 +8,9 @@ from __future__ import annotations
 DEADLINES_SECONDS = {
     "a server answers": 60,
     "an object is seen": 15,
+    "all requests end": 20,  # each has 10 s
     "a condition shows": 30,
+    "a pod is named": 45,  # ten requests that fail, two looks of the door
     "a pod runs": 90,
     "a pod is gone": 90,
     "a node is not ready": 60,

@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 _HOST = re.compile(
@@ -18,15 +19,37 @@ _HOST = re.compile(
     r"::(?P<name>rq_active|rq_pending_active|health_flags)::(?P<value>.*)$",
     re.MULTILINE,
 )
+_COUNT = re.compile(
+    r"^(?P<cluster>[^:]+)::(?P<address>\[[^]]+\]:\d+|[^:\[]+:\d+)"
+    r"::(?P<name>rq_error|rq_success|health_flags)::(?P<value>.*)$",
+    re.MULTILINE,
+)
 _STAT = re.compile(r"^(.+): (\d+)$", re.MULTILINE)
 _CONNECTIONS, _REQUESTS = "downstream_cx_active", "downstream_rq_active"
-_DRAINING = "/eds_status_draining"
+_LISTENER_PORT = re.compile(r"^.+::.+:(\d+)$", re.MULTILINE)
+_DRAINING, _EJECTED = "/eds_status_draining", "/failed_outlier_check"
 _CONNECTED = "control_plane.connected_state"
 _LISTENERS = "listener_manager.total_listeners_active"
 
 
 class AdminError(Exception):
     """Envoy does not answer, or not as it should; its message is a sentence."""
+
+
+class Place(NamedTuple):
+    """A pod as a cluster's endpoint."""
+
+    cluster: str
+    address: str
+
+
+class Host(NamedTuple):
+    """What Envoy counted of a place since it knows it, and how it takes it."""
+
+    errors: int
+    successes: int
+    ejected: bool = False
+    draining: bool = False
 
 
 @dataclass(frozen=True)
@@ -62,13 +85,17 @@ class Admin:
         """Return for how many services this door listens."""
         return self.stats(f"^{re.escape(_LISTENERS)}$").get(_LISTENERS, 0)
 
+    def listens_on(self) -> list[int]:
+        """Return the ports of the listeners that take connections; those that warm do not yet."""
+        return sorted(int(port) for port in _LISTENER_PORT.findall(self.text("/listeners")))
+
     def is_connected(self) -> bool:
         """Whether a control plane has answered on the stream that is open now."""
         return self.stats(f"^{re.escape(_CONNECTED)}$").get(_CONNECTED) == 1
 
     def stats(self, pattern: str) -> dict[str, int]:
         """Return the counters and gauges whose names match this regular expression."""
-        text = self._text(f"/stats?filter={quote(pattern)}")
+        text = self.text(f"/stats?filter={quote(pattern)}")
         return {name: int(value) for name, value in _STAT.findall(text)}
 
     def in_flight(self, *, draining_only: bool = False) -> dict[str, int]:
@@ -79,12 +106,28 @@ class Admin:
         """
         active: Counter[str] = Counter()
         draining: set[str] = set()
-        for found in _HOST.finditer(self._text("/clusters")):
+        for found in _HOST.finditer(self.text("/clusters")):
             if found["name"] != "health_flags":
                 active[found["address"]] += int(found["value"])
             elif _DRAINING in found["value"]:
                 draining.add(found["address"])
         return {each: active[each] for each in active if not draining_only or each in draining}
+
+    def hosts(self) -> dict[Place, Host]:
+        """Return the endpoints of all services."""
+        said: dict[Place, dict[str, str]] = {}
+        for found in _COUNT.finditer(self.text("/clusters")):
+            place = Place(found["cluster"], found["address"])
+            said.setdefault(place, {})[found["name"]] = found["value"]
+        return {
+            place: Host(
+                errors=int(each.get("rq_error", 0)),
+                successes=int(each.get("rq_success", 0)),
+                ejected=_EJECTED in each.get("health_flags", ""),
+                draining=_DRAINING in each.get("health_flags", ""),
+            )
+            for place, each in said.items()
+        }
 
     def downstream(self) -> Downstream:
         """Return what is open at the services' listeners."""
@@ -96,13 +139,14 @@ class Admin:
 
     def drain(self) -> None:
         """Have clients told to leave: `Connection: close`, GOAWAY. What comes is still served."""
-        self._text("/drain_listeners?graceful", method="POST")
+        self.text("/drain_listeners?graceful", method="POST")
 
     def metrics(self) -> bytes:
         """Return all that there is for Prometheus: at 1,000 services some megabytes."""
         return self._content("/stats/prometheus")
 
-    def _text(self, path: str, method: str = "GET") -> str:
+    def text(self, path: str, method: str = "GET") -> str:
+        """Return what Envoy answers at a path of its administration."""
         return self._content(path, method).decode()
 
     def _content(self, path: str, method: str = "GET") -> bytes:

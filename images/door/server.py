@@ -5,6 +5,8 @@
 | `/healthz` | 200 while Envoy answers, and before it is started |
 | `/ready` | 200 while requests are welcome; else 503 and a sentence that says why not |
 | `/in-flight` | JSON: upstream address -> active requests; `?draining`: of draining ones only |
+| `/listeners` | JSON: the ports on which this door takes connections |
+| `/failing` | a line of JSON at once, when it changes, and each minute: who fails requests |
 | `/metrics` | Prometheus' text, as Envoy writes it: what `stats` lists, and of few revisions |
 """
 
@@ -20,7 +22,11 @@ from typing import Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from images.door.admin import Admin, AdminError
+from images.door.failing import Failing
 from images.door.stats import Revisions
+
+_AGAIN_SECONDS = 60.0
+"""A line that says nothing new finds out whether anybody still listens."""
 
 
 class Told(Protocol):
@@ -28,6 +34,9 @@ class Told(Protocol):
 
     @property
     def admin(self) -> Admin | None: ...
+
+    @property
+    def failing(self) -> Failing: ...
 
     def unready(self) -> str: ...
 
@@ -64,6 +73,8 @@ class _Handler(BaseHTTPRequestHandler):
             "/healthz": self._healthz,
             "/ready": self._ready,
             "/in-flight": self._in_flight,
+            "/listeners": self._listeners,
+            "/failing": self._failing,
             "/metrics": self._metrics,
         }
         answer = answers.get(urlsplit(self.path).path)
@@ -91,6 +102,17 @@ class _Handler(BaseHTTPRequestHandler):
         asked = parse_qs(urlsplit(self.path).query, keep_blank_values=True)
         found = self._admin().in_flight(draining_only="draining" in asked)
         self._send(HTTPStatus.OK, json.dumps(found), "application/json")
+
+    def _listeners(self) -> None:
+        self._send(HTTPStatus.OK, json.dumps(self._admin().listens_on()), "application/json")
+
+    def _failing(self) -> None:
+        """Tell for as long as somebody listens: whoever asked needs to ask no second time."""
+        self._head(HTTPStatus.OK, "application/x-ndjson")
+        told: object = None
+        while True:
+            told = self.server.told.failing.wait(told, _AGAIN_SECONDS)
+            self.wfile.write(f"{json.dumps(told)}\n".encode())
 
     def _metrics(self) -> None:
         text = self.server.revisions.recent(self._admin().metrics())

@@ -33,8 +33,11 @@ _OF_A_CLUSTER = (
 _OF_AN_ACCESS_LOGGER = r"service\.(requests|over_target)\..+"
 _OF_THE_DOOR = (
     r"server\.(memory_allocated|memory_heap_size|days_until_first_cert_expiring|uptime)"
-    r"|control_plane\.connected_state|listener_manager\.(total_listeners_active|lds\.update_rejected)"
-    r"|cluster_manager\.(active_clusters|warming_clusters|cds\.update_rejected)"
+    r"|control_plane\.connected_state"
+    r"|listener_manager\.(total_listeners_active|listener_(added|removed|modified)"
+    r"|lds\.update_rejected)"
+    r"|cluster_manager\.(active_clusters|warming_clusters|cluster_(added|removed)"
+    r"|cds\.update_rejected)"
     r"|overload\..+\.(active|scale_percent|pressure)"
 )
 

@@ -106,6 +106,8 @@ class Cache:
         self._services: dict[str, set[Key]] = {}  # InferenceServices, by namespace
         self._draining: dict[str, PodView] = {}  # by UID
         self._without_room: dict[str, PodView] = {}  # by UID
+        self._initialising: dict[str, PodView] = {}  # by UID
+        self._doors: dict[str, PodView] = {}  # pods of doors, by UID
         self._claims: dict[tuple[str, int], dict[str, ServiceView]] = {}  # of the doors' ports
         self._ports: dict[str, dict[int, ServiceView]] = {}  # by namespace: who holds a port
         self._past_doors: dict[str, set[str]] = {}  # UIDs of Services, by namespace
@@ -142,6 +144,14 @@ class Cache:
         """Return the pods that no node has room for."""
         return list(self._without_room.values())
 
+    def initialising(self) -> list[PodView]:
+        """Return the pods that an init container works in."""
+        return list(self._initialising.values())
+
+    def doors(self) -> list[PodView]:
+        """Return the pods of the doors of all namespaces."""
+        return list(self._doors.values())
+
     def owner(self, child: Child) -> Key | None:
         """Return the key of the object that a child belongs to."""
         return self._keys.get(child.owner_uid or "")
@@ -167,6 +177,10 @@ class Cache:
         Of several that lead to one port it belongs to the oldest.
         """
         return MappingProxyType(self._ports.get(namespace, {}))
+
+    def bypassed_namespaces(self) -> list[str]:
+        """Return the namespaces in which a Service leads past the doors."""
+        return list(self._past_doors)
 
     def bypassed(self, namespace: str) -> bool:
         """Tell whether a Service of a namespace leads to serving pods, past the doors."""
@@ -278,13 +292,20 @@ class Cache:
         return found
 
     def _affected_by_door(self, namespace: str, change: Change) -> set[Key]:
-        """Return the services that wait for a door at all, or for what it has in flight."""
+        """Return the services that wait for a door at all, or for the word of each.
+
+        For each door wait the drain of a pod, and a Service that is still to be led to them.
+        """
         if change.turned:
             return set(self._services.get(namespace, ()))
         if not _serves_otherwise(change):
             return set()
-        draining = (pod for pod in self._draining.values() if pod.namespace == namespace)
-        return {key for pod in draining if (key := self.owner(pod))}
+        waiting: list[Value] = [
+            *(pod for pod in self._draining.values() if pod.namespace == namespace),
+            *(self._entries[uid].value for uid in self._past_doors.get(namespace, ())),
+        ]
+        found = (self.owner(each) for each in waiting if isinstance(each, Child))
+        return {key for key in found if key}
 
     def _rivals(self, child: Child) -> Iterable[ServiceView]:
         """Return the Services that lead to the same port of the door."""
@@ -335,12 +356,18 @@ class Cache:
             return
         if names.DRAINING in child.annotations:
             self._draining[uid] = child
+        if any(each.state == "running" and not each.ready for each in child.init_containers):
+            self._initialising[uid] = child
+        if _is_door_pod(child):
+            self._doors[uid] = child
         if child.unschedulable_message and not (child.finished or child.deleting):
             self._without_room[uid] = child
 
     def _unmark(self, uid: str) -> None:
         self._draining.pop(uid, None)
         self._without_room.pop(uid, None)
+        self._initialising.pop(uid, None)
+        self._doors.pop(uid, None)
 
     def _removed(self, uid: str, last: Value) -> Change:
         namespace = namespace_of(last)

@@ -14,22 +14,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http import HTTPStatus
 
 import aiohttp
-from yarl import URL
 
-from lepton_operator import logs, names
+from lepton_operator import inquiry, logs, names
 from lepton_operator.build.door import HEALTH_PORT
 from lepton_operator.cache import Cache, Key
 from lepton_operator.inference.draining import has_drained, takes_requests
 from lepton_operator.views import DoorTold, PodView
 
 ROUND_SECONDS = 0.5
-ANSWER_SECONDS = 1.0
 TELL_SECONDS = 10.0
-MOST_AT_ONCE = 32
-MAX_BYTES = 1_048_576
 
 _log = logs.logger(__name__)
 
@@ -66,7 +61,6 @@ class Traffic:
         self._port = port
         self._clock = clock
         self._known: dict[str, _Known] = {}
-        self._turns = asyncio.Semaphore(MOST_AT_ONCE)
 
     def told(self, namespace: str) -> Answers:
         """Return what the doors of a namespace told; nothing where no pod drains."""
@@ -75,7 +69,7 @@ class Traffic:
 
     async def run(self, wake: Callable[[Key], None]) -> None:
         """Ask for ever; `wake` is told whose pods there is news about."""
-        async with client() as session:
+        async with inquiry.session() as session:
             while True:
                 await self.ask_all(session, wake)
                 await asyncio.sleep(ROUND_SECONDS)
@@ -116,44 +110,14 @@ class Traffic:
 
     async def _ask(self, session: aiohttp.ClientSession, door: PodView) -> DoorTold | None:
         """Return what a door tells; None if it does not answer, or nothing that can be read."""
+        asked = datetime.now(UTC)
         try:
-            # A door's time begins with its turn: silent ones must not use up that of the others.
-            async with self._turns:
-                asked = datetime.now(UTC)
-                content = await self._get(session, door.ip or "")
+            # Only of pods that this door knows to be draining: it sends them nothing new.
+            content = await inquiry.ask(session, door, self._port, "/in-flight?draining")
             return DoorTold(asked, parse(content))
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, TypeError) as error:
+        except inquiry.NO_ANSWER as error:
             _log.debug("A door does not answer", pod=door.name, error=str(error))
             return None
-
-    async def _get(self, session: aiohttp.ClientSession, address: str) -> bytes:
-        url = URL.build(
-            scheme="http",
-            host=address,
-            port=self._port,
-            path="/in-flight",
-            # Only of pods that this door knows to be draining: it sends them nothing new.
-            query_string="draining",
-        )
-        async with session.get(url, allow_redirects=False) as response:
-            if response.status != HTTPStatus.OK:
-                raise ValueError(f"it answers {response.status}")
-            content = bytearray()
-            async for part in response.content.iter_chunked(65_536):
-                content += part
-                if len(content) > MAX_BYTES:
-                    raise ValueError("its answer is too long")
-            return bytes(content)
-
-
-def client() -> aiohttp.ClientSession:
-    """Return what doors are asked with."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0),
-        timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS),
-        # An answer of a few bytes could become gigabytes.
-        auto_decompress=False,
-    )
 
 
 def parse(content: bytes) -> dict[str, int]:

@@ -69,6 +69,30 @@ class NodeFault(NamedTuple):
     since: datetime
 
 
+class Fault(NamedTuple):
+    """What a pod does with the requests that the doors send it, since when; `ejected`: the doors
+    leave it out for a while each time, which they never do with more than half of the pods.
+    """
+
+    since: datetime
+    what: str
+    ejected: bool = False
+
+    def joined(self, other: Fault | None) -> Fault:
+        """Return what two doors say of one pod."""
+        if other is None:
+            return self
+        first = min(self, other)
+        return first._replace(ejected=self.ejected or other.ejected)
+
+
+class Fetched(NamedTuple):
+    """How far a serving pod is with its model."""
+
+    done_bytes: int
+    total_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class PodView:
     """A pod. `gone`: its deletion was seen, and this is its last body, kept as a tombstone."""
@@ -99,6 +123,14 @@ class PodView:
     containers: tuple[ContainerView, ...] = ()
     init_containers: tuple[ContainerView, ...] = ()
     tolerations: tuple[Toleration, ...] = ()
+    # What a serving pod is said to do: by the doors, and by itself.
+    fault: Fault | None = None
+    fetched: Fetched | None = None
+
+    @property
+    def answers(self) -> bool:
+        """Whether requests that are sent to it are served."""
+        return self.ready and self.fault is None
 
     @property
     def reference(self) -> Reference:
@@ -301,7 +333,8 @@ class InferenceView:
 
     `ports` are the door's ports in this namespace, each with the Service that it belongs to.
     `doors` are the pods of the namespace's door, `traffic` what they told, by their UIDs: they are
-    asked only while some pod of the namespace drains.
+    asked only while some pod of the namespace drains. `listening` are the ports on which each door
+    takes connections: told only while some Service of the namespace leads past the doors.
     """
 
     service: InferenceService
@@ -315,6 +348,7 @@ class InferenceView:
     refusals: tuple[Refusal, ...] = ()
     doors: tuple[PodView, ...] = ()
     traffic: Mapping[str, DoorTold] = field(default_factory=dict)
+    listening: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,10 +46,16 @@ def test_an_address_that_may_still_get_requests_is_not_among_the_draining(
     assert json.loads(door.ask("/in-flight?draining").text) == {DRAINING: 0}
 
 
+def test_a_door_tells_where_it_takes_connections(doors: Doors) -> None:
+    door = doors.start(2)
+    door.until_ready()
+    assert json.loads(door.ask("/listeners").text) == sorted(door.services.values())
+
+
 def test_what_is_not_served_is_named(door: RunningDoor) -> None:
     answer = door.ask("/stats")
     assert answer.status == 404
-    assert answer.text.startswith("There are /healthz, /ready, /in-flight")
+    assert answer.text.startswith("There are /healthz, /ready, /in-flight, /listeners")
 
 
 class KeepAlive(threading.Thread):

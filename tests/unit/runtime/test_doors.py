@@ -119,6 +119,14 @@ def a_service_of_old(version: int, selected: str, port: int | str, announced: st
     return body
 
 
+def test_a_service_that_waits_to_be_led_to_all_doors_is_woken_by_each(cache: Cache) -> None:
+    cache.put("Pod", objects.door_pod("first", "door-0"))
+    cache.put("Service", a_service_of_old(1, "InferenceService", "http", "10000"))
+    assert woken(cache, "Pod", objects.door_pod()) == {DOOR, SERVICE}
+    cache.put("Service", a_service_of_old(2, "Door", 10_000))
+    assert woken(cache, "Pod", objects.door_pod(version=2, ready=False)) == {DOOR}
+
+
 def test_a_service_that_leads_past_the_doors_is_known_until_it_does_not(cache: Cache) -> None:
     assert not cache.bypassed("team")
     old, led = "InferenceService", "Door"

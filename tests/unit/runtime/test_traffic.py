@@ -12,10 +12,13 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from lepton_operator import inquiry
 from lepton_operator.cache import Cache, Key
-from lepton_operator.traffic import MAX_BYTES, MOST_AT_ONCE, Traffic, client, parse
+from lepton_operator.inquiry import MAX_BYTES
+from lepton_operator.traffic import Traffic, parse
 from tests.unit.runtime import objects
 
+SILENT = 64
 SERVICE = Key("InferenceService", "team", "digits")
 
 
@@ -66,7 +69,7 @@ async def asking(door: Door, cache: Cache) -> AsyncIterator[Asking]:
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    async with client() as session:
+    async with inquiry.session() as session:
         yield Asking(cache, runner.addresses[0][1], session)
     await runner.cleanup()
 
@@ -133,6 +136,7 @@ async def test_it_is_over_when_no_pod_drains_any_more() -> None:
         pytest.param({"10.0.0.1:8000": -1}, 200, id="less than nothing"),
         pytest.param({"10.0.0.1:8000": True}, 200, id="yes"),
         pytest.param(b" " * (MAX_BYTES + 1), 200, id="no end"),
+        pytest.param(b"[" * 100_000, 200, id="a deep one"),
     ],
 )
 async def test_an_answer_that_cannot_be_read_is_none(answer: Any, status: int) -> None:
@@ -164,7 +168,7 @@ async def test_many_silent_doors_do_not_use_up_the_time_of_one_that_answers() ->
     door = Door({"10.0.0.1:8000": 2})
     cache = a_cache()
     async with asking(door, cache) as asked:
-        addresses = [f"127.0.1.{number + 1}" for number in range(2 * MOST_AT_ONCE)]
+        addresses = [f"127.0.1.{number + 1}" for number in range(SILENT)]
         silent = [socket.create_server((each, asked.port)) for each in addresses]
         # The one that answers is the last.
         cache.remove("Pod", objects.door_pod())
