@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 from collections import Counter
+from functools import partial
 
 from e2e.cluster.ports import free_port
 from lepton_operator.door.config import runtime
 from tests.discovery.conftest import Scene
-from tests.discovery.rig import NAMESPACE, a_service
+from tests.discovery.rig import NAMESPACE, a_service, until
 
 MOST_SERIES = 60
 SERIES = re.compile(r"^(\w+)\{(.*)\} (\S+)$", re.MULTILINE)
@@ -57,20 +58,26 @@ async def test_each_service_has_a_target_and_each_revision_is_held_against_it(
     strict = a_service("strict", free_port(), *places)
     scene.serve(*places)
     scene.operator.put(strict)
-    scene.operator.catalogue.replace(NAMESPACE, runtime({"digits": 1000, "strict": 100}))
+    scene.operator.catalogue.replace(NAMESPACE, runtime({"digits": 10_000, "strict": 100}))
     await scene.until_served()
     await scene.envoy.until("/stats?filter=total_listeners_active", "active: 2")
     await scene.envoy.until("/clusters", "strict/http::127.")
     await scene.envoy.until("/runtime", "lepton.latency_target_milliseconds.strict")
-    urls = [f"http://127.0.0.1:{port}/?sleep=0.2" for port in (scene.port, strict.port)]
+    urls = [f"http://127.0.0.1:{port}/?sleep=1" for port in (scene.port, strict.port)]
 
     async def ask(url: str) -> None:
         async with scene.http.get(url) as response:
             assert response.status == 200
 
-    # Two at once: the least loaded pod gets each, so that both revisions answer.
+    def requests() -> int:
+        return sum(len(pod.seen) for pod in scene.pods)
+
     for url in urls:
-        await asyncio.gather(ask(url), ask(url))
+        before = requests()
+        first = asyncio.create_task(ask(url))
+        await until(partial(lambda seen: requests() > seen, before), "a pod works on it")
+        await ask(url)  # goes to the other one, which has nothing to do
+        await first
     every = {(name, pod.revision): 1.0 for name in ("digits", "strict") for pod in scene.pods}
     assert await counted(scene, "requests") == every
     late = {each: 1.0 for each in every if each[0] == "strict"}
