@@ -153,8 +153,9 @@ def service_view(body: Body) -> ServiceView:
 
 def _announced_port(metadata: Body) -> int | None:
     written = _own_annotations(metadata).get(names.DOOR_PORT, "")
-    found = int(written) if written.isdecimal() and len(written) == _DIGITS_OF_A_PORT else None
-    return found if found in names.DOOR_PORTS else None
+    if not written.isdecimal() or len(written) != _DIGITS_OF_A_PORT:
+        return None
+    return int(written) if int(written) in names.DOOR_PORTS else None
 
 
 def object_view(kind: str, body: Body) -> ObjectView:

@@ -92,13 +92,16 @@ class Observer:
         return _VIEWS[own.key.kind](self, own, refusals)
 
     async def relist(self, own: OwnObject) -> list[Change]:
-        """Read the object and its children live."""
+        """Read the object and its children live; for a door the services that need it, too."""
         key = own.key
         selector = names.selector(names.owner_labels(key.kind, key.name))
         lists = [
             self._list(kind, key.namespace, selector, _owned_by(own))
             for kind in _CHILD_KINDS[key.kind]
         ]
+        if key.kind == names.DOOR_KIND:
+            covers = _within(key.namespace)
+            lists.append(self._list("InferenceService", key.namespace, None, covers))
         changes = await asyncio.gather(self.refresh(own), *lists)
         return [each for some in changes for each in some]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from lepton_operator import names
 from lepton_operator.api.training import TrainingJobStatus
-from lepton_operator.cache import Cache, Change, Key
+from lepton_operator.cache import Cache, Change, Key, door_key
 from lepton_operator.capacity import Capacity
 from lepton_operator.cluster import Cluster
 from lepton_operator.downloads import Downloads
@@ -317,3 +317,16 @@ async def test_an_object_that_is_being_deleted_is_left_alone(
     assert await bench.run() is End.GONE
     assert bench.views == []
     namespace.api.patch(namespace.path("TrainingJob", "digits"), {"metadata": {"finalizers": None}})
+
+
+async def test_before_a_door_goes_the_services_that_need_it_are_listed(
+    client: Cluster, namespace: Namespace
+) -> None:
+    """One that a watch has not told of yet would lose it."""
+    namespace.apply("InferenceService", "digits", spec={"model": {"name": "digits"}})
+    bench = Bench(client, namespace)
+    door = bench.cache.own(door_key(namespace.name))
+    assert door is not None
+    assert not bench.cache.serves(namespace.name)
+    await bench.observer.relist(door)
+    assert bench.cache.serves(namespace.name)

@@ -105,6 +105,8 @@ def _moves(situation: Situation) -> Moves:
 
 def _restorable(situation: Situation) -> list[PodView]:
     """Return the draining pods that could take requests again, if pods are missing."""
+    if not situation.fleet.draining:
+        return []
     revision = situation.course.wanted
     name = revision.name if revision is not None else None
     emptied = emptied_nodes(situation.view.nodes)
@@ -156,7 +158,8 @@ def _acting(decision: _Decision, after: InferenceServiceStatus) -> Plan:
     pods = list(_missing_pods(decision))
     children = list(_missing_children(decision))
     mended = [*_mended_service(decision), *_mended_budget(decision)]
-    changed = after.wire() != before.wire()
+    wire = after.wire()
+    changed = wire != before.wire()
     because = [
         *(f"delete {each.pod.name}: {each.because}" for each in (*finished, *doomed)),
         *(f"drain {each.pod.name}: {each.because}" for each in decision.moves.drain),
@@ -175,7 +178,7 @@ def _acting(decision: _Decision, after: InferenceServiceStatus) -> Plan:
         ),
         create=tuple(Create(each) for each in (*pods, *children)),
         patch=(*_marks(decision), *mended),
-        status=after.wire() if changed else None,
+        status=wire if changed else None,
         events=(
             *(events(before, after) if changed else ()),
             *cut_short(each for each in decision.situation.drains if each.is_cut),

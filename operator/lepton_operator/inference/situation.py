@@ -105,6 +105,8 @@ class Situation:
 
 def drains(view: InferenceView, pods: Fleet, now: datetime) -> tuple[Drain, ...]:
     """Return how far the draining pods are, by what the doors told."""
+    if not pods.draining:
+        return ()
     silent = lost_nodes(view.nodes, view.defaults.node_not_ready_seconds)
     lost = {node for node, at in silent.items() if at <= now}
     doors = [Door(pod, pod.node in lost) for pod in view.doors]

@@ -5,10 +5,8 @@ Counted in steps of the interpreter, which a busy machine does not change.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import partial
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -16,6 +14,7 @@ import pytest
 from lepton_operator.cache import Key
 from lepton_operator.door.resources import Kind
 from lepton_operator.names import DOOR_PORTS
+from tests.steps import steps
 from tests.unit.door.cluster import inference_service, kubernetes_service, serving_pod
 from tests.unit.door.test_feed import Scene
 from tests.unit.door.test_subscriptions import Door
@@ -57,25 +56,6 @@ class Crowd:
         change = self.scene.put(kind, body)
         if change is not None:
             self.woken |= self.scene.cache.affected(change)
-
-
-def steps(act: Callable[[], object]) -> int:
-    """Return how many instructions of Python this takes."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, _: object) -> Any:
-        nonlocal count
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        count += event == "opcode"
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        act()
-    finally:
-        sys.settrace(before)
-    return count
 
 
 def a_pod_is_not_ready(crowd: Crowd) -> None:
