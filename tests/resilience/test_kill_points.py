@@ -11,9 +11,8 @@ from tests.resilience.laboratory import Laboratory
 from tests.resilience.scenarios import (
     GANG_POD_LOST,
     GANG_RESTART,
-    NEW_VERSION,
-    SCALE_DOWN,
     SCENARIOS,
+    SERVING,
     SUSPEND_RESUME,
     TRAIN_EVALUATE_SERVE,
     Scenario,
@@ -35,7 +34,7 @@ async def test_a_gang_restarts_though_the_operator_dies_at_any_write(
 
 @pytest.mark.parametrize(
     "scenario",
-    [TRAIN_EVALUATE_SERVE, GANG_POD_LOST, NEW_VERSION, SCALE_DOWN, SUSPEND_RESUME],
+    [TRAIN_EVALUATE_SERVE, GANG_POD_LOST, SUSPEND_RESUME, *SERVING],
     ids=str,
 )
 async def test_the_kill_points_of_today_make_no_difference(
