@@ -68,7 +68,7 @@ class Subscriber:
     def _replies(
         self, answer: DeltaDiscoveryResponse, asked: set[str]
     ) -> Iterator[DeltaDiscoveryRequest]:
-        """Yield what acknowledges an answer, and asks for the endpoints of each cluster there is."""
+        """Yield what acknowledges an answer, and asks for the endpoints of new clusters."""
         yield DeltaDiscoveryRequest(type_url=answer.type_url, response_nonce=answer.nonce)
         there = set(self._versions[Kind.CLUSTER])
         new, gone = there - asked, asked - there

@@ -40,7 +40,7 @@ class Door:
 
     looked_at: Callable[[], None] = lambda: None
     listeners: dict[str, float] = field(default_factory=dict)  # since when, by `service:port`
-    removed: set[str] = field(default_factory=set)  # services of clusters that were withdrawn
+    removed: set[str] = field(default_factory=set)  # services of which a cluster was withdrawn
     _endpoints: dict[str, Mapping[str, int]] = field(default_factory=dict)  # health, by address
     _draining_since: dict[str, float] = field(default_factory=dict)  # by address
 
@@ -75,8 +75,6 @@ class Door:
         """Take in a resource that is new or changed."""
         if kind is Kind.LISTENER:
             self.listeners.setdefault(name, time.monotonic())
-        elif kind is Kind.CLUSTER:
-            self.removed.discard(service_of(name))
         elif kind is Kind.ENDPOINTS:
             self._endpoints[name] = _health(ClusterLoadAssignment.FromString(body))
             self._look_who_drains()

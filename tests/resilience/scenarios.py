@@ -269,10 +269,6 @@ async def _restart(stage: Stage) -> None:
     await stage.change("InferenceService", "seeds", {"rollout": rollout})
 
 
-async def _batch(stage: Stage) -> None:
-    await stage.change("InferenceService", "seeds", {"batching": {"maxBatchSize": 8}})
-
-
 # --- both versions are there, and a service of two replicas that serves the first
 
 
@@ -412,7 +408,6 @@ NEW_VERSION = Scenario(
 RESTARTED = replace(
     NEW_VERSION, name="restarted", act=_restart, done=lambda world: _serves(world, 1)
 )
-NEW_BATCHING = replace(RESTARTED, name="new_batching", act=_batch)
 SCALE_DOWN = Scenario(
     "scale_down",
     _shrink,
@@ -436,7 +431,6 @@ UPGRADED = Scenario("upgraded", _upgrade, _seeds_ending, _is_upgraded, _serve_as
 SERVING = (
     NEW_VERSION,
     RESTARTED,
-    NEW_BATCHING,
     SCALE_DOWN,
     FAILED_VERSION,
     DELETED_IN_ROLLOUT,
