@@ -80,6 +80,10 @@ class Operator:
         if self._door is not None:
             self._door.slam()
 
+    @property
+    def runs(self) -> bool:
+        return self._pid is not None
+
     def kill_and_restart(self) -> None:
         """Kill it; the next one is started at once."""
         self.kill()
