@@ -134,15 +134,24 @@ async def test_the_word_of_a_door_that_is_gone_is_forgotten() -> None:
         assert heard.woken == [SERVICE] * 2
 
 
-async def test_one_of_two_doors_is_enough() -> None:
+@pytest.mark.parametrize(
+    ("first", "second", "joined"),
+    [
+        ({}, fault(), Fault(SINCE, "erred")),
+        (fault(second=9, ejected=True), fault(), Fault(SINCE, "erred", ejected=True)),
+        (fault(), fault(second=9, ejected=True), Fault(SINCE, "erred", ejected=True)),
+    ],
+    ids=["one is enough", "the second saw it first", "the first saw it first"],
+)
+async def test_what_two_doors_say_is_one_fault(first: Any, second: Any, joined: Fault) -> None:
     door = Door()
     async with hearing(door) as heard:
         heard.cache.put("Pod", objects.door_pod("lepton-door-2", "door-2"))
         heard.follow()
         await heard.until(lambda: door.asked == 2)
-        door.says({})
-        door.says({"digits/http": {"10.0.0.1:8000": fault()}})
-        await heard.until(heard.told)
+        for said in (first, second):  # each goes to the door that has waited for longest
+            door.says({"digits/http": {"10.0.0.1:8000": said}} if said else {})
+        await heard.until(lambda: heard.told() == {"10.0.0.1": joined})
 
 
 @pytest.mark.parametrize(
