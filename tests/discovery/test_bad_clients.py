@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import grpc
 import pytest
 
+from tests.closed_paths import CALLS, CLOSED, DISGUISED
 from tests.discovery.conftest import Scene
 from tests.discovery.http2 import (
     END_HEADERS,
@@ -386,28 +387,6 @@ async def test_headers_that_are_none_reach_no_pod(scene: Scene) -> None:
     assert one.seen == []
 
 
-CLOSED = (
-    "/v2/repository/index",
-    "/v2/repository/models/digits/load",
-    "/v2/logging",
-    "/v2/trace/setting",
-    "/v2/models/digits/trace/setting",
-    "/v2/models/digits/versions/1/trace/setting",
-    "/v2/systemsharedmemory/status",
-    "/v2/systemsharedmemory/region/a/register",
-    "/v2/cudasharedmemory/region/a/register",
-)
-DISGUISED = (
-    "/v2/models/../../v2/logging",
-    "/v2/models/%2e%2e/%2E%2e/v2/logging",
-    "/v2/models/..;/logging",
-    "/v2/l%6fgging",
-    "//v2///logging",
-    "/v2\\logging",
-    "/v2/logging?a=b",
-    "http://elsewhere/v2/logging",
-    "/./v2/./logging/.",
-)
 NO_PATHS = (
     "/v2/models/a%2f..%2f..%2flogging",
     "/v2/models/a%5c..%5clogging",
@@ -416,11 +395,6 @@ NO_PATHS = (
 )
 
 
-CALLS = (
-    *("RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"),
-    *("SystemSharedMemoryStatus", "SystemSharedMemoryRegister", "CudaSharedMemoryRegister"),
-    *("TraceSetting", "LogSettings"),
-)
 OPEN = (
     *("/v2", "/v2/health/live", "/v2/health/ready", "/v2/models/stats"),
     *("/v2/models/trace", "/v2/models/trace/infer", "/v2/models/repository/versions/1/config"),
