@@ -89,6 +89,9 @@ SERVED_BADLY: tuple[tuple[str, Mapping[str, Any], str], ...] = (
         {"disruption": {"maxUnavailable": -1}},
         "greater than or equal to 0",
     ),
+    ("an eviction in words", {"disruption": {"safeToEvict": "never"}}, "must be of type boolean"),
+    ("a spread over no label", {"spread": {"topologyKey": "a b"}}, "should match"),
+    ("a spread at any price", {"spread": {"whenUnsatisfiable": "Always"}}, "Unsupported value"),
     ("space in words", {"scratchSpace": "lots"}, "scratchSpace"),
 )
 

@@ -19,6 +19,7 @@ from lepton_operator.api.inference import (
     Batching,
     InferenceService,
     InferenceServiceSpec,
+    Spread,
     Triton,
 )
 from lepton_operator.build import pods
@@ -82,7 +83,7 @@ _ROOM_MEBIBYTES = 64
 _UNIT_BYTES = {"Mi": 2**20, "Gi": 2**30}
 
 # A pod that Cluster Autoscaler does not know the controller of would keep its node for ever.
-_MAY_BE_EVICTED = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"}
+_MAY_BE_EVICTED = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 
 
 class Resolved(StatusModel):
@@ -214,7 +215,7 @@ def serving_pod(
             names.REVISION: revision,
             names.RESOLVED_HASH: names.short_hash(written),
         },
-        annotations={names.RESOLVED: written, **_MAY_BE_EVICTED},
+        annotations={names.RESOLVED: written, _MAY_BE_EVICTED: _may_be_evicted(service.spec)},
         priority_class=resolved.priority_class,
         restart_policy="Always",
         spread=[_spread(service, revision)],
@@ -354,13 +355,18 @@ def _probe(path: str, *, period: int, timeout: int, failures: int) -> dict[str, 
     }
 
 
+def _may_be_evicted(spec: InferenceServiceSpec) -> str:
+    return str(spec.disruption is None or spec.disruption.safe_to_evict).lower()
+
+
 def _spread(service: InferenceService, revision: str) -> Mapping[str, Any]:
-    """Prefer nodes with fewer pods of the revision; never keep a pod Pending for it."""
+    """Prefer nodes with fewer pods of the revision; unasked, keep no pod Pending for it."""
     labels: Mapping[str, str] = {**selector(service), names.REVISION: revision}
+    asked = service.spec.spread or Spread()
     return {
         "maxSkew": 1,
-        "topologyKey": "kubernetes.io/hostname",
-        "whenUnsatisfiable": "ScheduleAnyway",
+        "topologyKey": asked.topology_key,
+        "whenUnsatisfiable": asked.when_unsatisfiable,
         "labelSelector": {"matchLabels": dict(labels)},
     }
 

@@ -178,3 +178,25 @@ def test_the_models_folder_is_bounded_by_the_size_of_the_version(
     resolved = serving.resolve(service, defaults(), model_bytes)
     pod = serving.serving_pod(service, 0, revision(3, service), TARGET, resolved)
     assert volumes(pod)["models"] == bound
+
+
+def test_spread_and_eviction_are_preferred_and_allowed_unless_a_service_says_otherwise() -> None:
+    def found(pod: dict[str, Any]) -> tuple[str, str, str]:
+        (spread,) = pod["spec"]["topologySpreadConstraints"]
+        evicted = pod["metadata"]["annotations"]["cluster-autoscaler.kubernetes.io/safe-to-evict"]
+        return spread["topologyKey"], spread["whenUnsatisfiable"], evicted
+
+    own = {"topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "DoNotSchedule"}
+    assert found(a_serving_pod()) == ("kubernetes.io/hostname", "ScheduleAnyway", "true")
+    asked = a_serving_pod(spread=own, disruption={"safeToEvict": False})
+    assert found(asked) == ("topology.kubernetes.io/zone", "DoNotSchedule", "false")
+
+
+def test_everything_that_a_pod_writes_to_is_bounded_and_its_root_is_not_among_it() -> None:
+    service = a_service()
+    resolved = serving.resolve(service, defaults(), 1)
+    pod = serving.serving_pod(service, 0, revision(3, service), TARGET, resolved)
+    assert all("sizeLimit" in each for each in volumes(pod).values())
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    for each in (*pod["spec"]["initContainers"], *pod["spec"]["containers"]):
+        assert each["securityContext"]["readOnlyRootFilesystem"]
