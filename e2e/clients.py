@@ -22,7 +22,7 @@ class Client:
 
     def version(self) -> str:
         """Have a digit read; return the version that answered."""
-        return str(self._call("POST", "/infer", _body())["model_version"])
+        return str(self._call("POST", "/infer", digits_body())["model_version"])
 
     def read(self, path: str = "") -> dict[str, Any]:
         """Return what the server says of the model at this path below its own."""
@@ -49,7 +49,7 @@ def client(namespace: Kubectl, service: str) -> Client:
     return Client(found["spec"]["clusterIP"], service)
 
 
-def _body() -> str:
+def digits_body() -> str:
     images, _ = onnx_models.held_out_digits()
     data = images[:1]
     given = {
