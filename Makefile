@@ -104,7 +104,8 @@ images-push: venv  ## push them, and write images.json for the chart: REGISTRY=r
 
 ##@ Benchmarks (a table, and a JSON object as the last line)
 
-.PHONY: bench-apply bench-burst bench-rollout bench-recovery bench-door-scale
+.PHONY: bench-apply bench-burst bench-rollout bench-recovery bench-door-scale \
+	bench-door-cost bench-door-balance bench-door-failover
 bench-apply: venv  ## apply to first pod, writes at rest, memory
 	$(RUN) -m bench.apply
 
@@ -119,3 +120,12 @@ bench-recovery: venv  ## what each fault costs a training: COUNT=3 FAULTS=pod,no
 
 bench-door-scale: venv  ## one door of COUNT=1000 services: its memory, a change, a scrape
 	$(RUN) -m bench.door_scale --count $(or $(COUNT),1000)
+
+bench-door-cost: venv  ## what the door adds to a request, in time and CPU, beside Triton itself
+	$(RUN) -m bench.door_cost
+
+bench-door-balance: venv  ## how long requests wait, beside kube-proxy: CONNECTIONS=100
+	$(RUN) -m bench.door_balance --connections $(or $(CONNECTIONS),100)
+
+bench-door-failover: venv  ## COUNT=1000 services while the leader is killed, and restarted twice
+	$(RUN) -m bench.door_failover --count $(or $(COUNT),1000)

@@ -50,6 +50,7 @@ def client(namespace: Kubectl, service: str) -> Client:
 
 
 def digits_body() -> str:
+    """Return a request for one digit, as the Open Inference Protocol wants it."""
     images, _ = onnx_models.held_out_digits()
     data = images[:1]
     given = {

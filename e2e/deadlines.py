@@ -10,6 +10,7 @@ DEADLINES_SECONDS = {
     "an object is seen": 15,
     "all requests end": 20,  # each has 10 s
     "a condition shows": 30,
+    "a pod is named": 45,  # ten requests that fail, two looks of the door
     "a pod runs": 90,
     "a pod is gone": 90,
     "a node is not ready": 60,

@@ -54,7 +54,7 @@ ON_CLUSTERS = {
     "e2e-machine": ("cluster", "images", "checkpoints", "ranks"),
     "e2e-jobs": ("training", "kills", "recovery"),
     "e2e-faults": ("faults", "ledger"),
-    "e2e-models": ("examples", "models", "serving", "rollout", "recipes", "attacks"),
+    "e2e-models": ("examples", "models", "serving", "rollout", "status", "recipes", "attacks"),
 }
 
 

@@ -23,6 +23,7 @@ from lepton_operator.views import (
     ServiceView,
     Taint,
     Toleration,
+    VersionUse,
 )
 
 Body = Mapping[str, Any]
@@ -88,6 +89,14 @@ def model_name(kind: str, body: Body) -> str | None:
     if kind == "InferenceService":
         return (spec.get("model") or {}).get("name")
     return None
+
+
+def version_uses(body: Body) -> frozenset[VersionUse]:
+    """Return the versions of its model that a service uses."""
+    named = ((body.get("spec") or {}).get("model") or {}).get("version")
+    revisions = (body.get("status") or {}).get("revisions") or ()
+    running = (VersionUse(each["version"], pinned=False) for each in revisions)
+    return frozenset((*running, *([VersionUse(named, pinned=True)] if named else ())))
 
 
 def pod_view(body: Body) -> PodView:

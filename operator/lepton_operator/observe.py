@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -14,17 +14,22 @@ from lepton_operator.api.common import StatusModel
 from lepton_operator.api.inference import InferenceService
 from lepton_operator.api.model import LeptonModel
 from lepton_operator.api.training import TrainingJob
-from lepton_operator.cache import Cache, Change, Child, Key, OwnObject, Value
+from lepton_operator.cache import Cache, Change, Child, Key, OwnObject, Value, namespace_of
 from lepton_operator.capacity import Capacity
 from lepton_operator.cluster import Cluster
+from lepton_operator.downloads import Downloads
+from lepton_operator.listening import Listening
+from lepton_operator.outliers import Outliers
 from lepton_operator.settings import Settings
 from lepton_operator.telemetry import Telemetry
 from lepton_operator.traffic import Traffic
 from lepton_operator.views import (
+    Fault,
     GatewayView,
     InferenceView,
     ModelView,
     NodeView,
+    PodView,
     Refusal,
     TrainingView,
 )
@@ -54,6 +59,9 @@ class Observer:
     settings: Settings
     telemetry: Telemetry
     traffic: Traffic
+    listening: Listening
+    outliers: Outliers
+    downloads: Downloads
     capacity: Capacity
 
     @property
@@ -141,22 +149,24 @@ class Observer:
         )
 
     def _modelled(self, own: OwnObject, refusals: Refusals) -> ModelView:
-        users = self.cache.users(own.key.namespace, own.key.name)
+        place = (own.key.namespace, own.key.name)
         return ModelView(
             model=self.parse(own, LeptonModel),
             defaults=self.settings.defaults,
             pods=self.cache.pods(own.uid),
-            jobs=self._others(TrainingJob, users),
-            services=self._others(InferenceService, users),
+            jobs=self._others(TrainingJob, self.cache.jobs(*place)),
+            uses=self.cache.uses(*place),
             nodes=self._nodes(),
             refusals=refusals,
         )
 
     def _inference(self, own: OwnObject, refusals: Refusals) -> InferenceView:
+        faults = self.outliers.of(own.key.namespace, own.key.name)
+        pods = self.cache.pods(own.uid)
         return InferenceView(
             service=self.parse(own, InferenceService),
             defaults=self.settings.defaults,
-            pods=self.cache.pods(own.uid),
+            pods=tuple(self._as_told(pod, faults) for pod in pods),
             kubernetes_service=self.cache.service(own.uid),
             budget=next(iter(self.cache.objects(own.uid)), None),
             ports=self.cache.ports(own.key.namespace),
@@ -165,13 +175,20 @@ class Observer:
             refusals=refusals,
             doors=self.cache.pods(names.door_uid(own.key.namespace)),
             traffic=self.traffic.told(own.key.namespace),
+            listening=self.listening.told(own.key.namespace),
         )
+
+    def _as_told(self, pod: PodView, faults: Mapping[str, Fault]) -> PodView:
+        """Return the pod with what is known of it by others than the API server."""
+        fault = faults.get(pod.ip or "") if not pod.gone else None
+        fetched = self.downloads.of(pod)
+        return replace(pod, fault=fault, fetched=fetched) if fault or fetched else pod
 
     def _gateway(self, own: OwnObject, refusals: Refusals) -> GatewayView:
         namespace = own.key.namespace
         return GatewayView(
             namespace=namespace,
-            needed=bool(self.cache.services(namespace)),
+            needed=self.cache.serves(namespace),
             settings=self.settings,
             objects=self.cache.objects(own.uid),
             pods=self.cache.pods(own.uid),
@@ -225,10 +242,4 @@ def _owned_by(own: OwnObject) -> Callable[[Value], bool]:
 
 
 def _within(namespace: str | None) -> Callable[[Value], bool]:
-    return lambda value: namespace is None or _namespace(value) == namespace
-
-
-def _namespace(value: Value) -> str:
-    if isinstance(value, OwnObject):
-        return value.key.namespace
-    return "" if isinstance(value, NodeView) else value.namespace
+    return lambda value: namespace is None or namespace_of(value) == namespace

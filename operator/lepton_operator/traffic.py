@@ -14,22 +14,17 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http import HTTPStatus
 
 import aiohttp
-from yarl import URL
 
-from lepton_operator import logs, names
+from lepton_operator import inquiry, logs, names
 from lepton_operator.build.door import HEALTH_PORT
 from lepton_operator.cache import Cache, Key
 from lepton_operator.inference.draining import has_drained, takes_requests
 from lepton_operator.views import DoorTold, PodView
 
 ROUND_SECONDS = 0.5
-ANSWER_SECONDS = 1.0
 TELL_SECONDS = 10.0
-MOST_AT_ONCE = 32
-MAX_BYTES = 1_048_576
 
 _log = logs.logger(__name__)
 
@@ -74,12 +69,7 @@ class Traffic:
 
     async def run(self, wake: Callable[[Key], None]) -> None:
         """Ask for ever; `wake` is told whose pods there is news about."""
-        timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
-        connector = aiohttp.TCPConnector(limit=MOST_AT_ONCE)
-        # Not decompressed: an answer of a few bytes could become gigabytes.
-        async with aiohttp.ClientSession(
-            connector=connector, timeout=timeout, auto_decompress=False
-        ) as session:
+        async with inquiry.session() as session:
             while True:
                 await self.ask_all(session, wake)
                 await asyncio.sleep(ROUND_SECONDS)
@@ -122,30 +112,12 @@ class Traffic:
         """Return what a door tells; None if it does not answer, or nothing that can be read."""
         asked = datetime.now(UTC)
         try:
-            content = await self._get(session, door.ip or "")
+            # Only of pods that this door knows to be draining: it sends them nothing new.
+            content = await inquiry.ask(session, door, self._port, "/in-flight?draining")
             return DoorTold(asked, parse(content))
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, TypeError) as error:
+        except inquiry.NO_ANSWER as error:
             _log.debug("A door does not answer", pod=door.name, error=str(error))
             return None
-
-    async def _get(self, session: aiohttp.ClientSession, address: str) -> bytes:
-        url = URL.build(
-            scheme="http",
-            host=address,
-            port=self._port,
-            path="/in-flight",
-            # Only of pods that this door knows to be draining: it sends them nothing new.
-            query_string="draining",
-        )
-        async with session.get(url, allow_redirects=False) as response:
-            if response.status != HTTPStatus.OK:
-                raise ValueError(f"it answers {response.status}")
-            content = bytearray()
-            async for part in response.content.iter_chunked(65_536):
-                content += part
-                if len(content) > MAX_BYTES:
-                    raise ValueError("its answer is too long")
-            return bytes(content)
 
 
 def parse(content: bytes) -> dict[str, int]:

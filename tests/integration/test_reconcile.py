@@ -12,9 +12,12 @@ from lepton_operator.api.training import TrainingJobStatus
 from lepton_operator.cache import Cache, Change, Key
 from lepton_operator.capacity import Capacity
 from lepton_operator.cluster import Cluster
+from lepton_operator.downloads import Downloads
 from lepton_operator.execute import Executor
+from lepton_operator.listening import Listening
 from lepton_operator.metrics import Metrics
 from lepton_operator.observe import Observer
+from lepton_operator.outliers import Outliers
 from lepton_operator.plan import Create, Delete, Event, Plan
 from lepton_operator.queue import End
 from lepton_operator.reconcile import Reconciler
@@ -45,9 +48,17 @@ class Bench:
             {"defaults": DEFAULTS, "watchNamespaces": [self.namespace.name]}
         )
         self.cache = Cache(settings.defaults.gpu_resource)
-        telemetry, traffic = Telemetry(self.cache), Traffic(self.cache)
-        capacity = Capacity(self.client, self.cache, settings.defaults.gpu_resource)
-        self.observer = Observer(self.client, self.cache, settings, telemetry, traffic, capacity)
+        self.observer = Observer(
+            self.client,
+            self.cache,
+            settings,
+            Telemetry(self.cache),
+            Traffic(self.cache),
+            Listening(self.cache),
+            Outliers(self.cache),
+            Downloads(self.cache),
+            Capacity(self.client, self.cache, settings.defaults.gpu_resource),
+        )
         self.reconciler = Reconciler(
             self.observer,
             Executor(self.client, self.cache),

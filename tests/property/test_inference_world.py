@@ -156,6 +156,12 @@ class ServingWorld(World):
             if door.name not in self.silent
         }
 
+    def listening(self) -> dict[str, frozenset[int]]:
+        """Where the doors that answer listen: at the port of the Service, if it has one."""
+        ports = {found.door_port for found in self.services.values()}
+        told = frozenset(port for port in ports if port is not None)
+        return {door.uid: told for door in self.doors() if door.name not in self.silent}
+
     def become_ready(self, name: str) -> None:
         pod = self.pods[name]
         running = ContainerView(serving.TRITON, "running", ready=True)
@@ -214,6 +220,7 @@ class InferenceWorld(RuleBasedStateMachine):
             nodes=tuple(world.nodes.values()),
             doors=self.world.doors(),
             traffic=self.world.traffic(),
+            listening=self.world.listening(),
         )
         found = plan(view, world.now)
         self.must_leave_enough(view, found)
@@ -430,6 +437,7 @@ class InferenceWorld(RuleBasedStateMachine):
         if self.service.spec.rollout is not None and self.service.spec.rollout.strategy == "Surge":
             self.world.room[NODES[1]] = 1
         self.world.in_flight.clear()
+        self.world.silent.clear()
         self.come_to_rest()
         self.must_rest_for_a_reason()
 

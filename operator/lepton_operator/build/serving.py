@@ -31,6 +31,7 @@ TRITON = "triton"
 HTTP_PORT = 8000
 GRPC_PORT = 8001
 METRICS_PORT = 8002
+PROGRESS_PORT = 9464  # of the init container, while it fetches the model
 SERVICE_PORTS = (("http", HTTP_PORT), ("grpc", GRPC_PORT))
 
 MODELS_VOLUME = "models"

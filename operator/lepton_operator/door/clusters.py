@@ -105,7 +105,7 @@ def _nameless(protocol: Protocol, limits: Limits) -> Cluster:
         # By default, where no pod takes requests, they would go to those that are leaving.
         common_lb_config=Cluster.CommonLbConfig(healthy_panic_threshold=Percent(value=0)),
         circuit_breakers=_breakers(protocol, limits),
-        outlier_detection=_OUTLIERS,
+        outlier_detection=OUTLIERS,
         upstream_connection_options=_CONNECTIONS,
         typed_extension_protocol_options={_PROTOCOLS: _UPSTREAM[protocol]},
     )
@@ -150,7 +150,7 @@ _LEAST_LOADED = {
         }
     ]
 }
-_OUTLIERS = OutlierDetection(
+OUTLIERS = OutlierDetection(
     consecutive_5xx=UInt32Value(value=_CONSECUTIVE_ERRORS),
     consecutive_gateway_failure=UInt32Value(value=_CONSECUTIVE_ERRORS),
     enforcing_consecutive_gateway_failure=UInt32Value(value=100),

@@ -12,7 +12,9 @@ from envoy.config.accesslog.v3.accesslog_pb2 import (
     AndFilter,
     ComparisonFilter,
     DurationFilter,
+    GrpcStatusFilter,
     HeaderFilter,
+    OrFilter,
     ResponseFlagFilter,
     StatusCodeFilter,
 )
@@ -25,10 +27,12 @@ from envoy.config.core.v3.base_pb2 import (
     TrafficDirection,
 )
 from envoy.config.core.v3.protocol_pb2 import Http2ProtocolOptions
+from envoy.config.core.v3.substitution_format_string_pb2 import SubstitutionFormatString
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_components_pb2 import HeaderMatcher
 from envoy.extensions.access_loggers.stats.v3.stats_pb2 import Config as Statistics
+from envoy.extensions.access_loggers.stream.v3.stream_pb2 import StdoutAccessLog
 from envoy.extensions.filters.http.buffer.v3.buffer_pb2 import Buffer
 from envoy.extensions.filters.http.router.v3.router_pb2 import Router
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (  # noqa: E501 - a module's name
@@ -57,6 +61,7 @@ _HEADERS_SECONDS = 10
 _MAX_STREAMS = 1024
 _RETRY_AFTER_SECONDS = "1"
 _TOO_MANY_REQUESTS = 429
+_INTERNAL_ERROR = 500
 _PAYLOAD_TOO_LARGE = 413
 _RESOURCE_EXHAUSTED = "8"
 _DEADLINE_EXCEEDED = "4"
@@ -115,7 +120,7 @@ def _connections(service: str) -> HttpConnectionManager:
         normalize_path=BoolValue(value=True),
         server_header_transformation=HttpConnectionManager.PASS_THROUGH,
         local_reply_config=LocalReplyConfig(mappers=_REPLIES),
-        access_log=_counted(service),
+        access_log=[*_counted(service), FAILURES],
     )
 
 
@@ -152,9 +157,9 @@ def _flagged(flag: str) -> AccessLogFilter:
     return AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=[flag]))
 
 
-def _status(code: int) -> AccessLogFilter:
+def _status(code: int, operation: ComparisonFilter.Op = ComparisonFilter.EQ) -> AccessLogFilter:
     value = RuntimeUInt32(default_value=code, runtime_key="lepton.unset")
-    comparison = ComparisonFilter(op=ComparisonFilter.EQ, value=value)
+    comparison = ComparisonFilter(op=operation, value=value)
     return AccessLogFilter(status_code_filter=StatusCodeFilter(comparison=comparison))
 
 
@@ -202,6 +207,36 @@ _GRPC_REQUEST = AccessLogFilter(
             name="content-type", string_match=StringMatcher(prefix="application/grpc")
         )
     )
+)
+# What Envoy's outlier detection takes for an error: gRPC's statuses that stand for 5xx.
+_ERRORS = (
+    GrpcStatusFilter.UNKNOWN,
+    GrpcStatusFilter.DEADLINE_EXCEEDED,
+    GrpcStatusFilter.UNIMPLEMENTED,
+    GrpcStatusFilter.INTERNAL,
+    GrpcStatusFilter.UNAVAILABLE,
+    GrpcStatusFilter.DATA_LOSS,
+)
+_GRPC_ERROR = _both(
+    _GRPC_REQUEST, AccessLogFilter(grpc_status_filter=GrpcStatusFilter(statuses=_ERRORS))
+)
+_FAILED = AccessLogFilter(
+    or_filter=OrFilter(filters=[_status(_INTERNAL_ERROR, ComparisonFilter.GE), _GRPC_ERROR])
+)
+# The door's PID 1 reads each line (images/door/failing.py).
+FAILURES = AccessLog(
+    name="envoy.access_loggers.stdout",
+    filter=_FAILED,
+    typed_config=packed(
+        StdoutAccessLog(
+            log_format=SubstitutionFormatString(
+                text_format_source=DataSource(
+                    inline_string="%UPSTREAM_CLUSTER_RAW% %UPSTREAM_HOST% %RESPONSE_CODE% "
+                    "%GRPC_STATUS_NUMBER% %RESPONSE_FLAGS%\n"
+                )
+            )
+        )
+    ),
 )
 _FULL = _flagged(_OVERFLOW)
 _TOO_LARGE = _status(_PAYLOAD_TOO_LARGE)

@@ -46,7 +46,7 @@ class Fleet:
 
     @property
     def ready(self) -> tuple[PodView, ...]:
-        return tuple(pod for pod in self.alive if pod.ready)
+        return tuple(pod for pod in self.alive if pod.answers)
 
     def without(self, gone: Iterable[PodView]) -> Fleet:
         """Return the pods that are alive but for these."""
@@ -92,8 +92,8 @@ def emptied_nodes(nodes: Iterable[NodeView] | None) -> frozenset[str]:
 
 
 def serves_from(pod: PodView) -> datetime | None:
-    """Return when every door sends this pod requests; None if it is not ready."""
-    if not pod.ready:
+    """Return when every door sends this pod requests; None if it is not ready, or fails them."""
+    if not pod.answers:
         return None
     return (pod.ready_since or pod.created) + timedelta(seconds=ROUTED_SECONDS)
 

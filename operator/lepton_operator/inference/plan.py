@@ -262,14 +262,15 @@ def _missing_children(decision: _Decision) -> Iterator[dict[str, Any]]:
 def _mended_service(decision: _Decision) -> Iterator[Patch]:
     """Yield a patch if our Service does not lead to the door, or to a port that is another's.
 
-    One from before there were doors is given its port first, and led there once a door is ready.
+    One from before there were doors is given its port first, and led there once the doors listen.
     """
     found, target = decision.view.kubernetes_service, port(decision.view)
     if found is None:
         return
-    if decision.situation.is_past_doors and found.announced_port != target:
+    situation = decision.situation
+    if situation.is_past_doors and found.announced_port != target:
         yield Patch(found.reference, _announcement(str(target)))
-    elif not decision.situation.is_past_doors or decision.situation.has_door:
+    elif not situation.is_past_doors or situation.is_listened_on(target):
         yield from _led_to_door(found, target)
 
 

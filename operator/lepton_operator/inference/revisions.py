@@ -173,5 +173,5 @@ def _first(view: InferenceView) -> str:
 def _counted(view: InferenceView, revision: Revision) -> Revision:
     pods = [pod for pod in view.pods if revision_of(pod) == revision.name and not pod.gone]
     there = [pod for pod in pods if not (pod.finished or pod.deleting)]
-    ready = [pod for pod in there if pod.ready and not is_draining(pod)]
+    ready = [pod for pod in there if pod.answers and not is_draining(pod)]
     return revision.model_copy(update={"replicas": len(there), "ready": len(ready)})

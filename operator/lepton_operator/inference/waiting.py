@@ -20,11 +20,11 @@ from lepton_operator.diagnosis import (
     last_line,
     last_message,
 )
-from lepton_operator.inference.draining import Drain
+from lepton_operator.inference.draining import Drain, clock
 from lepton_operator.inference.fleet import Fleet
 from lepton_operator.inference.reasons import ServingReason
 from lepton_operator.records import STORE_REASONS, Reason, parse
-from lepton_operator.views import ContainerView, PodView, Refusal
+from lepton_operator.views import ContainerView, Fault, Fetched, PodView, Refusal
 
 # Triton's log: E1122 04:26:23.3 1 model_lifecycle.cc:642] "failed to load 'digits' version 1: why"
 _LOAD_FAILURE = re.compile(r"failed to load '[^'\n]*' version \d+: (?P<why>[^\n]*)")
@@ -45,8 +45,12 @@ _RELEASED = (
 
 
 def explain(pod: PodView, asked: Asked) -> Diagnosis:
-    """Return why this serving pod is not ready."""
+    """Return why this serving pod does not answer."""
+    if pod.fault is not None and pod.ready and not pod.deleting:
+        return _fault(pod.fault)
     found = diagnose(pod, asked)
+    if found.reason == PodReason.STARTING and pod.fetched is not None:
+        return Diagnosis(ServingReason.STARTING, _fetching(pod.fetched))
     if pod.phase == "Failed" and found.reason not in (PodReason.EVICTED, PodReason.DRAINING):
         return Diagnosis(ServingReason.POD_FAILED, f"The pod failed: {found.message}")
     if found.reason != PodReason.CRASH_LOOP:
@@ -55,6 +59,28 @@ def explain(pod: PodView, asked: Asked) -> Diagnosis:
     if container.name == FETCH:
         return _fetch_failure(container)
     return _load_failure(container) or found if container.name == TRITON else found
+
+
+def _fault(fault: Fault) -> Diagnosis:
+    way = (
+        "The doors leave it out for a while each time"
+        if fault.ejected
+        else "It goes on getting requests, because at least half of the pods always do"
+    )
+    return Diagnosis(
+        ServingReason.REQUESTS_FAIL,
+        f"The pod is ready, and fails the requests that it gets: since {clock(fault.since)} it "
+        f"{fault.what}, and nothing without an error. {way}. Its log says why; delete it if a new "
+        "one would do better, or serve another version.",
+    )
+
+
+def _fetching(fetched: Fetched) -> str:
+    share = 100 * fetched.done_bytes // max(fetched.total_bytes, 1)
+    return (
+        f"The pod fetches its model: {fetched.done_bytes} of {fetched.total_bytes} bytes, "
+        f"{share} %."
+    )
 
 
 def _fetch_failure(container: ContainerView) -> Diagnosis:
@@ -119,7 +145,7 @@ def waiting(
 
 def _of_pods(fleet: Fleet, asked: Asked) -> Iterator[Waiting]:
     for pod in fleet.alive:
-        if not pod.ready:
+        if not pod.answers:
             yield _entry(pod.name, explain(pod, asked))
     for pod in fleet.lost:
         message = f"Node {pod.node} does not answer; another pod takes this one's place."
@@ -147,7 +173,7 @@ def _entry(pod: str, found: Diagnosis) -> Waiting:
 
 def trouble(fleet: Fleet, asked: Asked) -> Diagnosis | None:
     """Return what is wrong with the wanted revision, beyond that it still starts."""
-    found = (explain(pod, asked) for pod in fleet.wanted if not pod.ready)
+    found = (explain(pod, asked) for pod in fleet.wanted if not pod.answers)
     return next((each for each in found if each.reason not in TRANSIENT), None)
 
 
@@ -165,12 +191,14 @@ def last_failure(fleet: Fleet, recorded: LastFailure | None, asked: Asked) -> La
 
 def _failures(pod: PodView, asked: Asked) -> Iterator[LastFailure]:
     crashed = [container for container in failing(pod) if _ended_at(container) is not None]
-    if pod.phase != "Failed" and not crashed:
+    fault = pod.fault if pod.ready else None
+    if pod.phase != "Failed" and not crashed and fault is None:
         return
     found = explain(pod, asked)
     if found.reason in TRANSIENT:
         return
     times = [at for each in crashed if (at := _ended_at(each)) is not None]
+    times += [fault.since] if fault is not None else []
     yield LastFailure(
         pod=pod.name,
         reason=str(found.reason),

@@ -12,7 +12,8 @@ import pytest
 from aiohttp import web
 
 from lepton_operator.cache import Cache, Key
-from lepton_operator.traffic import MAX_BYTES, Traffic, parse
+from lepton_operator.inquiry import MAX_BYTES
+from lepton_operator.traffic import Traffic, parse
 from tests.unit.runtime import objects
 
 SERVICE = Key("InferenceService", "team", "digits")
@@ -131,6 +132,7 @@ async def test_it_is_over_when_no_pod_drains_any_more() -> None:
         pytest.param({"10.0.0.1:8000": -1}, 200, id="less than nothing"),
         pytest.param({"10.0.0.1:8000": True}, 200, id="yes"),
         pytest.param(b" " * (MAX_BYTES + 1), 200, id="no end"),
+        pytest.param(b"[" * 100_000, 200, id="a deep one"),
     ],
 )
 async def test_an_answer_that_cannot_be_read_is_none(answer: Any, status: int) -> None:
