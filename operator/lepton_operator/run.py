@@ -64,6 +64,10 @@ class Parts:
     stop: asyncio.Event
     random: random.Random
 
+    def knows_enough(self) -> bool:
+        """Whether everything was listed; by a leader, since it leads."""
+        return (self.listed if self.leader.elected else self.informed).is_set()
+
 
 async def run(
     settings: Settings,
@@ -85,7 +89,7 @@ async def run(
         lag = LoopLag()
         ticking = asyncio.create_task(lag.measure(), name="loop lag")
         stack.callback(ticking.cancel)
-        state = Health(leader, parts.watches, lag, parts.listed.is_set)
+        state = Health(leader, parts.watches, lag, parts.knows_enough)
         server = await health.serve(state, metrics, settings.http_port)
         stack.push_async_callback(server.cleanup)
         return await _stand_by_and_lead(parts)
