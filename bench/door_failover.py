@@ -31,7 +31,7 @@ from bench.load import Client, Told
 from bench.objects import inference_service, settle
 from e2e.discovery import told_to_a_door_of
 from e2e.doors import Door, doors_of
-from e2e.installation import SYSTEM
+from e2e.installation import RELEASE, SYSTEM
 from e2e.jobs import service
 from e2e.kubectl import Kubectl, KubectlError
 from e2e.operators import kill_leader, leader_uid
@@ -84,7 +84,7 @@ class Scene:
     async def look(self) -> None:
         """Note when all doors know of a change, until cancelled."""
         while True:
-            found = [await asyncio.to_thread(door.counters, _HEALTHY) for door in self.doors]
+            found = [await asyncio.to_thread(door.gauges, _HEALTHY) for door in self.doors]
             now = time.time()
             for change in self.changes:
                 key = f"cluster.{change.service}/http.membership_healthy"
@@ -123,7 +123,9 @@ EVENTS: Mapping[str, Callable[[Kubectl], None]] = {
 
 async def during(scene: Scene, event: Callable[[Kubectl], None]) -> dict[str, Any]:
     """Let it happen; return what the doors took in, and how late the latest change was."""
-    kubectl, before = scene.bench.kubectl, scene.counted()
+    kubectl = scene.bench.kubectl
+    await asyncio.to_thread(_operators_ready, kubectl)
+    before = scene.counted()
     scene.changes.clear()
     async with _running(scene.look()):
         async with _running(scene.change_pods()):
@@ -134,7 +136,7 @@ async def during(scene: Scene, event: Callable[[Kubectl], None]) -> dict[str, An
         await asyncio.sleep(_AFTERWARDS_SECONDS)
     after = scene.counted()
     return {
-        "without_leader_s": round(since - began, 2),
+        "next_leads_s": round(since - began, 2),
         "changes": len(scene.changes),
         "late_s": round(max(each.late_seconds(since) for each in scene.changes), 2),
         **{name.partition(".")[2]: after[name] - before[name] for name in before},
@@ -148,6 +150,12 @@ async def _running(work: Any) -> AsyncIterator[None]:
         task = group.create_task(work)
         yield
         task.cancel()
+
+
+def _operators_ready(kubectl: Kubectl) -> None:
+    """Wait for a standby, as a rollout does."""
+    status = ("rollout", "status", f"deployment/{RELEASE}", "--timeout=5m")
+    kubectl.within(SYSTEM).run(*status, timeout_seconds=_LIMIT_SECONDS)
 
 
 def _led_since(kubectl: Kubectl, began: float) -> float:

@@ -64,10 +64,11 @@ def main() -> int:
     parser.add_argument("--events", default=",".join(EVENTS))
     parser.add_argument("--count", type=int, default=1)
     options = parser.parse_args()
+    names = options.events.split(",")
+    if unknown := set(names) - set(EVENTS):
+        parser.error(f"there is no {', '.join(sorted(unknown))}, but {', '.join(EVENTS)}")
     with installed(nodes=NODES) as bench:
-        found = {
-            name: worst(runs_of(bench, name, options.count)) for name in options.events.split(",")
-        }
+        found = {name: worst(runs_of(bench, name, options.count)) for name in names}
     figures = {name: each.told() for name, each in found.items()}
     print(f"\nThe worst of {options.count}; four clients, each {RATE} requests a second\n")
     print(table(figures))

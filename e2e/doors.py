@@ -20,7 +20,8 @@ from lepton_operator import names
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_COUNTER = re.compile(r"^(\S+): (\d+)$", re.MULTILINE)
+_NUMBER = re.compile(r"^(\S+): (\d+)$", re.MULTILINE)
+_PATIENCE_SECONDS = 30.0
 _ENVOY, _PID_ONE = b"--config-path", b"images.door"
 
 
@@ -42,11 +43,15 @@ class Door:
     pid_one: int
 
     def counters(self, pattern: str) -> Mapping[str, int]:
-        """Return the counters and gauges whose names match a regular expression."""
-        return {
-            name: int(value)
-            for name, value in _COUNTER.findall(self._admin.text(f"/stats?filter={quote(pattern)}"))
-        }
+        """Return the counters whose names match a regular expression."""
+        return self._numbers("Counters", pattern)
+
+    def gauges(self, pattern: str) -> Mapping[str, int]:
+        return self._numbers("Gauges", pattern)
+
+    def _numbers(self, kind: str, pattern: str) -> Mapping[str, int]:
+        found = self._admin.text(f"/stats?type={kind}&filter={quote(pattern)}")
+        return {name: int(value) for name, value in _NUMBER.findall(found)}
 
     def scrape_seconds(self) -> float:
         """Return how long Prometheus waits for all that this door tells it."""
@@ -70,7 +75,10 @@ class Door:
         """Envoy's own socket, which nobody but root on the node reaches."""
         words = Path(f"/proc/{self.envoy}/cmdline").read_text().split("\0")
         folder = Path(words[words.index(_ENVOY.decode()) + 1]).parent
-        return Admin(Path(f"/proc/{self.envoy}/root") / admin_socket(folder).relative_to("/"))
+        return Admin(
+            Path(f"/proc/{self.envoy}/root") / admin_socket(folder).relative_to("/"),
+            _PATIENCE_SECONDS,
+        )
 
 
 def doors_of(namespace: Kubectl) -> list[Door]:

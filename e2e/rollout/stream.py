@@ -28,8 +28,9 @@ class Stream:
     error: str = ""
     _answered: threading.Event = field(default_factory=threading.Event)
 
-    def heard(self, _: object, error: object) -> None:
-        if error is None:
+    def heard(self, result: object, error: object) -> None:
+        """Take in what tritonclient hands over, by these names."""
+        if result is not None:
             self.answers += 1
             self._answered.set()
         elif self.ended is None:

@@ -11,11 +11,10 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping
 
-import aiohttp
-
-from lepton_operator import inquiry, logs, names
+from lepton_operator import logs, names
 from lepton_operator.build.door import HEALTH_PORT
 from lepton_operator.cache import Cache, Key
+from lepton_operator.inquiry import NO_ANSWER, Inquiry, inquiry
 from lepton_operator.views import PodView
 
 ROUND_SECONDS = 0.5
@@ -40,15 +39,15 @@ class Listening:
 
     async def run(self, wake: Callable[[Key], None]) -> None:
         """Ask for ever; `wake` is told whose port a door listens on now, or does no more."""
-        async with inquiry.session() as session:
+        async with inquiry() as asking:
             while True:
-                await self.ask_all(session, wake)
+                await self.ask_all(asking, wake)
                 await asyncio.sleep(ROUND_SECONDS)
 
-    async def ask_all(self, session: aiohttp.ClientSession, wake: Callable[[Key], None]) -> None:
+    async def ask_all(self, asking: Inquiry, wake: Callable[[Key], None]) -> None:
         """Ask the doors of every namespace in which a Service leads past them."""
         asked = self._cache.bypassed_namespaces()
-        found = await asyncio.gather(*(self._ask_namespace(session, each) for each in asked))
+        found = await asyncio.gather(*(self._ask_namespace(asking, each) for each in asked))
         before, self._told = self._told, dict(zip(asked, found, strict=True))
         for namespace in asked:
             self._wake(namespace, before.get(namespace, {}), wake)
@@ -62,15 +61,15 @@ class Listening:
             if key is not None:
                 wake(key)
 
-    async def _ask_namespace(self, session: aiohttp.ClientSession, namespace: str) -> Ports:
+    async def _ask_namespace(self, asking: Inquiry, namespace: str) -> Ports:
         doors = [pod for pod in self._cache.pods(names.door_uid(namespace)) if _is_up(pod)]
-        found = await asyncio.gather(*(self._ask(session, door) for door in doors))
+        found = await asyncio.gather(*(self._ask(asking, door) for door in doors))
         return {door.uid: ports for door, ports in zip(doors, found, strict=True)}
 
-    async def _ask(self, session: aiohttp.ClientSession, door: PodView) -> frozenset[int]:
+    async def _ask(self, asking: Inquiry, door: PodView) -> frozenset[int]:
         try:
-            return parse(await inquiry.ask(session, door, self._port, "/listeners"))
-        except inquiry.NO_ANSWER as error:
+            return parse(await asking.ask(door, self._port, "/listeners"))
+        except NO_ANSWER as error:
             _log.debug("A door does not tell where it listens", pod=door.name, error=str(error))
             return frozenset()
 

@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import aiohttp
-
-from lepton_operator import inquiry, logs, names
+from lepton_operator import logs, names
 from lepton_operator.build.door import HEALTH_PORT
 from lepton_operator.cache import Cache, Key
 from lepton_operator.inference.draining import has_drained, takes_requests
+from lepton_operator.inquiry import NO_ANSWER, Inquiry, inquiry
 from lepton_operator.views import DoorTold, PodView
 
 ROUND_SECONDS = 0.5
@@ -69,12 +68,12 @@ class Traffic:
 
     async def run(self, wake: Callable[[Key], None]) -> None:
         """Ask for ever; `wake` is told whose pods there is news about."""
-        async with inquiry.session() as session:
+        async with inquiry() as asking:
             while True:
-                await self.ask_all(session, wake)
+                await self.ask_all(asking, wake)
                 await asyncio.sleep(ROUND_SECONDS)
 
-    async def ask_all(self, session: aiohttp.ClientSession, wake: Callable[[Key], None]) -> None:
+    async def ask_all(self, asking: Inquiry, wake: Callable[[Key], None]) -> None:
         """Ask the doors of every namespace in which a pod drains."""
         draining: dict[str, list[PodView]] = {}
         for pod in self._cache.draining():
@@ -82,18 +81,18 @@ class Traffic:
                 draining.setdefault(pod.namespace, []).append(pod)
         self._known = {each: self._known.get(each, _Known()) for each in draining}
         await asyncio.gather(
-            *(self._ask_namespace(session, name, pods, wake) for name, pods in draining.items())
+            *(self._ask_namespace(asking, name, pods, wake) for name, pods in draining.items())
         )
 
     async def _ask_namespace(
         self,
-        session: aiohttp.ClientSession,
+        asking: Inquiry,
         namespace: str,
         pods: list[PodView],
         wake: Callable[[Key], None],
     ) -> None:
         doors = [pod for pod in self._cache.pods(names.door_uid(namespace)) if takes_requests(pod)]
-        found = await asyncio.gather(*(self._ask(session, door) for door in doors))
+        found = await asyncio.gather(*(self._ask(asking, door) for door in doors))
         known, now = self._known[namespace], self._clock()
         known.answers = {
             door.uid: answer or known.answers[door.uid]
@@ -108,14 +107,14 @@ class Traffic:
             if key is not None:
                 wake(key)
 
-    async def _ask(self, session: aiohttp.ClientSession, door: PodView) -> DoorTold | None:
+    async def _ask(self, asking: Inquiry, door: PodView) -> DoorTold | None:
         """Return what a door tells; None if it does not answer, or nothing that can be read."""
         asked = datetime.now(UTC)
         try:
             # Only of pods that this door knows to be draining: it sends them nothing new.
-            content = await inquiry.ask(session, door, self._port, "/in-flight?draining")
+            content = await asking.ask(door, self._port, "/in-flight?draining")
             return DoorTold(asked, parse(content))
-        except inquiry.NO_ANSWER as error:
+        except NO_ANSWER as error:
             _log.debug("A door does not answer", pod=door.name, error=str(error))
             return None
 

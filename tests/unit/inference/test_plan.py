@@ -670,8 +670,8 @@ def test_in_a_rollout_that_fails_the_sentence_says_what_is_served_meanwhile() ->
         pytest.param(
             unschedulable(a_pod()),
             "NoCapacity",
-            "it asks for 1 nvidia.com/gpu, the largest node has 0; ask for at most 0, or add a "
-            f"larger node. The scheduler says: {UNSCHEDULABLE}",
+            "it asks for 1 nvidia.com/gpu, and no node has any: add one that has 1, or ask for "
+            f"none. The scheduler says: {UNSCHEDULABLE}",
             id="no node has room",
         ),
         pytest.param(

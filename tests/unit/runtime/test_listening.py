@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
 
 from lepton_operator import names
 from lepton_operator.cache import Cache, Key
+from lepton_operator.inquiry import Inquiry, inquiry
 from lepton_operator.listening import Listening, parse
 from tests.unit.runtime import objects
 from tests.unit.runtime.test_doors import a_service_of_old
@@ -36,13 +36,13 @@ class Door:
 class Asking:
     """A Listening over a cache, and whom it woke."""
 
-    def __init__(self, cache: Cache, port: int, session: aiohttp.ClientSession) -> None:
+    def __init__(self, cache: Cache, port: int, asking: Inquiry) -> None:
         self.woken: list[Key] = []
         self._listening = Listening(cache, port)
-        self._session = session
+        self._asking = asking
 
     async def once(self) -> dict[str, frozenset[int]]:
-        await self._listening.ask_all(self._session, self.woken.append)
+        await self._listening.ask_all(self._asking, self.woken.append)
         return dict(self._listening.told("team"))
 
 
@@ -53,8 +53,8 @@ async def asking(door: Door, cache: Cache) -> AsyncIterator[Asking]:
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    async with aiohttp.ClientSession() as session:
-        yield Asking(cache, runner.addresses[0][1], session)
+    async with inquiry() as found:
+        yield Asking(cache, runner.addresses[0][1], found)
     await runner.cleanup()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -33,24 +34,25 @@ def line(told: Any) -> bytes:
 
 
 class Door:
-    """Tells what it is told to, to everybody who listens."""
+    """Tells each who listens what it is told to: who came last, if nobody is named."""
 
     def __init__(self) -> None:
         self.asked = 0
-        self.status = 200
-        self._lines: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._lines: defaultdict[int, asyncio.Queue[bytes | None]] = defaultdict(asyncio.Queue)
 
-    def says(self, told: Any) -> None:
-        self._lines.put_nowait(told if isinstance(told, bytes) else line(told))
+    def says(self, told: Any, listener: int | None = None) -> None:
+        said = told if isinstance(told, bytes) else line(told)
+        self._lines[self.asked if listener is None else listener].put_nowait(said)
 
     def hangs_up(self) -> None:
-        self._lines.put_nowait(None)
+        self._lines[self.asked].put_nowait(None)
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         self.asked += 1
-        response = web.StreamResponse(status=self.status)
+        lines = self._lines[self.asked]
+        response = web.StreamResponse()
         await response.prepare(request)
-        while (said := await self._lines.get()) is not None:
+        while (said := await lines.get()) is not None:
             await response.write(said)
         return response
 
@@ -89,10 +91,14 @@ async def hearing(door: Door) -> AsyncIterator[Hearing]:
     async with aiohttp.ClientSession(auto_decompress=False, read_bufsize=MAX_BYTES) as session:
         found = Hearing(cache, runner.addresses[0][1], session)
         found.follow()
-        yield found
-        cache.remove("Pod", objects.door_pod(version=9))
-        found.follow()
-    await runner.cleanup()
+        try:
+            await found.until(lambda: door.asked)
+            yield found
+        finally:
+            for each in cache.doors():
+                cache.vanish(each.uid)
+            found.follow()
+            await runner.cleanup()
 
 
 async def test_what_a_door_says_is_known_and_wakes_whose_pods_it_is_about() -> None:
@@ -134,15 +140,24 @@ async def test_the_word_of_a_door_that_is_gone_is_forgotten() -> None:
         assert heard.woken == [SERVICE] * 2
 
 
-async def test_one_of_two_doors_is_enough() -> None:
+@pytest.mark.parametrize(
+    ("first", "second", "joined"),
+    [
+        ({}, fault(), Fault(SINCE, "erred")),
+        (fault(second=9, ejected=True), fault(), Fault(SINCE, "erred", ejected=True)),
+        (fault(), fault(second=9, ejected=True), Fault(SINCE, "erred", ejected=True)),
+    ],
+    ids=["one is enough", "the second saw it first", "the first saw it first"],
+)
+async def test_what_two_doors_say_is_one_fault(first: Any, second: Any, joined: Fault) -> None:
     door = Door()
     async with hearing(door) as heard:
         heard.cache.put("Pod", objects.door_pod("lepton-door-2", "door-2"))
         heard.follow()
         await heard.until(lambda: door.asked == 2)
-        door.says({})
-        door.says({"digits/http": {"10.0.0.1:8000": fault()}})
-        await heard.until(heard.told)
+        for listener, said in enumerate((first, second), start=1):
+            door.says({"digits/http": {"10.0.0.1:8000": said}} if said else {}, listener)
+        await heard.until(lambda: heard.told() == {"10.0.0.1": joined})
 
 
 @pytest.mark.parametrize(
