@@ -44,6 +44,7 @@ OF_PODS: dict[str, Any] = {
     "scratchSpace": "3Gi",
     "batching": {"maxBatchSize": 3},
     "triton": {"instances": 2},
+    "spread": {"topologyKey": "topology.kubernetes.io/zone"},
 }
 OTHERS = {"model", "replicas"}
 """The version that is served makes a revision, and not what names it; a number makes none."""

@@ -110,7 +110,7 @@ def _said(service: InferenceService) -> dict[str, Any]:
         mode="json", by_alias=True, exclude_defaults=True, exclude=set(_NOT_OF_PODS)
     )
     # Empty resources are a word: no GPU. These say nothing.
-    silent = [name for name in ("batching", "triton") if spec.get(name) == {}]
+    silent = [name for name in ("batching", "spread", "triton") if spec.get(name) == {}]
     spec = {name: value for name, value in spec.items() if name not in silent}
     rollout = service.spec.rollout
     if rollout is not None and rollout.restarted_at is not None:

@@ -403,7 +403,7 @@ def test_another_model_that_is_not_there_yet_replaces_nothing() -> None:
         pytest.param(a_service(rollout={}), True, id="a rollout that says nothing"),
         pytest.param(a_service(resources={}), False, id="no GPU"),
         pytest.param(a_service(batching={"maxBatchSize": 4}), False, id="batching"),
-        pytest.param(a_service(batching={}, triton={}), True, id="batching that says nothing"),
+        pytest.param(a_service(batching={}, spread={}, triton={}), True, id="what says nothing"),
         pytest.param(a_service(triton={"instances": 2}), False, id="instances"),
         pytest.param(a_service(limits={"queue": 10}), True, id="limits: they are the door's"),
     ],
