@@ -114,7 +114,9 @@ def valued(door: RunningDoor, series: str, **labels: str) -> float:
 def test_a_thousand_services_are_scraped_in_half_a_second(doors: Doors, upstream: str) -> None:
     door = doors.start(1000, {upstream: "HEALTHY"})
     door.until_ready()
-    taken = []
+    itself = str(door.process.pid)
+    (envoy,) = Path(f"/proc/{itself}/task/{itself}/children").read_text().split()
+    before, taken = resident_bytes(itself), []
     for _ in range(3):
         began = time.monotonic()
         answer = door.ask("/metrics")
@@ -124,11 +126,11 @@ def test_a_thousand_services_are_scraped_in_half_a_second(doors: Doors, upstream
     series = Counter(labels.get("service") for _, labels, _ in series_of(answer.text))
     assert len(series) == 1001, "those of the door itself have no service"
     assert max(series.values()) <= MOST_SERIES
-    itself = str(door.process.pid)
-    children = Path(f"/proc/{itself}/task/{itself}/children").read_text().split()
-    memory = [resident_bytes(pid) for pid in (itself, *children)]
-    print(f"scrape {min(taken):.3f} s, {len(answer.text)} bytes, memory {memory} bytes")
-    assert sum(memory) < 250 * 10**6
+    # PID 1 holds the configuration of this test here, and else takes some 20 MB.
+    memory, grown = resident_bytes(envoy), resident_bytes(itself) - before
+    print(f"scrape {min(taken):.3f} s, {len(answer.text)} bytes, Envoy {memory}, PID 1 +{grown}")
+    assert memory < 220 * 10**6
+    assert grown < 10 * 10**6
 
 
 def resident_bytes(pid: str) -> int:
