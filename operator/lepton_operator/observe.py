@@ -15,14 +15,9 @@ from lepton_operator.api.inference import InferenceService
 from lepton_operator.api.model import LeptonModel
 from lepton_operator.api.training import TrainingJob
 from lepton_operator.cache import Cache, Change, Child, Key, OwnObject, Value, namespace_of
-from lepton_operator.capacity import Capacity
 from lepton_operator.cluster import Cluster
-from lepton_operator.downloads import Downloads
-from lepton_operator.listening import Listening
-from lepton_operator.outliers import Outliers
+from lepton_operator.readers import Readers
 from lepton_operator.settings import Settings
-from lepton_operator.telemetry import Telemetry
-from lepton_operator.traffic import Traffic
 from lepton_operator.views import (
     Fault,
     GatewayView,
@@ -57,12 +52,7 @@ class Observer:
     cluster: Cluster
     cache: Cache
     settings: Settings
-    telemetry: Telemetry
-    traffic: Traffic
-    listening: Listening
-    outliers: Outliers
-    downloads: Downloads
-    capacity: Capacity
+    readers: Readers
 
     @property
     def namespaces(self) -> tuple[str | None, ...]:
@@ -148,7 +138,7 @@ class Observer:
             model=self._model(own),
             nodes=self._nodes(),
             refusals=refusals,
-            told=self.telemetry.of(pods),
+            told=self.readers.telemetry.of(pods),
         )
 
     def _modelled(self, own: OwnObject, refusals: Refusals) -> ModelView:
@@ -164,7 +154,7 @@ class Observer:
         )
 
     def _inference(self, own: OwnObject, refusals: Refusals) -> InferenceView:
-        faults = self.outliers.of(own.key.namespace, own.key.name)
+        faults = self.readers.outliers.of(own.key.namespace, own.key.name)
         pods = self.cache.pods(own.uid)
         return InferenceView(
             service=self.parse(own, InferenceService),
@@ -177,14 +167,14 @@ class Observer:
             nodes=self._nodes(),
             refusals=refusals,
             doors=self.cache.pods(names.door_uid(own.key.namespace)),
-            traffic=self.traffic.told(own.key.namespace),
-            listening=self.listening.told(own.key.namespace),
+            traffic=self.readers.traffic.told(own.key.namespace),
+            listening=self.readers.listening.told(own.key.namespace),
         )
 
     def _as_told(self, pod: PodView, faults: Mapping[str, Fault]) -> PodView:
         """Return the pod with what is known of it by others than the API server."""
         fault = faults.get(pod.ip or "") if not pod.gone else None
-        fetched = self.downloads.of(pod)
+        fetched = self.readers.downloads.of(pod)
         return replace(pod, fault=fault, fetched=fetched) if fault or fetched else pod
 
     def _gateway(self, own: OwnObject, refusals: Refusals) -> GatewayView:
@@ -200,7 +190,8 @@ class Observer:
         )
 
     def _nodes(self) -> tuple[NodeView, ...] | None:
-        return None if self.settings.watch_namespaces else self.capacity.of(self.cache.nodes())
+        capacity = self.readers.capacity
+        return None if capacity is None else capacity.of(self.cache.nodes())
 
     def _model(self, own: OwnObject) -> LeptonModel | None:
         if own.model is None:

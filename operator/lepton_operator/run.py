@@ -7,7 +7,7 @@ import gc
 import random
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,25 +16,20 @@ from typing import Any
 from lepton_operator import cluster as clusters
 from lepton_operator import errors, handlers, health, logs
 from lepton_operator.cache import Cache, Key
-from lepton_operator.capacity import Capacity
 from lepton_operator.cluster import OWN_KINDS, Cluster
 from lepton_operator.door import server as doors
 from lepton_operator.door.feed import Feed
-from lepton_operator.downloads import Downloads
 from lepton_operator.execute import Executor
 from lepton_operator.health import Health, LoopLag
 from lepton_operator.inbox import Inbox
 from lepton_operator.leader import Candidate, Leader
 from lepton_operator.ledgers import LedgerCollector
-from lepton_operator.listening import Listening
 from lepton_operator.metrics import Metrics
 from lepton_operator.observe import Observer
-from lepton_operator.outliers import Outliers
 from lepton_operator.queue import Outcome, WorkQueue
+from lepton_operator.readers import readers
 from lepton_operator.reconcile import Planner, Reconciler
 from lepton_operator.settings import Settings
-from lepton_operator.telemetry import Telemetry
-from lepton_operator.traffic import Traffic
 from lepton_operator.watches import Watches
 
 _DRAIN_SECONDS = 10.0
@@ -104,18 +99,9 @@ def _assemble(
 ) -> Parts:
     cache = Cache(settings.defaults.gpu_resource)
     metrics.registry.register(LedgerCollector(cache, leader.held))
-    capacity = Capacity(cluster, cache, settings.defaults.gpu_resource)
-    observer = Observer(
-        cluster,
-        cache,
-        settings,
-        Telemetry(cache),
-        Traffic(cache),
-        Listening(cache),
-        Outliers(cache),
-        Downloads(cache),
-        capacity,
-    )
+    sees_nodes = not settings.watch_namespaces
+    asked = readers(cluster, cache, settings.defaults.gpu_resource, sees_nodes=sees_nodes)
+    observer = Observer(cluster, cache, settings, asked)
     randomness = random.Random()  # noqa: S311 - spreads retries, keeps no secret
     for kind in OWN_KINDS:
         metrics.max_workers.labels(kind.lower()).set(settings.workers)
@@ -235,7 +221,7 @@ async def _reconcile(parts: Parts) -> None:
         wake(key)
     parts.listed.set()
     parts.queue.start()
-    await _first_of(*_readers(observer, wake))
+    await _first_of(*observer.readers.runs(wake))
 
 
 async def _list_everything(parts: Parts) -> None:
@@ -245,19 +231,6 @@ async def _list_everything(parts: Parts) -> None:
     seconds = round(time.monotonic() - began, 3)
     what = "Everything is listed" if parts.leads.is_set() else "Ready to lead"
     _log.info(what, seconds=seconds, **parts.observer.cache.counts())
-
-
-def _readers(
-    observer: Observer, wake: Callable[[Key], None]
-) -> Iterator[Coroutine[Any, Any, None]]:
-    """Yield what asks others than the API server's watches, beside the work on objects."""
-    yield observer.telemetry.run(wake)
-    yield observer.traffic.run(wake)
-    yield observer.listening.run(wake)
-    yield observer.outliers.run(wake)
-    yield observer.downloads.run(wake)
-    if not observer.settings.watch_namespaces:
-        yield observer.capacity.run(wake)
 
 
 def _doors(parts: Parts) -> Iterator[Coroutine[Any, Any, None]]:
