@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -28,12 +29,16 @@ class _Handler(BaseHTTPRequestHandler):
     server: Door
 
     def do_GET(self) -> None:
-        self.server.asked.append(self.path)
         found = {
             "/in-flight": {f"{ip}:8000": count for ip, count in self.server.in_flight.items()},
             "/listeners": self.server.listeners,
         }
-        told = json.dumps(found[urlsplit(self.path).path]).encode()
+        path = urlsplit(self.path).path
+        if path not in found:  # what no test here is about
+            self.send_error(HTTPStatus.NOT_FOUND)
+            return
+        self.server.asked.append(self.path)
+        told = json.dumps(found[path]).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(told)))
         self.end_headers()

@@ -47,6 +47,8 @@ def test_the_first_service_brings_a_door_and_the_last_takes_it_away(
     assert writes(operator) == before
     namespace.delete("InferenceService", "digits")
     wait_until(lambda: objects_of_doors(namespace), lambda found: not found, GONE)
+    time.sleep(1)
+    assert writes(operator) == before + 4, "each object is deleted once"
 
 
 def kubernetes_service(namespace: Namespace) -> dict[str, Any]:

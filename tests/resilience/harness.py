@@ -122,7 +122,7 @@ class Harness:
             tuple(each for each in first.kill_points if each in second.kill_points),
             snapshot.differing_paths(first.leaves, second.leaves) | scenario.untold,
         )
-        wrong = reference.judge(second) or reference.judge(first)
+        wrong = reference.judge(first) or reference.judge(second)
         if wrong:
             text = "\n".join(wrong)
             raise AssertionError(f"{scenario} differs without any fault:\n{text}\n{second.log}")

@@ -264,9 +264,18 @@ async def _shrink(stage: Stage) -> None:
 # --- all pods are replaced by others of the same version
 
 
+_RESTARTED = {"restartedAt": "2026-11-22T17:00:00Z"}
+
+
 async def _restart(stage: Stage) -> None:
-    rollout = {"restartedAt": "2026-11-22T17:00:00Z"}
-    await stage.change("InferenceService", "seeds", {"rollout": rollout})
+    await stage.change("InferenceService", "seeds", {"rollout": _RESTARTED})
+
+
+def _has_restarted(world: World) -> bool:
+    """It is as it was before, but for what was asked: that has to have arrived here."""
+    service = world.get("inferenceservices", "seeds") or {}
+    asked = service.get("spec", {}).get("rollout", {})
+    return _RESTARTED.items() <= asked.items() and _serves(world, 1)
 
 
 # --- both versions are there, and a service of two replicas that serves the first
@@ -405,9 +414,7 @@ NEW_VERSION = Scenario(
     _serve_first,
     needed=2,
 )
-RESTARTED = replace(
-    NEW_VERSION, name="restarted", act=_restart, done=lambda world: _serves(world, 1)
-)
+RESTARTED = replace(NEW_VERSION, name="restarted", act=_restart, done=_has_restarted)
 SCALE_DOWN = Scenario(
     "scale_down",
     _shrink,
@@ -426,7 +433,9 @@ DELETED_IN_ROLLOUT = Scenario(
     _nothing_serves,
     _serve_first_of_two,
 )
-NODE_CORDONED = replace(RESTARTED, name="node_cordoned", act=_empty_a_node)
+NODE_CORDONED = replace(
+    NEW_VERSION, name="node_cordoned", act=_empty_a_node, done=lambda world: _serves(world, 1)
+)
 UPGRADED = Scenario("upgraded", _upgrade, _seeds_ending, _is_upgraded, _serve_as_of_old, needed=2)
 SERVING = (
     NEW_VERSION,
