@@ -40,8 +40,11 @@ class _Handler(BaseHTTPRequestHandler):
     server: Door
 
     def do_GET(self) -> None:
-        self.server.asked.append(self.path)
-        told = json.dumps({f"{POD_ADDRESS}:8000": self.server.requests}).encode()
+        found: dict[str, int] = {}
+        if self.path != "/failing":  # which a door is asked once, whether or not a pod drains
+            self.server.asked.append(self.path)
+            found = {f"{POD_ADDRESS}:8000": self.server.requests}
+        told = f"{json.dumps(found)}\n".encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(told)))
         self.end_headers()
