@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +103,8 @@ def client(namespace: Kubectl, name: str) -> Iterator[Callable[[int], int]]:
         answer.read()
         return answer.status
 
-    yield look_up
-    connection.close()
+    with closing(connection):
+        yield look_up
 
 
 def test_a_pod_that_is_ready_and_fails_its_requests_is_named(
