@@ -77,7 +77,7 @@ MODULES = (
     Module("versitygw", {"versitygw": "github.com/versity/versitygw/cmd/versitygw"}, minutes=1),
     Module("helm", {"helm": "helm.sh/helm/v3/cmd/helm"}, minutes=1),
     Module("pause", {"pause": "."}, minutes=0.2),
-    Module("kstatus", {"kstatus": "."}, minutes=0.5),
+    Module("kstatus", {"kstatus": "."}, minutes=1),
 )
 _OF_COMMAND = {command: module for module in MODULES for command in module.commands}
 
