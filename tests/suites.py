@@ -54,7 +54,7 @@ ON_CLUSTERS = {
     "e2e-machine": ("cluster", "images", "checkpoints", "ranks"),
     "e2e-jobs": ("training", "kills", "recovery"),
     "e2e-faults": ("faults", "ledger"),
-    "e2e-models": ("examples", "models", "serving", "status", "recipes", "attacks"),
+    "e2e-models": ("examples", "models", "serving", "rollout", "status", "recipes", "attacks"),
 }
 
 
@@ -78,7 +78,7 @@ def _on_clusters(resilience_seconds: int, seconds: int, *arguments: str) -> Grou
 
 SUITES: dict[str, Groups] = {
     "test": (*SETUP, *QUICK, *_on_clusters(600, 1800, "-m", "not long")),
-    "test-long": (*SETUP, *_on_clusters(7200, 5400, "-s")),
+    "test-long": (*SETUP, *_on_clusters(10800, 5400, "-s")),
 }
 
 

@@ -1,4 +1,4 @@
-"""The programs that the embedded cluster is made of, built with Go once and kept by version."""
+"""The programs of the embedded cluster and its clients, built with Go once and kept by version."""
 
 from __future__ import annotations
 
@@ -78,7 +78,10 @@ MODULES = (
     Module("helm", {"helm": "helm.sh/helm/v3/cmd/helm"}, minutes=1),
     Module("pause", {"pause": "."}, minutes=0.2),
     Module("kstatus", {"kstatus": "."}, minutes=1),
+    Module("k6", {"k6": "go.k6.io/k6"}, minutes=1),
 )
+# Who only wants a cluster does not wait for what tests it: that is built when it is asked for.
+OF_A_CLUSTER = tuple(each.name for each in MODULES if each.name not in ("k6", "kstatus"))
 _OF_COMMAND = {command: module for module in MODULES for command in module.commands}
 
 

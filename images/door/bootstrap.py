@@ -111,8 +111,9 @@ def overload_manager(settings: Settings) -> dict[str, Any]:
 
 
 def _ads() -> dict[str, Any]:
-    # A new leader must be found within a second: Envoy's own back-off grows to 30 s.
-    back_off = {"base_interval": "0.1s", "max_interval": "0.5s"}
+    # A new leader must have told what is new within a second, and the first attempt may be at a
+    # standby: Envoy's own back-off grows to 30 s.
+    back_off = {"base_interval": "0.1s", "max_interval": "0.2s"}
     return {
         "api_type": "DELTA_GRPC",
         "transport_api_version": "V3",

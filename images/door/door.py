@@ -27,6 +27,8 @@ _LOOK_SECONDS = 0.25
 _CERTIFICATES_SECONDS = 1.0
 _QUIET_SECONDS = 2.0
 """A client that has sent nothing for so long is idle: it finds its connection closed, not cut."""
+_SLICES_A_SECOND = 20
+"""What kube-controller-manager writes at its defaults: each service has an EndpointSlice."""
 _SIGNALLED = 128
 """What a shell adds to the number of the signal that ended a process."""
 
@@ -67,7 +69,7 @@ class Door:
             return ""
         if self.admin is None:
             return self._waits_for or "Envoy is not started yet."
-        if self.admin.is_live() and self.admin.has_listeners():
+        if self.admin.is_live() and self.admin.listeners():
             self._was_ready = True
             return ""
         if self.admin.is_connected():
@@ -75,7 +77,7 @@ class Door:
         at = f"{self._settings.xds_host}:{self._settings.xds_port}"
         return (
             f"No operator answers at {at}: either none leads, or it refuses this door's "
-            "certificate (Secret lepton-door). The door goes on asking, twice a second."
+            "certificate (Secret lepton-door). The door goes on asking, some times a second."
         )
 
     def _leave(self, _number: int, _frame: FrameType | None) -> None:
@@ -131,8 +133,8 @@ class Door:
         """Let new connections go elsewhere, then the open ones end, until the deadline."""
         deadline = time.monotonic() + self._settings.drain_timeout_seconds
         _say(f"Asked to leave: open requests have {self._settings.drain_timeout_seconds:.0f} s.")
-        time.sleep(min(self._settings.endpoints_seconds, self._settings.drain_timeout_seconds))
         try:
+            time.sleep(min(self._unheard_seconds(admin), self._settings.drain_timeout_seconds))
             admin.drain()
             left = _wait_until_idle(admin, deadline)
         except AdminError as error:
@@ -143,6 +145,10 @@ class Door:
             _say(f"The time is over: {left.requests} requests are cut.")
         else:
             _say(f"No request is open any more, {left.connections} idle connections are closed.")
+
+    def _unheard_seconds(self, admin: Admin) -> float:
+        """Return how long new connections still come, since not all have heard that this ends."""
+        return self._settings.endpoints_seconds + admin.listeners() / _SLICES_A_SECOND
 
 
 def _wait_until_idle(admin: Admin, deadline: float) -> Downstream:
@@ -169,7 +175,7 @@ def _argv(settings: Settings, file: Path) -> list[str]:
         *("--drain-strategy", "immediate"),
         *("--drain-time-s", f"{settings.drain_timeout_seconds:.0f}"),
         *("--log-level", "warning"),
-        # A line at each attempt to reach an operator that is away, three a second. What Envoy
+        # A line at each attempt to reach an operator that is away, ten a second. What Envoy
         # refuses of its configuration the operator is told, and logs.
         *("--component-log-level", "config:error"),
         # What it writes of requests that failed; its own default is 10 s.

@@ -23,6 +23,7 @@ from lepton_operator.views import (
     ServiceView,
     Taint,
     Toleration,
+    VersionUse,
 )
 
 Body = Mapping[str, Any]
@@ -90,6 +91,14 @@ def model_name(kind: str, body: Body) -> str | None:
     return None
 
 
+def version_uses(body: Body) -> frozenset[VersionUse]:
+    """Return the versions of its model that a service uses."""
+    named = ((body.get("spec") or {}).get("model") or {}).get("version")
+    revisions = (body.get("status") or {}).get("revisions") or ()
+    running = (VersionUse(each["version"], pinned=False) for each in revisions)
+    return frozenset((*running, *([VersionUse(named, pinned=True)] if named else ())))
+
+
 def pod_view(body: Body) -> PodView:
     """Return what plans read of a pod."""
     metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
@@ -145,8 +154,9 @@ def service_view(body: Body) -> ServiceView:
 
 def _announced_port(metadata: Body) -> int | None:
     written = _own_annotations(metadata).get(names.DOOR_PORT, "")
-    found = int(written) if written.isdecimal() and len(written) == _DIGITS_OF_A_PORT else None
-    return found if found in names.DOOR_PORTS else None
+    if not written.isdecimal() or len(written) != _DIGITS_OF_A_PORT:
+        return None
+    return int(written) if int(written) in names.DOOR_PORTS else None
 
 
 def object_view(kind: str, body: Body) -> ObjectView:

@@ -11,21 +11,15 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from http import HTTPStatus
-
-import aiohttp
-from yarl import URL
 
 from lepton_operator import logs
 from lepton_operator.build.serving import FETCH, PROGRESS_PORT
 from lepton_operator.cache import Cache, Key
+from lepton_operator.inquiry import NO_ANSWER, Inquiry, inquiry
 from lepton_operator.views import Fetched, PodView
 
 ROUND_SECONDS = 2.0
-ANSWER_SECONDS = 1.0
 TELL_SECONDS = 10.0
-MOST_AT_ONCE = 32
-MAX_BYTES = 1024
 
 _log = logs.logger(__name__)
 
@@ -59,20 +53,16 @@ class Downloads:
 
     async def run(self, wake: Callable[[Key], None]) -> None:
         """Ask for ever; `wake` is told whose pod told something new."""
-        timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
-        connector = aiohttp.TCPConnector(limit=MOST_AT_ONCE, force_close=True)
-        async with aiohttp.ClientSession(
-            connector=connector, timeout=timeout, auto_decompress=False
-        ) as session:
+        async with inquiry() as asking:
             while True:
-                await self.ask_all(session, wake)
+                await self.ask_all(asking, wake)
                 await asyncio.sleep(ROUND_SECONDS)
 
-    async def ask_all(self, session: aiohttp.ClientSession, wake: Callable[[Key], None]) -> None:
+    async def ask_all(self, asking: Inquiry, wake: Callable[[Key], None]) -> None:
         """Ask every pod that fetches a model."""
         found = {pod.uid: (key, pod) for key, pod in self._asked()}
         self._known = {uid: self._known.get(uid, _Known()) for uid in found}
-        await asyncio.gather(*(self._ask(session, key, pod, wake) for key, pod in found.values()))
+        await asyncio.gather(*(self._ask(asking, key, pod, wake) for key, pod in found.values()))
 
     def _asked(self) -> Iterator[tuple[Key, PodView]]:
         for pod in self._cache.initialising():
@@ -81,11 +71,11 @@ class Downloads:
                 yield key, pod
 
     async def _ask(
-        self, session: aiohttp.ClientSession, key: Key, pod: PodView, wake: Callable[[Key], None]
+        self, asking: Inquiry, key: Key, pod: PodView, wake: Callable[[Key], None]
     ) -> None:
         try:
-            fetched = parse(await self._get(session, pod.ip or ""))
-        except Exception as error:  # noqa: BLE001 - whatever it says, others are asked
+            fetched = parse(await asking.ask(pod, self._port, "/progress"))
+        except NO_ANSWER as error:
             _log.debug("A pod does not tell how far it is", pod=pod.name, error=str(error))
             return
         known, now = self._known[pod.uid], self._clock()
@@ -93,13 +83,6 @@ class Downloads:
         if fetched is not None and fetched != known.told and is_due:
             known.told, known.told_at = fetched, now
             wake(key)
-
-    async def _get(self, session: aiohttp.ClientSession, address: str) -> bytes:
-        url = URL.build(scheme="http", host=address, port=self._port, path="/progress")
-        async with session.get(url, allow_redirects=False) as response:
-            if response.status != HTTPStatus.OK:
-                raise ValueError(f"it answers {response.status}")
-            return await response.content.read(MAX_BYTES)
 
 
 def parse(content: bytes) -> Fetched | None:

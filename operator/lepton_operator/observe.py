@@ -14,14 +14,10 @@ from lepton_operator.api.common import StatusModel
 from lepton_operator.api.inference import InferenceService
 from lepton_operator.api.model import LeptonModel
 from lepton_operator.api.training import TrainingJob
-from lepton_operator.cache import Cache, Change, Child, Key, OwnObject, Value
-from lepton_operator.capacity import Capacity
+from lepton_operator.cache import Cache, Change, Child, Key, OwnObject, Value, namespace_of
 from lepton_operator.cluster import Cluster
-from lepton_operator.downloads import Downloads
-from lepton_operator.outliers import Outliers
+from lepton_operator.readers import Readers
 from lepton_operator.settings import Settings
-from lepton_operator.telemetry import Telemetry
-from lepton_operator.traffic import Traffic
 from lepton_operator.views import (
     Fault,
     GatewayView,
@@ -56,11 +52,7 @@ class Observer:
     cluster: Cluster
     cache: Cache
     settings: Settings
-    telemetry: Telemetry
-    traffic: Traffic
-    outliers: Outliers
-    downloads: Downloads
-    capacity: Capacity
+    readers: Readers
 
     @property
     def namespaces(self) -> tuple[str | None, ...]:
@@ -90,13 +82,16 @@ class Observer:
         return _VIEWS[own.key.kind](self, own, refusals)
 
     async def relist(self, own: OwnObject) -> list[Change]:
-        """Read the object and its children live."""
+        """Read the object and its children live; for a door the services that need it, too."""
         key = own.key
         selector = names.selector(names.owner_labels(key.kind, key.name))
         lists = [
             self._list(kind, key.namespace, selector, _owned_by(own))
             for kind in _CHILD_KINDS[key.kind]
         ]
+        if key.kind == names.DOOR_KIND:
+            covers = _within(key.namespace)
+            lists.append(self._list("InferenceService", key.namespace, None, covers))
         changes = await asyncio.gather(self.refresh(own), *lists)
         return [each for some in changes for each in some]
 
@@ -143,23 +138,23 @@ class Observer:
             model=self._model(own),
             nodes=self._nodes(),
             refusals=refusals,
-            told=self.telemetry.of(pods),
+            told=self.readers.telemetry.of(pods),
         )
 
     def _modelled(self, own: OwnObject, refusals: Refusals) -> ModelView:
-        users = self.cache.users(own.key.namespace, own.key.name)
+        place = (own.key.namespace, own.key.name)
         return ModelView(
             model=self.parse(own, LeptonModel),
             defaults=self.settings.defaults,
             pods=self.cache.pods(own.uid),
-            jobs=self._others(TrainingJob, users),
-            services=self._others(InferenceService, users),
+            jobs=self._others(TrainingJob, self.cache.jobs(*place)),
+            uses=self.cache.uses(*place),
             nodes=self._nodes(),
             refusals=refusals,
         )
 
     def _inference(self, own: OwnObject, refusals: Refusals) -> InferenceView:
-        faults = self.outliers.of(own.key.namespace, own.key.name)
+        faults = self.readers.outliers.of(own.key.namespace, own.key.name)
         pods = self.cache.pods(own.uid)
         return InferenceView(
             service=self.parse(own, InferenceService),
@@ -172,20 +167,21 @@ class Observer:
             nodes=self._nodes(),
             refusals=refusals,
             doors=self.cache.pods(names.door_uid(own.key.namespace)),
-            traffic=self.traffic.told(own.key.namespace),
+            traffic=self.readers.traffic.told(own.key.namespace),
+            listening=self.readers.listening.told(own.key.namespace),
         )
 
     def _as_told(self, pod: PodView, faults: Mapping[str, Fault]) -> PodView:
         """Return the pod with what is known of it by others than the API server."""
         fault = faults.get(pod.ip or "") if not pod.gone else None
-        fetched = self.downloads.of(pod)
+        fetched = self.readers.downloads.of(pod)
         return replace(pod, fault=fault, fetched=fetched) if fault or fetched else pod
 
     def _gateway(self, own: OwnObject, refusals: Refusals) -> GatewayView:
         namespace = own.key.namespace
         return GatewayView(
             namespace=namespace,
-            needed=bool(self.cache.services(namespace)),
+            needed=self.cache.serves(namespace),
             settings=self.settings,
             objects=self.cache.objects(own.uid),
             pods=self.cache.pods(own.uid),
@@ -194,7 +190,8 @@ class Observer:
         )
 
     def _nodes(self) -> tuple[NodeView, ...] | None:
-        return None if self.settings.watch_namespaces else self.capacity.of(self.cache.nodes())
+        capacity = self.readers.capacity
+        return None if capacity is None else capacity.of(self.cache.nodes())
 
     def _model(self, own: OwnObject) -> LeptonModel | None:
         if own.model is None:
@@ -239,10 +236,4 @@ def _owned_by(own: OwnObject) -> Callable[[Value], bool]:
 
 
 def _within(namespace: str | None) -> Callable[[Value], bool]:
-    return lambda value: namespace is None or _namespace(value) == namespace
-
-
-def _namespace(value: Value) -> str:
-    if isinstance(value, OwnObject):
-        return value.key.namespace
-    return "" if isinstance(value, NodeView) else value.namespace
+    return lambda value: namespace is None or namespace_of(value) == namespace

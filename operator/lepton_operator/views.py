@@ -141,6 +141,11 @@ class PodView:
     def finished(self) -> bool:
         return self.phase in ("Succeeded", "Failed")
 
+    @property
+    def stays_ready(self) -> bool:
+        """Whether it is ready, and not about to go."""
+        return self.ready and not (self.deleting or self.gone)
+
     def container(self, name: str) -> ContainerView | None:
         """Return the container or init container of this name."""
         every = (*self.containers, *self.init_containers)
@@ -291,15 +296,26 @@ class TrainingView:
     told: Told | None = None
 
 
+class VersionUse(NamedTuple):
+    """A version that a service uses: its spec names it (`pinned`), or its status has pods of it."""
+
+    version: int
+    pinned: bool
+
+
 @dataclass(frozen=True, slots=True)
 class ModelView:
-    """What a LeptonModel's plan reads: `jobs` name it in output.model, `services` serve it."""
+    """What a LeptonModel's plan reads: `jobs` name it in output.model, services have `uses`.
+
+    Of a thousand services no more is read than which versions they use: every one of them would
+    have to be looked at whenever one changes.
+    """
 
     model: LeptonModel
     defaults: Defaults
     pods: tuple[PodView, ...] = ()
     jobs: tuple[TrainingJob, ...] = ()
-    services: tuple[InferenceService, ...] = ()
+    uses: frozenset[VersionUse] = frozenset()
     nodes: tuple[NodeView, ...] | None = None
     refusals: tuple[Refusal, ...] = ()
 
@@ -318,7 +334,8 @@ class InferenceView:
 
     `ports` are the door's ports in this namespace, each with the Service that it belongs to.
     `doors` are the pods of the namespace's door, `traffic` what they told, by their UIDs: they are
-    asked only while some pod of the namespace drains.
+    asked only while some pod of the namespace drains. `listening` are the ports on which each door
+    takes connections: told only while some Service of the namespace leads past the doors.
     """
 
     service: InferenceService
@@ -332,6 +349,7 @@ class InferenceView:
     refusals: tuple[Refusal, ...] = ()
     doors: tuple[PodView, ...] = ()
     traffic: Mapping[str, DoorTold] = field(default_factory=dict)
+    listening: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

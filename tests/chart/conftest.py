@@ -24,6 +24,7 @@ CASES: Mapping[str, Values] = {
     "watch-namespaces": {"watchNamespaces": [*TEAMS]},
     "door": {"door": {"namespaces": [*TEAMS]}},
     "cert-manager": {"door": {"namespaces": [*TEAMS], "certificates": {"issuer": "doors"}}},
+    "own-certificates": {"door": {"namespaces": [*TEAMS], "certificates": {"create": False}}},
     "no-priority-classes": {
         "priorityClasses": {"training": {"name": ""}, "inference": {"name": ""}}
     },

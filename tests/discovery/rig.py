@@ -94,7 +94,7 @@ class Envoy:
     log: Path
 
     async def ask(self, path: str) -> str:
-        return await asyncio.to_thread(self.admin._text, path)
+        return await asyncio.to_thread(self.admin.text, path)
 
     async def until(self, path: str, text: str, *, absent: bool = False) -> str:
         """Wait until what Envoy tells at a path holds a text, or does so no more."""

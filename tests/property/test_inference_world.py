@@ -158,6 +158,12 @@ class ServingWorld(World):
             if door.name not in self.silent
         }
 
+    def listening(self) -> dict[str, frozenset[int]]:
+        """Where the doors that answer listen: at the port of the Service, if it has one."""
+        ports = {found.door_port for found in self.services.values()}
+        told = frozenset(port for port in ports if port is not None)
+        return {door.uid: told for door in self.doors() if door.name not in self.silent}
+
     def as_told(self, pod: PodView) -> PodView:
         """Return the pod with what the doors say of it: nothing once it drains."""
         gets_requests = pod.ready and names.DRAINING not in pod.annotations
@@ -222,6 +228,7 @@ class InferenceWorld(RuleBasedStateMachine):
             nodes=tuple(world.nodes.values()),
             doors=self.world.doors(),
             traffic=self.world.traffic(),
+            listening=self.world.listening(),
         )
         found = plan(view, world.now)
         self.must_leave_enough(view, found)
@@ -444,6 +451,7 @@ class InferenceWorld(RuleBasedStateMachine):
         if self.service.spec.rollout is not None and self.service.spec.rollout.strategy == "Surge":
             self.world.room[NODES[1]] = 1
         self.world.in_flight.clear()
+        self.world.silent.clear()
         self.mend_what_is_to_serve()
         self.come_to_rest()
         self.must_rest_for_a_reason()

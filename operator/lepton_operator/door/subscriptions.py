@@ -42,11 +42,15 @@ class _Sent:
 
 @dataclass(slots=True)
 class _Subscription:
-    """What a door has of one kind: `versions` by name, as far as it was sent or as it told."""
+    """What a door has of one kind: `versions` by name, as far as it was sent or as it told.
+
+    `brought`: the names by service that it had when it came.
+    """
 
     whole: bool
     names: set[str] = field(default_factory=set)
     versions: dict[str, str] = field(default_factory=dict)
+    brought: dict[str, list[str]] = field(default_factory=dict)
     waiting: set[str] = field(default_factory=set)
     owes_first: bool = False
     sent: _Sent | None = None
@@ -87,10 +91,9 @@ class Subscriptions:
             subscription.waiting.add(name)
 
     def review(self, service: str) -> None:
-        """Look again at all that the door has of a service."""
+        """Look again at all that the door brought of a service: what it was sent is known."""
         for subscription in self._subscriptions.values():
-            has = subscription.versions
-            subscription.waiting.update(name for name in has if service_of(name) == service)
+            subscription.waiting.update(subscription.brought.pop(service, ()))
 
     def answer(self) -> DeltaDiscoveryResponse | None:
         """Return what is to be sent now, if anything is and the door answered the last."""
@@ -107,6 +110,8 @@ class Subscriptions:
         asked = set(request.resource_names_subscribe)
         whole = EVERYTHING in asked or (not asked and kind in _WHOLE_KINDS)
         found = _Subscription(whole, asked - {EVERYTHING}, dict(request.initial_resource_versions))
+        for name in found.versions:
+            found.brought.setdefault(service_of(name), []).append(name)
         found.waiting = found.names | found.versions.keys()
         if whole:
             found.waiting.update(self._shelf.names(kind))

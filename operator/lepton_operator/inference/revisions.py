@@ -47,7 +47,13 @@ def wanted(view: InferenceView, target: Target) -> Wanted | Blocked:
     found = next(_recorded(view, name), None)
     if found is None and (refusal := _too_old(view.defaults.triton)):
         return Blocked(ServingReason.SERVER_TOO_OLD, refusal)
-    return Wanted(name, view.service, target, found or resolve(view.service, view.defaults))
+    made = resolve(view.service, view.defaults, _size_bytes(view, target))
+    return Wanted(name, view.service, target, found or made)
+
+
+def _size_bytes(view: InferenceView, target: Target) -> int | None:
+    listed = view.model.status.versions if view.model is not None else ()
+    return next((each.size_bytes for each in listed if each.digest == target.digest), None)
 
 
 def recorded(view: InferenceView, name: str | None) -> Wanted | None:

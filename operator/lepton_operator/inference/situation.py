@@ -70,7 +70,16 @@ class Situation:
     @property
     def has_door(self) -> bool:
         """Whether requests can come in by a door."""
-        return any(pod.ready and not (pod.deleting or pod.gone) for pod in self.view.doors)
+        return bool(self._open_doors)
+
+    def is_listened_on(self, port: int) -> bool:
+        """Whether there are doors, and every one that gets connections takes them on this port."""
+        told = self.view.listening
+        return self.has_door and all(port in told.get(pod.uid, ()) for pod in self._open_doors)
+
+    @property
+    def _open_doors(self) -> list[PodView]:
+        return [pod for pod in self.view.doors if pod.stays_ready]
 
     @property
     def is_past_doors(self) -> bool:
@@ -96,6 +105,8 @@ class Situation:
 
 def drains(view: InferenceView, pods: Fleet, now: datetime) -> tuple[Drain, ...]:
     """Return how far the draining pods are, by what the doors told."""
+    if not pods.draining:
+        return ()
     silent = lost_nodes(view.nodes, view.defaults.node_not_ready_seconds)
     lost = {node for node, at in silent.items() if at <= now}
     doors = [Door(pod, pod.node in lost) for pod in view.doors]

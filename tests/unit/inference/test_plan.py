@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -233,24 +234,57 @@ PAST_DOORS = a_kubernetes_service(
 )
 
 
-def past_doors(*, door: bool, announced: int | None = PORT) -> Plan:
-    """A service from before there were doors."""
-    service = replace(PAST_DOORS, announced_port=announced)
-    doors = (a_door(),) if door else (a_door(ready=False),)
-    view = a_view(a_service(), a_pod(ready=True), kubernetes_service=service, doors=doors)
+Told = Sequence[tuple[PodView, Collection[int]]]
+"""Doors, each with the ports that it told."""
+
+
+def past_doors(told: Told, *, announced: int | None = PORT) -> Plan:
+    """A service from before there were doors, by what its doors told of their ports."""
+    view = a_view(
+        a_service(),
+        a_pod(ready=True),
+        kubernetes_service=replace(PAST_DOORS, announced_port=announced),
+        doors=tuple(door for door, _ in told),
+        listening={door.uid: frozenset(ports) for door, ports in told if ports},
+    )
     return plan(settled(view), NOW)
 
 
 @pytest.mark.parametrize("door", [True, False])
 def test_the_doors_learn_the_port_of_an_old_service_before_it_leads_to_them(*, door: bool) -> None:
-    (patch,) = past_doors(door=door, announced=None).patch
+    (patch,) = past_doors([(a_door(ready=door), [PORT])], announced=None).patch
     assert patch.body.keys() == {"metadata"}
     assert int(patch.body["metadata"]["annotations"][names.DOOR_PORT]) in names.DOOR_PORTS
 
 
-def test_an_old_service_leads_to_its_pods_until_a_door_is_ready() -> None:
-    assert past_doors(door=False) == Plan()
-    (patch,) = past_doors(door=True).patch
+LISTENS, LISTENS_FOR_OTHERS = (PORT, PORT + 1), (PORT + 1,)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        pytest.param([], id="there is none"),
+        pytest.param([(a_door(ready=False), LISTENS)], id="none is ready"),
+        pytest.param([(a_door(), ())], id="it has not told where it listens"),
+        pytest.param([(a_door(), LISTENS_FOR_OTHERS)], id="it listens for others only"),
+        pytest.param([(a_door(), LISTENS), (a_door(1), ())], id="one of two listens"),
+        pytest.param([(a_door(deleting=True), LISTENS)], id="it leaves"),
+    ],
+)
+def test_an_old_service_leads_to_its_pods_while_of_the_doors(told: Told) -> None:
+    assert past_doors(told) == Plan()
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        pytest.param([(a_door(), LISTENS)], id="the only one"),
+        pytest.param([(a_door(), LISTENS), (a_door(1), LISTENS)], id="both"),
+        pytest.param([(a_door(), LISTENS), (a_door(1, ready=False), ())], id="one that is ready"),
+    ],
+)
+def test_an_old_service_is_led_to_the_doors_once_they_listen_there(told: Told) -> None:
+    (patch,) = past_doors(told).patch
     assert patch.body["spec"]["selector"][names.ROLE] == "door"
     assert {each["targetPort"] for each in patch.body["spec"]["ports"]} == {PORT}
     assert patch.body["metadata"]["annotations"] == {names.DOOR_PORT: None}
@@ -261,7 +295,7 @@ def test_an_old_service_is_ready_without_a_door() -> None:
     ready = find(status(plan(view, NOW)).conditions, "Ready")
     assert ready is not None
     assert (ready.status, ready.reason) == ("True", "Serving")
-    assert "directly until a door of this namespace is ready" in ready.message
+    assert "directly until the doors of this namespace are ready" in ready.message
 
 
 def test_other_limits_replace_no_pod() -> None:

@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
 
 from lepton_operator.cache import Cache, Key
 from lepton_operator.downloads import TELL_SECONDS, Downloads
+from lepton_operator.inquiry import MAX_BYTES, Inquiry, inquiry
 from lepton_operator.views import Fetched
 from tests.unit.runtime import objects
 
@@ -37,15 +37,15 @@ class Pod:
 class Asking:
     """A Downloads over a cache, and whom it woke."""
 
-    def __init__(self, cache: Cache, port: int, session: aiohttp.ClientSession) -> None:
+    def __init__(self, cache: Cache, port: int, asking: Inquiry) -> None:
         self.now = 0.0
         self.woken: list[Key] = []
         self.cache = cache
         self._downloads = Downloads(cache, port, lambda: self.now)
-        self._session = session
+        self._asking = asking
 
     async def once(self) -> Fetched | None:
-        await self._downloads.ask_all(self._session, self.woken.append)
+        await self._downloads.ask_all(self._asking, self.woken.append)
         (pod,) = self.cache.pods("svc-1")
         return self._downloads.of(pod)
 
@@ -67,8 +67,8 @@ async def asking(pod: Pod, body: dict[str, Any]) -> AsyncIterator[Asking]:
     cache = Cache("nvidia.com/gpu")
     cache.put("InferenceService", objects.service())
     cache.put("Pod", body)
-    async with aiohttp.ClientSession(auto_decompress=False) as session:
-        yield Asking(cache, runner.addresses[0][1], session)
+    async with inquiry() as found:
+        yield Asking(cache, runner.addresses[0][1], found)
     await runner.cleanup()
 
 
@@ -118,7 +118,7 @@ async def test_what_is_fetched_is_no_longer_told() -> None:
         b'{"fetchedBytes": -1, "totalBytes": 1}',
         b'{"fetchedBytes": "1", "totalBytes": 2}',
         b'{"fetchedBytes": 0, "totalBytes": 0}',
-        b'{"fetchedBytes": 1, "totalBytes": 2' + b" " * 5000 + b"}",
+        b'{"fetchedBytes": 1, "totalBytes": 2' + b" " * MAX_BYTES + b"}",
         b"[" * 5000,
     ],
     ids=[
