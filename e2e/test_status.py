@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from e2e.cluster.target import Target
 from e2e.jobs import model, service, training_job
 from e2e.kstatus import kstatus
 from e2e.kubectl import Kubectl, Manifest
 from e2e.models import bucket_of, upload, upload_digits
+from e2e.processes import processes_of
 from e2e.test_models import ready, stalled
 from e2e.test_serving import serves, service_of
 from e2e.test_training import NO_GPU, completes
@@ -103,8 +109,8 @@ def client(namespace: Kubectl, name: str) -> Iterator[Callable[[int], int]]:
         answer.read()
         return answer.status
 
-    yield look_up
-    connection.close()
+    with closing(connection):
+        yield look_up
 
 
 def test_a_pod_that_is_ready_and_fails_its_requests_is_named(
@@ -135,6 +141,41 @@ def test_a_pod_that_is_ready_and_fails_its_requests_is_named(
         found = wait_until(lambda: service_of(namespace, "table"), is_ready, "a pod is named")
     assert found is not None
     assert found["status"]["lastFailure"]["reason"] == "RequestsFail"
+
+
+@contextmanager
+def stopped(pod: Manifest) -> Iterator[None]:
+    """Have the pod's server stand still for a while."""
+    servers = processes_of(pod["metadata"]["uid"], running=b"tritonserver")
+    assert servers
+    for pid in servers:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in servers:
+            os.kill(pid, signal.SIGCONT)
+
+
+def test_a_pod_that_stops_answering_takes_ready_away(namespace: Kubectl, installed: Target) -> None:
+    if installed.embedded is None:
+        pytest.skip("Triton's process is on another machine")
+    namespace.apply(model("digits", source=upload_digits(namespace)), service("digits"))
+    serves(namespace, "digits", version=1)
+    pod = namespace.get("pod", "digits-serve-0")
+    assert pod is not None
+    with stopped(pod):
+        found = wait_until(
+            lambda: service_of(namespace, "digits"),
+            lambda each: has_reason(each, "NotAnswering"),
+            "a pod is named",
+        )
+        assert found is not None
+        assert condition(found, "Ready")["status"] == "False"
+        assert kstatus(found) == "InProgress"
+        assert [each["pod"] for each in found["status"]["waiting"]] == ["digits-serve-0"]
+    found = serves(namespace, "digits", version=1)
+    assert found["status"]["lastFailure"]["reason"] == "NotAnswering"
 
 
 def test_a_model_that_cannot_be_fetched_says_how_many_bytes_came(namespace: Kubectl) -> None:

@@ -77,7 +77,7 @@ MODULES = (
     Module("versitygw", {"versitygw": "github.com/versity/versitygw/cmd/versitygw"}, minutes=1),
     Module("helm", {"helm": "helm.sh/helm/v3/cmd/helm"}, minutes=1),
     Module("pause", {"pause": "."}, minutes=0.2),
-    Module("kstatus", {"kstatus": "."}, minutes=0.5),
+    Module("kstatus", {"kstatus": "."}, minutes=1),
     Module("k6", {"k6": "go.k6.io/k6"}, minutes=1),
 )
 # Who only wants a cluster does not wait for what tests it: that is built when it is asked for.

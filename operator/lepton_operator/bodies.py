@@ -121,6 +121,7 @@ def pod_view(body: Body) -> PodView:
         ip=status.get("podIP"),
         ready=ready.get("status") == "True",
         ready_since=_true_since(ready),
+        unready_since=_since(ready, "False"),
         scheduled=conditions.get("PodScheduled", {}).get("status") == "True",
         scheduled_since=_true_since(conditions.get("PodScheduled", {})),
         sandbox_since=_true_since(conditions.get("PodReadyToStartContainers", {})),
@@ -293,8 +294,12 @@ def _disruption(conditions: Mapping[str, Body]) -> str:
 
 
 def _true_since(condition: Body) -> datetime | None:
-    is_true = condition.get("status") == "True"
-    return _optional_time(condition.get("lastTransitionTime")) if is_true else None
+    return _since(condition, "True")
+
+
+def _since(condition: Body, status: str) -> datetime | None:
+    is_so = condition.get("status") == status
+    return _optional_time(condition.get("lastTransitionTime")) if is_so else None
 
 
 def _leaves_by(metadata: Body, spec: Body, conditions: Mapping[str, Body]) -> datetime | None:

@@ -114,6 +114,7 @@ class PodView:
     ip: str | None = None
     ready: bool = False
     ready_since: datetime | None = None
+    unready_since: datetime | None = None
     scheduled: bool = False
     scheduled_since: datetime | None = None
     sandbox_since: datetime | None = None  # its volumes and its network are there

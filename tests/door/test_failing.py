@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import threading
@@ -16,7 +17,10 @@ import pytest
 
 from images.door.admin import Host, Place
 from images.door.failing import ENOUGH_ERRORS, Failing, Failure, State, judged
+from lepton_operator.cache import Cache, Key
+from lepton_operator.outliers import Outliers
 from tests.door.conftest import Doors, RunningDoor, get
+from tests.unit.runtime import objects
 
 DIGITS = "digits-0/http"
 AT = Place(DIGITS, "10.0.0.1:8000")
@@ -165,6 +169,26 @@ def test_errors_of_grpc_are_errors(doors: Doors) -> None:
     watch.close()
     server.stop(0)
     assert told["what"] == "answered with gRPC status 13"
+
+
+async def test_the_operator_hears_it(doors: Doors, pods: Callable[[], Pod]) -> None:
+    only = pods()
+    only.status = 500
+    door, port = started(doors, only.address)
+    cache = Cache("nvidia.com/gpu")
+    cache.put("InferenceService", objects.service("digits-0"))
+    cache.put("Pod", objects.door_pod())
+    outliers, woken = Outliers(cache, door.port), list[Key]()
+    hearing = asyncio.create_task(outliers.run(woken.append))
+    await asyncio.to_thread(ask, port, ENOUGH_ERRORS)
+    async with asyncio.timeout(LIMIT_SECONDS):
+        while not woken:  # noqa: ASYNC110 - a task hears it
+            await asyncio.sleep(0.05)
+    hearing.cancel()
+    (fault,) = outliers.of("team", "digits-0").values()
+    await asyncio.gather(hearing, return_exceptions=True)
+    assert (fault.what, fault.ejected) == ("answered with HTTP status 500", False)
+    assert woken == [Key("InferenceService", "team", "digits-0")]
 
 
 def test_requests_that_are_wrong_themselves_are_no_failure_of_the_pod(

@@ -43,6 +43,7 @@ class ServingReason(StrEnum):
 
     # What keeps requests from it, or from being answered.
     REQUESTS_FAIL = "RequestsFail"
+    NOT_ANSWERING = "NotAnswering"
     DOOR_NOT_READY = "DoorNotReady"
 
     # What keeps it from being made.

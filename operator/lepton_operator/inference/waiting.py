@@ -49,10 +49,10 @@ def explain(pod: PodView, asked: Asked) -> Diagnosis:
     if pod.fault is not None and pod.ready and not pod.deleting:
         return _fault(pod.fault)
     found = diagnose(pod, asked)
-    if found.reason == PodReason.STARTING and pod.fetched is not None:
-        return Diagnosis(ServingReason.STARTING, _fetching(pod.fetched))
     if pod.phase == "Failed" and found.reason not in (PodReason.EVICTED, PodReason.DRAINING):
         return Diagnosis(ServingReason.POD_FAILED, f"The pod failed: {found.message}")
+    if found.reason == PodReason.STARTING:
+        return _start(pod) or found
     if found.reason != PodReason.CRASH_LOOP:
         return found
     container = next(iter(failing(pod)))
@@ -73,6 +73,28 @@ def _fault(fault: Fault) -> Diagnosis:
         f"{fault.what}, and nothing without an error. {way}. Its log says why; delete it if a new "
         "one would do better, or serve another version.",
     )
+
+
+def _start(pod: PodView) -> Diagnosis | None:
+    stopped = _stopped_answering(pod)
+    if stopped is not None:
+        return Diagnosis(
+            ServingReason.NOT_ANSWERING,
+            f"The pod was ready, and is not since {clock(stopped)}: its model does not answer the "
+            "kubelet's probe. Its log says why; it is started again if Triton itself answers no "
+            "more either.",
+        )
+    if pod.fetched is not None:
+        return Diagnosis(ServingReason.STARTING, _fetching(pod.fetched))
+    return None
+
+
+def _stopped_answering(pod: PodView) -> datetime | None:
+    """Return since when a pod is not ready whose server has been, since it was started."""
+    server, since = pod.container(TRITON), pod.unready_since
+    if server is None or server.state != "running" or server.started is None or since is None:
+        return None
+    return since if since > server.started else None
 
 
 def _fetching(fetched: Fetched) -> str:
@@ -191,14 +213,14 @@ def last_failure(fleet: Fleet, recorded: LastFailure | None, asked: Asked) -> La
 
 def _failures(pod: PodView, asked: Asked) -> Iterator[LastFailure]:
     crashed = [container for container in failing(pod) if _ended_at(container) is not None]
-    fault = pod.fault if pod.ready else None
-    if pod.phase != "Failed" and not crashed and fault is None:
+    stopped = pod.fault.since if pod.ready and pod.fault else _stopped_answering(pod)
+    if pod.phase != "Failed" and not crashed and stopped is None:
         return
     found = explain(pod, asked)
     if found.reason in TRANSIENT:
         return
     times = [at for each in crashed if (at := _ended_at(each)) is not None]
-    times += [fault.since] if fault is not None else []
+    times += [stopped] if stopped is not None else []
     yield LastFailure(
         pod=pod.name,
         reason=str(found.reason),

@@ -8,7 +8,7 @@ import pytest
 
 from lepton_operator.conditions import find, is_true
 from lepton_operator.inference.plan import plan
-from lepton_operator.views import Fault, InferenceView, PodView
+from lepton_operator.views import ContainerView, Fault, InferenceView, PodView
 from tests.builders import NOW, ago
 from tests.plans import deleted
 from tests.unit.inference.builders import (
@@ -146,3 +146,20 @@ def test_of_the_pods_that_are_too_many_one_that_fails_goes_first() -> None:
 def test_the_sentence_of_ready_says_what_is_to_do() -> None:
     text = message(plan(serving(failing(a_pod(ready=True))), NOW))
     assert "Its log says why; delete it if a new one would do better" in text
+
+
+def test_that_a_pod_stopped_answering_stays_known_when_it_answers_again() -> None:
+    triton = ContainerView("triton", "running", started=ago(60))
+    stopped = replace(a_pod(), unready_since=ago(9).replace(microsecond=0), containers=(triton,))
+    view = replace(serving(a_pod(ready=True)), pods=(stopped,))
+    found = status(plan(view, NOW))
+    ready = find(found.conditions, "Ready")
+    assert ready is not None
+    assert (ready.status, ready.reason) == ("False", "NotAnswering")
+    again = status(plan(replace(after(view, plan(view, NOW)), pods=(a_pod(ready=True),)), NOW))
+    assert is_true(again.conditions, "Ready")
+    assert again.last_failure is not None
+    assert (again.last_failure.reason, again.last_failure.time) == (
+        "NotAnswering",
+        stopped.unready_since,
+    )

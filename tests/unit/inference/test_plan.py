@@ -775,6 +775,24 @@ def test_in_a_rollout_that_fails_the_sentence_says_what_is_served_meanwhile() ->
         ),
         pytest.param(a_pod(), "Starting", "The pod runs and is not ready yet", id="it starts"),
         pytest.param(
+            a_pod(
+                unready_since=ago(60),
+                containers=(ContainerView("triton", "running", started=ago(30)),),
+            ),
+            "Starting",
+            "The pod runs and is not ready yet",
+            id="it was not ready before it was started",
+        ),
+        pytest.param(
+            a_pod(
+                unready_since=ago(30),
+                containers=(ContainerView("triton", "running", started=ago(60)),),
+            ),
+            "NotAnswering",
+            "The pod was ready, and is not since 03:59:30 UTC: its model does not answer",
+            id="it has stopped answering",
+        ),
+        pytest.param(
             a_pod(deleting=True), "Draining", "finishes what it has begun", id="it drains"
         ),
     ],

@@ -21,15 +21,16 @@ type judgement struct {
 func main() {
 	objects, answers := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
 	for {
-		var object map[string]any
-		err := objects.Decode(&object)
+		// It tells whole numbers from others, as kstatus needs them.
+		object := &unstructured.Unstructured{}
+		err := objects.Decode(object)
 		if errors.Is(err, io.EOF) {
 			return
 		}
 		if err != nil {
-			log.Fatalf("this is no JSON object: %v", err)
+			log.Fatalf("this is no Kubernetes object: %v", err)
 		}
-		found, err := status.Compute(&unstructured.Unstructured{Object: object})
+		found, err := status.Compute(object)
 		if err != nil {
 			log.Fatalf("kstatus cannot judge this object: %v", err)
 		}
