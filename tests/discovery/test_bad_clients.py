@@ -186,7 +186,7 @@ async def streamed(scene: Scene) -> str:
         try:
             await channel.stream_unary(UNARY)(messages())
         except grpc.aio.AioRpcError as error:
-            return error.code().name
+            return str(error.code().name)
     return "answered"
 
 
