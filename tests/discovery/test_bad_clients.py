@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import socket
 import struct
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import grpc
@@ -159,6 +161,51 @@ async def test_a_message_of_two_gigabytes_is_refused_and_never_held(scene: Scene
             peak = max(peak, scene.envoy.resident_bytes())
     assert client.count(Type.RST_STREAM) or client.ended.is_set()
     assert peak - before < 1.5 * BODY_BYTES
+    assert one.seen == []
+    assert await still_answers(scene, one)
+
+
+def poured(port: int, ended: threading.Event) -> str:
+    """Send a body without end as fast as the door takes it; return the first line of the answer."""
+    head, wrapped = chunked(TWO_GB)
+    piece = wrapped(bytes(MIB))
+    with socket.create_connection(("127.0.0.1", port), 20) as client, suppress(OSError):
+        client.sendall(head)
+        while not ended.is_set() and not select.select([client], [], [], 0)[0]:
+            client.sendall(piece)
+        return client.recv(1024).decode().partition("\r\n")[0]
+    return "reset"
+
+
+async def streamed(scene: Scene) -> str:
+    async def messages() -> AsyncIterator[bytes]:
+        while True:
+            yield bytes(MIB)
+
+    async with scene.channel() as channel:
+        try:
+            await channel.stream_unary(UNARY)(messages())
+        except grpc.aio.AioRpcError as error:
+            return str(error.code().name)
+    return "answered"
+
+
+async def test_many_large_bodies_at_once_leave_the_door_within_its_memory(scene: Scene) -> None:
+    """Each is allowed: 24 of 1 GB in a door of 512 MB. Without a bound they took all of 3.5 GB."""
+    one = await served(scene, body_bytes=1 << 30)
+    ended = threading.Event()
+    http = [asyncio.to_thread(poured, scene.port, ended) for _ in range(16)]
+    clients = asyncio.gather(*http, *(streamed(scene) for _ in range(8)))
+    peak, end = 0, time.monotonic() + 20
+    while not clients.done() and time.monotonic() < end:
+        peak = max(peak, scene.envoy.own_bytes())
+        await asyncio.sleep(0.02)
+    ended.set()
+    told = await clients
+    assert peak < 512 * MIB
+    assert any(each.startswith("HTTP/1.1 503 ") for each in told), told
+    assert "answered" not in told
+    await comes_to(scene, one, 0)
     assert one.seen == []
     assert await still_answers(scene, one)
 

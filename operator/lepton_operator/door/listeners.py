@@ -69,6 +69,9 @@ _TOO_MANY_REQUESTS = 429
 _INTERNAL_ERROR = 500
 _PAYLOAD_TOO_LARGE = 413
 _REQUEST_TIMEOUT = 408
+# What Envoy itself answers where it sheds load; a pod's own 500 is left as it is.
+_OUT_OF_MEMORY = 500
+_UNAVAILABLE = 503
 _RESOURCE_EXHAUSTED = "8"
 _DEADLINE_EXCEEDED = "4"
 _REVISION_OF_THE_POD = f"%UPSTREAM_METADATA({METADATA}:{REVISION})%"
@@ -284,6 +287,12 @@ _REPLIES = [
     ),
     _reply(_flagged(_TIMEOUT), _LATE_SENTENCE),
     _reply(_status(_REQUEST_TIMEOUT), _SLOW_SENTENCE),
+    _reply(
+        _status(_OUT_OF_MEMORY),
+        "This door has no memory left for so many large requests at once; try again later.",
+        _RETRY_AFTER,
+        code=_UNAVAILABLE,
+    ),
     _reply(
         _flagged(_NO_POD),
         "No pod of this InferenceService takes requests now; its status says why.",

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from lepton_operator import names
 from lepton_operator.build import serving
 from lepton_operator.build.serving import Target
-from tests.builders import defaults
+from lepton_operator.inference.plan import plan
+from tests.builders import NOW, a_model, defaults
 from tests.conftest import Golden
-from tests.unit.inference.builders import PORT, a_service, digest, revision
+from tests.unit.inference.builders import PORT, a_service, a_view, digest, revision
 
 TARGET = Target("digits", 3, digest(3))
 
@@ -130,7 +133,7 @@ def test_versions_are_compared_as_numbers(version: str, floor: str, *, older: bo
     assert serving.is_older(version, floor) is older
 
 
-def volumes(pod: dict[str, Any]) -> dict[str, Any]:
+def volumes(pod: Mapping[str, Any]) -> dict[str, Any]:
     return {each["name"]: each["emptyDir"] for each in pod["spec"]["volumes"] if "emptyDir" in each}
 
 
@@ -178,6 +181,16 @@ def test_the_models_folder_is_bounded_by_the_size_of_the_version(
     resolved = serving.resolve(service, defaults(), model_bytes)
     pod = serving.serving_pod(service, 0, revision(3, service), TARGET, resolved)
     assert volumes(pod)["models"] == bound
+
+
+def test_the_size_of_a_version_reaches_its_pods_by_the_models_status() -> None:
+    version = {"version": 1, "digest": digest(1), "sizeBytes": 5 * 2**20}
+    listed = {"versions": [version], "served": {"version": 1, "digest": digest(1)}}
+    found = plan(a_view(model=a_model(status=listed)), NOW)
+    (pod,) = [each.manifest for each in found.create if each.manifest["kind"] == "Pod"]
+    assert volumes(pod)["models"] == {"sizeLimit": "69Mi"}
+    resolved = serving.Resolved.model_validate_json(pod["metadata"]["annotations"][names.RESOLVED])
+    assert resolved.models_space == "69Mi"
 
 
 def test_spread_and_eviction_are_preferred_and_allowed_unless_a_service_says_otherwise() -> None:
