@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
@@ -102,7 +102,7 @@ def judged(
         figures,
         (*problem, *_missed(event, figures)),
         tuple(_too_slow(requests)),
-        tuple(_sentence(each, at) for each in failed),
+        tuple(_failures(failed, heard.lost, at)),
         frozenset(each.version for each in requests if each.version),
     )
 
@@ -133,8 +133,9 @@ def _rate(requests: Sequence[Request]) -> float:
     return (len(requests) - 1) / (requests[-1].at - requests[0].at)
 
 
-def _sentence(failed: Request, at: float) -> str:
-    return (
-        f"{failed.at - at:+.2f} s after the event, {failed.client}, after {failed.ms:.0f} ms: "
-        f"{failed.error[:200]}"
-    )
+def _failures(failed: Iterable[Request], lost: int, at: float) -> Iterator[str]:
+    if lost:
+        yield f"{lost} requests had not ended when all should have"
+    for each in failed:
+        when = f"{each.at - at:+.2f} s after the event"
+        yield f"{when}, {each.client}, after {each.ms:.0f} ms: {each.error[:200]}"
