@@ -21,7 +21,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 from e2e.cluster import tool
 from e2e.kubectl import Kubectl
 from e2e.load import requests
-from e2e.load.requests import Request
+from e2e.load.requests import Heard, Request
 from e2e.waiting import WaitedTooLongError, wait_until
 from tests.fixtures import onnx_models
 
@@ -57,17 +57,22 @@ class Load:
                 raise RuntimeError(f"{process.args!r} ended with code {process.returncode}")
         return requests.read(self.files)
 
-    def until_now(self) -> list[Request]:
-        """Return the requests that were begun before now, as soon as all of them have ended."""
+    def until_now(self) -> Heard:
+        """Return what became of the requests that were begun before now, once all have ended."""
         now = time.time()
-        # One that never ends is missing, which `lost` tells.
+        # What never ends is counted.
         with suppress(WaitedTooLongError):
             wait_until(
-                self.so_far,
-                lambda found: requests.is_complete(found, CLIENTS, now),
+                lambda: self._heard(now),
+                lambda found: found is not None and found.lost == 0,
                 "all requests end",
             )
-        return [each for each in self.so_far() if each.at < now]
+        found = self._heard(now)
+        assert found is not None, "a client begins no requests any more"
+        return found
+
+    def _heard(self, moment: float) -> Heard | None:
+        return requests.heard(self.so_far(), CLIENTS, moment)
 
     def _all_answered(self) -> bool:
         good = {each.client for each in self.so_far() if not each.error}

@@ -37,30 +37,27 @@ def read(files: Iterable[Path]) -> list[Request]:
     return sorted(found, key=lambda each: each.at)
 
 
-def is_complete(requests: Iterable[Request], clients: Sequence[str], until: float) -> bool:
-    """Whether all that the clients began before this time have ended.
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What became of all requests that were begun before a moment, and how many never ended."""
 
-    A client numbers its requests as it begins them: one that has begun a later one, and whose
-    earlier numbers are all there, misses none.
+    requests: Sequence[Request]
+    lost: int = 0
+
+
+def heard(requests: Iterable[Request], clients: Iterable[str], moment: float) -> Heard | None:
+    """Return what is heard so far; None as long as a client has begun nothing after the moment.
+
+    A client numbers its requests as it begins them. Its threads may look at the clock in another
+    order, so what counts is what has a smaller number than any that was begun later.
     """
     every = list(requests)
-    return all(
-        _is_complete([each for each in every if each.client == one], until) for one in clients
-    )
-
-
-def _is_complete(requests: Sequence[Request], until: float) -> bool:
-    numbers = {each.number for each in requests}
-    later = [each.number for each in requests if each.at >= until]
-    return bool(later) and numbers >= set(range(min(later)))
-
-
-def lost(requests: Iterable[Request]) -> int:
-    """Return how many were begun of which nothing was heard again."""
-    numbers: dict[str, set[int]] = {}
-    for each in requests:
-        numbers.setdefault(each.client, set()).add(each.number)
-    return sum(max(seen) + 1 - len(seen) for seen in numbers.values())
+    later = [each for each in every if each.at >= moment]
+    first = {one: [each.number for each in later if each.client == one] for one in clients}
+    if not all(first.values()):
+        return None
+    before = [each for each in every if each.number < min(first[each.client])]
+    return Heard(before, sum(map(min, first.values())) - len(before))
 
 
 def in_flight(requests: Iterable[Request], moment: float) -> int:

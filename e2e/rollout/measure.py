@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
 from e2e.cluster.target import Target
 from e2e.kubectl import Kubectl, KubectlError
-from e2e.load import CLIENTS, Request, load
-from e2e.load.requests import gap_seconds, in_flight, lost, percentile_ms
+from e2e.load import CLIENTS, Heard, Request, load
+from e2e.load.requests import gap_seconds, in_flight, percentile_ms
 from e2e.rollout.events import Event
 from e2e.rollout.said import Sayings, listening
 from e2e.rollout.stage import Stage, stage
@@ -80,18 +80,18 @@ def _done(event: Event, made: Stage) -> tuple[float, list[str]]:
 
 def judged(
     event: Event,
-    requests: Sequence[Request],
+    heard: Heard,
     at: float,
     said: Sayings,
     problem: Sequence[str] = (),
 ) -> Measured:
     """Hold the requests against the bars of an event that happened at this time."""
+    requests = heard.requests
     failed = [each for each in requests if each.error]
-    missing = lost(requests)
     began = failed[0].at if failed else requests[-1].end
     figures = Figures(
-        requests=len(requests) + missing,
-        failed=len(failed) + missing,
+        requests=len(requests) + heard.lost,
+        failed=len(failed) + heard.lost,
         worst_ms=max(each.ms for each in requests),
         p99_ms=percentile_ms(requests, 0.99),
         in_flight_at_event=in_flight(requests, at),
@@ -102,7 +102,7 @@ def judged(
         figures,
         (*problem, *_missed(event, figures)),
         tuple(_too_slow(requests)),
-        tuple(_sentence(each, at) for each in failed),
+        tuple(_failures(failed, heard.lost, at)),
         frozenset(each.version for each in requests if each.version),
     )
 
@@ -133,8 +133,9 @@ def _rate(requests: Sequence[Request]) -> float:
     return (len(requests) - 1) / (requests[-1].at - requests[0].at)
 
 
-def _sentence(failed: Request, at: float) -> str:
-    return (
-        f"{failed.at - at:+.2f} s after the event, {failed.client}, after {failed.ms:.0f} ms: "
-        f"{failed.error[:200]}"
-    )
+def _failures(failed: Iterable[Request], lost: int, at: float) -> Iterator[str]:
+    if lost:
+        yield f"{lost} requests had not ended when all should have"
+    for each in failed:
+        when = f"{each.at - at:+.2f} s after the event"
+        yield f"{when}, {each.client}, after {each.ms:.0f} ms: {each.error[:200]}"

@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from e2e.load import CLIENTS, Request
-from e2e.load.requests import gap_seconds, in_flight, is_complete, lost, percentile_ms, read
+from e2e.load import CLIENTS, Heard, Request
+from e2e.load.requests import (
+    gap_seconds,
+    heard,
+    in_flight,
+    percentile_ms,
+    read,
+)
 from e2e.rollout.events import Event
 from e2e.rollout.measure import judged
 from e2e.rollout.said import Saying, Sayings
@@ -46,16 +52,21 @@ def test_what_is_written_is_read_up_to_the_last_whole_line(tmp_path: Path) -> No
     assert read([tmp_path / "told", tmp_path / "not yet"]) == [whole]
 
 
-def test_requests_are_complete_once_every_client_has_ended_all_before_a_later_one() -> None:
+def test_a_request_that_was_begun_and_has_not_ended_is_lost() -> None:
     found = [request(0, 1.0), request(2, 3.0)]
-    assert not is_complete(found, ["keep_alive"], until=2.5)
-    assert is_complete([*found, request(1, 2.0)], ["keep_alive"], until=2.5)
-    assert not is_complete([request(0, 1.0)], ["keep_alive"], until=2.5)
+    assert heard(found, ["keep_alive"], 2.5) == Heard(found[:1], lost=1)
+    whole = [*found, request(1, 2.0)]
+    assert heard(whole, ["keep_alive"], 2.5) == Heard([whole[0], whole[2]])
 
 
-def test_a_request_that_never_ended_is_lost() -> None:
-    assert lost([request(0, 1.0), request(3, 2.0)]) == 2
-    assert lost(requests()) == 0
+def test_nothing_is_known_before_every_client_has_begun_a_later_one() -> None:
+    assert heard([request(0, 1.0)], ["keep_alive"], 2.5) is None
+    assert heard([request(0, 1.0), request(1, 3.0)], CLIENTS, 2.5) is None
+
+
+def test_a_request_that_looked_at_the_clock_late_is_not_lost() -> None:
+    found = [request(0, 1.0), request(2, 2.4), request(1, 2.6), request(3, 2.7)]
+    assert heard(found, ["keep_alive"], 2.5) == Heard(found[:1])
 
 
 def test_who_is_in_flight_has_begun_and_not_ended() -> None:
@@ -76,18 +87,23 @@ def test_a_gap_is_from_the_first_failure_to_the_first_answer_after_the_last() ->
 
 
 def test_nothing_is_missed_where_nothing_fails() -> None:
-    found = judged(never(), requests(), EVENT_AT, Sayings())
+    found = judged(never(), Heard(requests()), EVENT_AT, Sayings())
     assert (found.missed, found.too_slow, found.figures.failed) == ((), (), 0)
 
 
+def test_one_request_that_never_ends_is_one_too_many() -> None:
+    found = judged(never(), Heard(requests(), lost=1), EVENT_AT, Sayings())
+    assert (found.figures.failed, bool(found.missed)) == (1, True)
+
+
 def test_one_request_that_fails_is_one_too_many() -> None:
-    assert judged(never(), requests(7), EVENT_AT, Sayings()).missed
+    assert judged(never(), Heard(requests(7)), EVENT_AT, Sayings()).missed
 
 
 @pytest.mark.parametrize(("failed", "missed"), [([259, 260], False), ([259, 260, 261], True)])
 def test_a_kill_may_cut_what_was_on_its_way(failed: list[int], *, missed: bool) -> None:
     killed = Event(lambda _: EVENT_AT, may_cut=True)
-    found = judged(killed, requests(*failed), EVENT_AT + 0.001, Sayings())
+    found = judged(killed, Heard(requests(*failed)), EVENT_AT + 0.001, Sayings())
     assert found.figures.in_flight_at_event == 2 * len(CLIENTS)
     assert bool(found.missed) is missed
 
@@ -108,10 +124,11 @@ SENTENCE = "an old pod goes for it, and nothing answers for up to about 9 s"
 )
 def test_a_gap_must_be_said_before(sayings: list[Saying], *, missed: bool) -> None:
     gap = Event(lambda _: EVENT_AT, may_gap=True)
-    found = judged(gap, requests(*range(270, 320)), EVENT_AT, Sayings(sayings))
+    found = judged(gap, Heard(requests(*range(270, 320))), EVENT_AT, Sayings(sayings))
     assert found.figures.gap_s == pytest.approx(1.9)
     assert bool(found.missed) is missed
 
 
 def test_a_client_that_asks_too_seldom_proves_nothing() -> None:
-    assert len(judged(never(), requests(rate=20.0), EVENT_AT, Sayings()).too_slow) == len(CLIENTS)
+    found = judged(never(), Heard(requests(rate=20.0)), EVENT_AT, Sayings())
+    assert len(found.too_slow) == len(CLIENTS)
