@@ -16,6 +16,7 @@ from typing import Any
 from bench.inference import over_http
 from bench.installed import FIXTURE, Bench, installed, last_line, missed
 from bench.load import Client, Told, fill
+from bench.objects import SHARE
 from e2e.doors import doors_of
 from e2e.jobs import service
 from e2e.kubectl import Kubectl
