@@ -16,6 +16,7 @@ from typing import Any
 from bench.inference import over_http
 from bench.installed import FIXTURE, Bench, installed, last_line, missed
 from bench.load import Client, Told, fill
+from bench.objects import SHARE
 from e2e.doors import doors_of
 from e2e.jobs import service
 from e2e.kubectl import Kubectl
@@ -91,7 +92,13 @@ def serve(bench: Bench) -> None:
     """Have the pods served by two doors."""
     bench.kubectl.apply(
         bench.accepted_model(),
-        service(FIXTURE, replicas=REPLICAS, batching={"maxBatchSize": 1}, triton={"instances": 1}),
+        service(
+            FIXTURE,
+            resources=SHARE,
+            replicas=REPLICAS,
+            batching={"maxBatchSize": 1},
+            triton={"instances": 1},
+        ),
     )
     serves(bench.kubectl, FIXTURE, version=1)
     wait_until(lambda: doors_of(bench.kubectl), lambda found: len(found) == DOORS, "a pod runs")

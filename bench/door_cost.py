@@ -19,6 +19,7 @@ from bench.door_balance import address_of
 from bench.inference import Ask, over_grpc, over_http
 from bench.installed import FIXTURE, Bench, installed, last_line, missed
 from bench.load import Client, fill
+from bench.objects import SHARE
 from e2e.doors import cpu_seconds, doors_of
 from e2e.jobs import service
 from e2e.processes import processes_of
@@ -113,7 +114,7 @@ def wrong(figures: Mapping[str, Any]) -> Iterator[str]:
 
 def main() -> int:
     with installed() as bench:
-        bench.kubectl.apply(bench.accepted_model(), service(FIXTURE))
+        bench.kubectl.apply(bench.accepted_model(), service(FIXTURE, resources=SHARE))
         serves(bench.kubectl, FIXTURE, version=1)
         figures = asyncio.run(measure(rig(bench)))
     print(f"\n{'':<8}{'direct p50':>12}{'p99':>8}{'added p50':>12}{'p99 ms':>8}   a core's second:")

@@ -28,7 +28,7 @@ from bench.door_scale import MOST_MB, MOST_SCRAPE_SECONDS
 from bench.inference import over_http
 from bench.installed import FIXTURE, Bench, installed, last_line, missed
 from bench.load import Client, Told
-from bench.objects import inference_service, settle
+from bench.objects import SHARE, inference_service, settle
 from e2e.discovery import told_to_a_door_of
 from e2e.doors import Door, doors_of
 from e2e.installation import RELEASE, SYSTEM
@@ -179,7 +179,7 @@ def _led_since(kubectl: Kubectl, began: float) -> float:
 async def make_services(bench: Bench, count: int) -> None:
     """Make all services, the real ones first, and wait until every one is ready."""
     real = [_real(number) for number in range(SERVED)]
-    bench.kubectl.apply(*(service(name, FIXTURE) for name in real))
+    bench.kubectl.apply(*(service(name, FIXTURE, resources=SHARE) for name in real))
     for name in real:
         await asyncio.to_thread(serves, bench.kubectl, name, 1)
     began = time.monotonic()

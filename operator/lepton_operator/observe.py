@@ -42,6 +42,9 @@ _CHILD_KINDS: Mapping[str, tuple[str, ...]] = {
 }
 _WATCHED_CHILDREN = ("Pod", "Service", "Deployment", "PodDisruptionBudget", "NetworkPolicy")
 
+# Between them doors and watches have their turn.
+_OBJECTS_AT_A_TIME = 50
+
 View = TrainingView | ModelView | InferenceView | GatewayView
 Refusals = tuple[Refusal, ...]
 Own = TypeVar("Own", TrainingJob, LeptonModel, InferenceService)
@@ -126,7 +129,9 @@ class Observer:
         changes: list[Change] = []
         listing = self.cache.begin_listing(kind, covers)
         async for page in self.cluster.list_pages(kind, namespace, selector):
-            changes += self.cache.take(listing, page)
+            for first in range(0, len(page), _OBJECTS_AT_A_TIME):
+                changes += self.cache.take(listing, page[first : first + _OBJECTS_AT_A_TIME])
+                await asyncio.sleep(0)
         return changes + self.cache.end_listing(listing)
 
     def _training(self, own: OwnObject, refusals: Refusals) -> TrainingView:

@@ -36,6 +36,8 @@ _DRAIN_SECONDS = 10.0
 _END_OF_WATCHES_SECONDS = 3.0
 _RETRY_SECONDS = 1.0
 _RESYNC_SPREAD = 0.1
+# Doors come back within half a second; lists of thousands of objects would keep them waiting.
+_DOORS_FIRST_SECONDS = 1.0
 _COLLECTOR_THRESHOLDS = (20_000, 20, 20)
 
 _log = logs.logger(__name__)
@@ -215,6 +217,8 @@ async def _work_as_leader(parts: Parts) -> None:
 
 
 async def _reconcile(parts: Parts) -> None:
+    if parts.settings.xds is not None:
+        await asyncio.sleep(_DOORS_FIRST_SECONDS)
     await _list_everything(parts)
     observer, wake = parts.observer, parts.queue.add
     for key in observer.cache.own_keys():
