@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 from images.door.admin import Admin, AdminError, Host, Place
 
 ENOUGH_ERRORS = 5
-"""As many in a row as Envoy takes a pod out for (the operator's `door/clusters.py`)."""
+"""As many in a row as Envoy takes a pod out for that does not answer (`door/clusters.py`)."""
 LOOK_SECONDS = 2.0
 """Between two looks at the counts: at 1,000 services that is megabytes of text."""
 
