@@ -23,6 +23,8 @@ from lepton_operator.door.resources import Kind, Resource
 EVERYTHING = "*"
 _WHOLE_KINDS = frozenset({Kind.CLUSTER, Kind.LISTENER})
 _KINDS = {kind.value: kind for kind in Kind}
+MAX_NAMES = 50_000
+"""Of a kind: two for each port of a namespace (`names.DOOR_PORTS`), and some that are old."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,10 @@ class _Subscription:
         return self.whole or name in self.names
 
 
+class TooManyNamesError(Exception):
+    """A door asks for more than any namespace can have; its memory is its own, ours is everyone's."""
+
+
 class Subscriptions:
     def __init__(self, shelf: Shelf) -> None:
         self._shelf = shelf
@@ -66,7 +72,10 @@ class Subscriptions:
         self._nonces = itertools.count(1)
 
     def receive(self, request: DeltaDiscoveryRequest) -> Refusal | None:
-        """Take in a door's request, which may be a NACK. Kinds that nobody serves are ignored."""
+        """Take in a door's request, which may be a NACK. Kinds that nobody serves are ignored.
+
+        Raises TooManyNamesError.
+        """
         kind = _KINDS.get(request.type_url)
         if kind is None:
             return None
@@ -75,6 +84,8 @@ class Subscriptions:
             self._begin(kind, request)
             return None
         self._subscribe(subscription, request)
+        if len(subscription.names) > MAX_NAMES:
+            raise TooManyNamesError(f"more than {MAX_NAMES} names of {kind.word}")
         sent = subscription.sent
         if sent is None or request.response_nonce != sent.nonce:
             return None
