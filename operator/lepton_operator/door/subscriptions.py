@@ -62,7 +62,7 @@ class _Subscription:
 
 
 class TooManyNamesError(Exception):
-    """A door asks for more than any namespace can have; its memory is its own, ours is everyone's."""
+    """A door asks for more than any namespace can have."""
 
 
 class Subscriptions:
