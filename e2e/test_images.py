@@ -199,10 +199,11 @@ def test_triton_ends_with_the_reason_when_the_configuration_means_another_model(
 
 
 def test_triton_loads_what_we_write_for_every_kind_of_signature(
-    image: Callable[[str], Image], folder: Path, tmp_path: Path
+    image: Callable[[str], Image], folder: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    made = tmp_path_factory.mktemp("made")  # not in the repository, which `folder` is
     for name, model in SHAPES.items():
-        write_version(folder, tmp_path / "made" / name, model)
+        write_version(folder, made / name, model)
     with triton(image("triton"), folder, "--cache-config=local,size=1048576") as (url, process):
         wait_for(process, f"{url}/v2/health/ready")
         configs = {name: read(f"{url}/v2/models/{name}/config") for name in SHAPES}
