@@ -53,8 +53,8 @@ QUICK = (
 ON_CLUSTERS = {
     "e2e-machine": ("cluster", "images", "checkpoints", "ranks"),
     "e2e-jobs": ("training", "kills", "recovery"),
-    "e2e-faults": ("faults", "ledger"),
-    "e2e-models": ("examples", "models", "serving", "rollout", "status", "recipes", "attacks"),
+    "e2e-faults": ("faults", "ledger", "rollout", "status", "attacks"),
+    "e2e-models": ("examples", "models", "serving", "recipes"),
 }
 
 
