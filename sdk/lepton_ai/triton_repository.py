@@ -81,7 +81,7 @@ def model_config(
         "version_policy": {"specific": {"versions": [version]}},
     }
     # The dynamic batcher orders by priority too, one request at a time if there are no batches.
-    if batches or serving.priority_levels:
+    if (batches and serving.max_batch_size > 1) or serving.priority_levels:
         config["dynamic_batching"] = _dynamic_batching(serving)
     if serving.instances:
         config["instance_group"] = [{"count": serving.instances}]
@@ -110,22 +110,34 @@ def _why_not(signature: Signature) -> str:
 
 
 def _dynamic_batching(serving: Serving) -> dict[str, Any]:
-    # Not bounded here but at the door: a full queue moves no counter of Triton's. Priorities order
-    # this queue without the server's rate limiter, which is for several models on one GPU.
-    policy = {
-        "timeout_action": Enum("REJECT"),
-        "default_timeout_microseconds": LONGEST_WAIT_MICROSECONDS,
-        "allow_timeout_override": True,
-    }
-    found: dict[str, Any] = {"default_queue_policy": policy}
+    found: dict[str, Any] = {}
     if serving.preferred_batch_sizes:
         found["preferred_batch_size"] = list(serving.preferred_batch_sizes)
     if serving.max_queue_delay_microseconds:
         found["max_queue_delay_microseconds"] = serving.max_queue_delay_microseconds
     if serving.priority_levels:
-        found["priority_levels"] = serving.priority_levels
-        found["default_priority_level"] = serving.priority_levels // 2 + 1
+        found |= _priorities(serving.priority_levels)
     return found
+
+
+def _priorities(levels: int) -> dict[str, Any]:
+    """Return levels, and leave for requests to say how long they are worth computing.
+
+    Each of these, and a bound on the queue, keeps Triton from putting the next batch together while
+    one is computed (PriorityQueue::SupportPrefetching), and what then wakes the batcher may be lost
+    until another request comes, or for half a second: so only who asks for levels gets that. The
+    queue is bounded at the door.
+    """
+    policy = {
+        "timeout_action": Enum("REJECT"),
+        "default_timeout_microseconds": LONGEST_WAIT_MICROSECONDS,
+        "allow_timeout_override": True,
+    }
+    return {
+        "default_queue_policy": policy,
+        "priority_levels": levels,
+        "default_priority_level": levels // 2 + 1,
+    }
 
 
 def can_be_warmed_up(signature: Signature, *, batches: bool) -> bool:

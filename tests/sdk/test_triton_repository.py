@@ -170,3 +170,13 @@ def test_any_name_arrives_as_it_is(name: str) -> None:
     assert config.input[0].name == name
     assert config.output[0].name == f'"{name}\\'
     assert list(config.model_warmup[0].inputs) == [name]
+
+
+def test_what_would_keep_triton_from_the_next_batch_is_in_no_file_that_does_not_ask_for_it() -> (
+    None
+):
+    """Timeouts and bounds of Triton's own queue: see `_priorities`."""
+    batcher = message(BATCHED, Serving(8, preferred_batch_sizes=(4,))).dynamic_batching
+    assert not batcher.HasField("default_queue_policy")
+    assert not batcher.priority_levels
+    assert not message(BATCHED, Serving(1)).HasField("dynamic_batching"), "nothing to put together"
