@@ -47,8 +47,8 @@ def wanted(view: InferenceView, target: Target) -> Wanted | Blocked:
     found = next(_recorded(view, name), None)
     if found is None and (refusal := _too_old(view.defaults.triton)):
         return Blocked(ServingReason.SERVER_TOO_OLD, refusal)
-    made = resolve(view.service, view.defaults, _size_bytes(view, target))
-    return Wanted(name, view.service, target, found or made)
+    resolved = found or resolve(view.service, view.defaults, _size_bytes(view, target))
+    return Wanted(name, view.service, target, resolved)
 
 
 def _size_bytes(view: InferenceView, target: Target) -> int | None:
