@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-_HOST = re.compile(
-    r"^(?P<cluster>[^:]+)::(?P<address>\[[^]]+\]:\d+|[^:\[]+:\d+)"
-    r"::(?P<name>rq_active|rq_pending_active|health_flags)::(?P<value>.*)$",
-    re.MULTILINE,
-)
-_COUNT = re.compile(
-    r"^(?P<cluster>[^:]+)::(?P<address>\[[^]]+\]:\d+|[^:\[]+:\d+)"
-    r"::(?P<name>rq_error|rq_success|health_flags)::(?P<value>.*)$",
-    re.MULTILINE,
-)
+
+def _of_hosts(*names: str) -> re.Pattern[str]:
+    """Return what finds these few of the some twenty lines about each endpoint."""
+    return re.compile(
+        r"^(?P<cluster>[^:]+)::(?P<address>\[[^]]+\]:\d+|[^:\[]+:\d+)"
+        rf"::(?P<name>{'|'.join(names)})::(?P<value>.*)$",
+        re.MULTILINE,
+    )
+
+
+_IN_FLIGHT = _of_hosts("rq_active", "rq_pending_active", "health_flags")
+_OUTCOMES = _of_hosts("rq_error", "rq_success", "health_flags")
 _STAT = re.compile(r"^(.+): (\d+)$", re.MULTILINE)
 _CONNECTIONS, _REQUESTS = "downstream_cx_active", "downstream_rq_active"
 _LISTENER_PORT = re.compile(r"^.+::.+:(\d+)$", re.MULTILINE)
@@ -106,7 +108,7 @@ class Admin:
         """
         active: Counter[str] = Counter()
         draining: set[str] = set()
-        for found in _HOST.finditer(self.text("/clusters")):
+        for found in _IN_FLIGHT.finditer(self.text("/clusters")):
             if found["name"] != "health_flags":
                 active[found["address"]] += int(found["value"])
             elif _DRAINING in found["value"]:
@@ -116,7 +118,7 @@ class Admin:
     def hosts(self) -> dict[Place, Host]:
         """Return the endpoints of all services."""
         said: dict[Place, dict[str, str]] = {}
-        for found in _COUNT.finditer(self.text("/clusters")):
+        for found in _OUTCOMES.finditer(self.text("/clusters")):
             place = Place(found["cluster"], found["address"])
             said.setdefault(place, {})[found["name"]] = found["value"]
         return {
