@@ -12,9 +12,10 @@ from aiohttp import web
 
 from lepton_operator.cache import Cache, Key
 from lepton_operator.downloads import TELL_SECONDS, Downloads
-from lepton_operator.inquiry import MAX_BYTES, Inquiry, inquiry
+from lepton_operator.inquiry import MAX_BYTES, Inquiry
 from lepton_operator.views import Fetched
 from tests.unit.runtime import objects
+from tests.unit.runtime.answering import answering
 
 SERVICE = Key("InferenceService", "team", "digits")
 
@@ -59,17 +60,11 @@ def a_pod(version: int = 1, *, state: str = "running", name: str = "fetch") -> d
 
 @asynccontextmanager
 async def asking(pod: Pod, body: dict[str, Any]) -> AsyncIterator[Asking]:
-    app = web.Application()
-    app.router.add_get("/progress", pod.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
     cache = Cache("nvidia.com/gpu")
     cache.put("InferenceService", objects.service())
     cache.put("Pod", body)
-    async with inquiry() as found:
-        yield Asking(cache, runner.addresses[0][1], found)
-    await runner.cleanup()
+    async with answering("/progress", pod.answer) as (port, asked_with):
+        yield Asking(cache, port, asked_with)
 
 
 async def test_how_far_a_download_is_becomes_known_at_once_and_then_seldom() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from lepton_operator.cache import Cache, Key
 from lepton_operator.inbox import Inbox
@@ -14,6 +14,16 @@ from tests.unit.runtime import objects, virtual_time
 
 JOB = Key("TrainingJob", "team", "digits")
 MODEL = Key("LeptonModel", "team", "digits")
+
+
+def a_queue(process: Callable[[Key], Awaitable[Outcome]], workers: int = 1) -> WorkQueue[Key]:
+    return WorkQueue[Key](
+        process,
+        workers=workers,
+        patience_seconds=1,
+        metrics=Metrics(),
+        randomness=random.Random(0),  # noqa: S311 - the same jitter in every run
+    )
 
 
 def woken_by(act: Callable[[Inbox], None], end: End = End.SETTLED, seconds: float = 1) -> list[Key]:
@@ -27,13 +37,7 @@ def woken_by(act: Callable[[Inbox], None], end: End = End.SETTLED, seconds: floa
             passes.append(key)
             return Outcome(end if cache.own(key) else End.GONE)
 
-        queue = WorkQueue[Key](
-            process,
-            workers=4,
-            patience_seconds=1,
-            metrics=Metrics(),
-            randomness=random.Random(0),  # noqa: S311 - the same jitter in every run
-        )
+        queue = a_queue(process, workers=4)
         queue.start()
         act(Inbox(cache, queue))
         await asyncio.sleep(seconds)
@@ -79,13 +83,7 @@ def test_a_new_generation_forgives_failures_and_a_status_does_not() -> None:
         async def process(_: Key) -> Outcome:
             return Outcome(End.FAILED)
 
-        queue = WorkQueue[Key](
-            process,
-            workers=1,
-            patience_seconds=1,
-            metrics=Metrics(),
-            randomness=random.Random(0),  # noqa: S311
-        )
+        queue = a_queue(process)
         inbox = Inbox(Cache("nvidia.com/gpu"), queue)
         queue.start()
         inbox.receive("TrainingJob", "ADDED", objects.job())
@@ -108,13 +106,7 @@ def test_a_standby_follows_and_puts_nothing_on_the_queue() -> None:
         async def process(_: Key) -> Outcome:
             return Outcome(End.SETTLED)
 
-        queue = WorkQueue[Key](
-            process,
-            workers=1,
-            patience_seconds=1,
-            metrics=Metrics(),
-            randomness=random.Random(0),  # noqa: S311
-        )
+        queue = a_queue(process)
         inbox = Inbox(Cache("nvidia.com/gpu"), queue)
         inbox.receive("TrainingJob", "ADDED", objects.job())
         return inbox.cache.own(JOB) is not None, queue.waiting

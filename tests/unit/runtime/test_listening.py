@@ -12,9 +12,10 @@ from aiohttp import web
 
 from lepton_operator import names
 from lepton_operator.cache import Cache, Key
-from lepton_operator.inquiry import Inquiry, inquiry
+from lepton_operator.inquiry import Inquiry
 from lepton_operator.listening import Listening, parse
 from tests.unit.runtime import objects
+from tests.unit.runtime.answering import answering
 from tests.unit.runtime.test_doors import a_service_of_old
 
 SERVICE = Key("InferenceService", "team", "digits")
@@ -48,14 +49,8 @@ class Asking:
 
 @asynccontextmanager
 async def asking(door: Door, cache: Cache) -> AsyncIterator[Asking]:
-    app = web.Application()
-    app.router.add_get("/listeners", door.tell)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    async with inquiry() as found:
-        yield Asking(cache, runner.addresses[0][1], found)
-    await runner.cleanup()
+    async with answering("/listeners", door.tell) as (port, asked_with):
+        yield Asking(cache, port, asked_with)
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ import pytest
 from aiohttp import web
 
 from lepton_operator.cache import Cache, Key
-from lepton_operator.inquiry import MAX_BYTES, MOST_AT_ONCE, Inquiry, inquiry
+from lepton_operator.inquiry import MAX_BYTES, MOST_AT_ONCE, Inquiry
 from lepton_operator.traffic import Traffic, parse
 from tests.unit.runtime import objects
+from tests.unit.runtime.answering import answering
 
 SERVICE = Key("InferenceService", "team", "digits")
 
@@ -61,14 +62,8 @@ class Asking:
 
 @asynccontextmanager
 async def asking(door: Door, cache: Cache) -> AsyncIterator[Asking]:
-    app = web.Application()
-    app.router.add_get("/in-flight", door.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    async with inquiry() as found:
-        yield Asking(cache, runner.addresses[0][1], found)
-    await runner.cleanup()
+    async with answering("/in-flight", door.answer) as (port, asked_with):
+        yield Asking(cache, port, asked_with)
 
 
 def a_cache(*pods: dict[str, Any]) -> Cache:
