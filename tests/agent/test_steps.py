@@ -15,7 +15,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
 from e2e.cluster.ports import free_port
-from lepton_ai.agent.fetch import Transfer, serve
+from lepton_ai.agent import pages
+from lepton_ai.agent.fetch import Transfer
 from lepton_ai.model_folder import read_manifest, source_digest
 from lepton_ai.onnx_model import Limits
 from lepton_ai.versions import ModelVersions
@@ -158,7 +159,7 @@ def test_a_full_disk_is_told_with_the_bytes_that_it_took(
 
 def test_how_far_a_fetch_is_can_be_asked() -> None:
     transfer, port = Transfer(), free_port()
-    serve(transfer, port)
+    pages.serve(port, {"/progress": transfer.page})
     transfer.note(5, 10)
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/progress", timeout=10) as answer:
         assert json.load(answer) == {"fetchedBytes": 5, "totalBytes": 10}

@@ -6,21 +6,13 @@ While it does, it tells on port 9464 how far it is: `GET /progress`.
 from __future__ import annotations
 
 import argparse
-import json
-import logging
-import threading
 from dataclasses import dataclass
-from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from lepton_ai.agent import pages
 from lepton_ai.record import FailureError, Record
 from lepton_ai.store import open_store
 from lepton_ai.triton_repository import Serving, model_config, model_folder, write_config
 from lepton_ai.versions import MODEL_FILE, ModelVersions, Version
-
-REQUEST_SECONDS = 5.0
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -32,6 +24,9 @@ class Transfer:
 
     def note(self, fetched_bytes: int, total_bytes: int) -> None:
         self.fetched_bytes, self.total_bytes = fetched_bytes, total_bytes
+
+    def page(self) -> pages.Page:
+        return pages.document({"fetchedBytes": self.fetched_bytes, "totalBytes": self.total_bytes})
 
     def failed(self, sentence: str) -> str:
         """Return the sentence about a failure, with how far the transfer had come."""
@@ -46,7 +41,7 @@ def run(options: argparse.Namespace) -> Record:
     A model that cannot be served as it is asked for is refused before its bytes are fetched.
     """
     transfer = Transfer()
-    serve(transfer, options.port)
+    pages.serve(options.port, {"/progress": transfer.page})
     versions = ModelVersions(open_store(), options.namespace, options.name)
     version = versions.read_exactly(options.version, options.digest)
     config = model_config(
@@ -78,40 +73,6 @@ def _unwritten(error: OSError) -> str:
         f"The model cannot be written to the pod's own disk ({error.strerror or error}). Make room "
         "on the node, or serve a smaller version."
     )
-
-
-def serve(transfer: Transfer, port: int) -> None:
-    """Tell how far it is, in a thread; a port that is taken costs that, never the model."""
-    try:
-        server = ThreadingHTTPServer(("", port), _handler(transfer))
-    except OSError as error:
-        logger.warning("Port %d cannot be opened: %s. Progress is not told.", port, error)
-        return
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, name="progress", daemon=True).start()
-
-
-def _handler(transfer: Transfer) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        timeout = REQUEST_SECONDS
-
-        def do_GET(self) -> None:
-            if self.path != "/progress":
-                self.send_error(HTTPStatus.NOT_FOUND, "There is /progress.")
-                return
-            told = {
-                "fetchedBytes": transfer.fetched_bytes,
-                "totalBytes": transfer.total_bytes,
-            }
-            self.send_response(HTTPStatus.OK)
-            self.send_header("Content-Type", "application/json")
-            self.end_headers()
-            self.wfile.write(json.dumps(told).encode())
-
-        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
-            logger.debug(format, *arguments)
-
-    return Handler
 
 
 def _serving(options: argparse.Namespace) -> Serving:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import logging
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -15,11 +11,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.registry import Collector
 
+from lepton_ai.agent import pages
 from lepton_ai.progress import Progress, read_progress
-
-REQUEST_SECONDS = 5.0
-
-logger = logging.getLogger(__name__)
 
 
 class ProgressCollector(Collector):
@@ -109,52 +102,15 @@ def serve(exchange: Path, job: str, port: int, problem: Callable[[Progress], str
     """
     registry = CollectorRegistry()
     registry.register(ProgressCollector(exchange, job))
-    try:
-        server = ThreadingHTTPServer(("", port), _handler(exchange, registry, problem))
-    except OSError as error:
-        logger.warning("Port %d cannot be opened: %s. Progress is not told.", port, error)
-        return
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, name="telemetry", daemon=True).start()
 
+    def tell_progress() -> pages.Page:
+        progress = read_progress(exchange)
+        if progress is None:
+            return pages.not_found("No rank of this pod has begun yet.")
+        found = progress.model_copy(update={"checkpoint_problem": problem(progress)})
+        return pages.document(found.to_dict())
 
-def _handler(
-    exchange: Path, registry: CollectorRegistry, problem: Callable[[Progress], str | None]
-) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        timeout = REQUEST_SECONDS
+    def tell_metrics() -> pages.Page:
+        return pages.Page(HTTPStatus.OK, CONTENT_TYPE_PLAIN_0_0_4, generate_latest(registry))
 
-        def do_GET(self) -> None:
-            if self.path == "/progress":
-                self._tell_progress()
-            elif self.path == "/metrics":
-                self._answer(HTTPStatus.OK, CONTENT_TYPE_PLAIN_0_0_4, generate_latest(registry))
-            else:
-                self._say(HTTPStatus.NOT_FOUND, "There are /progress and /metrics.")
-
-        def _tell_progress(self) -> None:
-            progress = read_progress(exchange)
-            if progress is None:
-                self._say(HTTPStatus.NOT_FOUND, "No rank of this pod has begun yet.")
-                return
-            found = progress.model_copy(update={"checkpoint_problem": problem(progress)})
-            self._answer(HTTPStatus.OK, "application/json", _json(found))
-
-        def _say(self, status: HTTPStatus, sentence: str) -> None:
-            self._answer(status, "text/plain; charset=utf-8", f"{sentence}\n".encode())
-
-        def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", content_type)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
-            logger.debug(format, *arguments)
-
-    return Handler
-
-
-def _json(progress: Progress) -> bytes:
-    return json.dumps(progress.to_dict()).encode()
+    pages.serve(port, {"/progress": tell_progress, "/metrics": tell_metrics})
