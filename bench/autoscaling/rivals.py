@@ -96,7 +96,7 @@ RIVALS: Mapping[str, Rival] = {
         Rival("apa", APA, 10, Tuning(0.8, 300), _IN_FLIGHT, "a replica"),
         # target_ongoing_requests 2, downscale_delay_s 600.
         Rival("ray", RAY, 1, Tuning(2.0, 600), _IN_FLIGHT, "a replica"),
-        # No project's: the formulas of queueing.py over the last minute's rate, times `target`.
+        # No project's: the formulas of queueing.py over the last minute's rate and what is in flight, x `target`.
         Rival(
             "queueing",
             QUEUEING,
@@ -135,7 +135,9 @@ def decide(
         value = queue_per_compute(scrapes, now, _RATE_WINDOW)
         advice = hpa_pods(value, tuning.target, current, seen.ready[seen.second])
     else:
+        # What is in flight is to be done within the window, too.
         rate = _mean(seen.arrivals, seen.second, _RATE_WINDOW)
+        rate += seen.in_flight[seen.second] / _RATE_WINDOW
         advice = replicas_for(rate * tuning.target, goal)
     if law == QUEUEING:
         return Answer(_most_advised(seen, advice, tuning.down_window), advice, memory)

@@ -46,7 +46,7 @@ class Case:
             setting.percentile,
             setting.service_seconds,
             setting.service_cv**2,
-            setting.least_loaded,
+            setting.balancing != "random",
         )
 
     @property
