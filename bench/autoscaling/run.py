@@ -197,6 +197,38 @@ def _observe(world: World, case: Case, now: float, started: int) -> Observation:
     )
 
 
+def run_plan(plan: Integers, case: Case, startup: w.Floats | None = None) -> Outcome:
+    """Run a plan that was made beforehand: how many replicas at each second, from the first on.
+
+    It begins with the plan's own first number, ready. `startup` are other start-ups than drawn.
+    """
+    load, physics, series = case.load(), case.setting.physics, _Series(case)
+    if startup is not None:
+        load = load._replace(startup=startup)
+    world = w.open_world(load, int(plan[0]), int(plan.max()), physics.target)
+    _follow(plan, world, load, physics, series.desired, series.ready, series.in_flight)
+    return _close(world, load, case, series.desired, series.ready, series.in_flight)
+
+
+@compiled
+def _follow(
+    plan: Integers,
+    world: World,
+    load: Load,
+    physics: Physics,
+    desired: Integers,
+    ready: Integers,
+    in_flight: w.Floats,
+) -> None:
+    integral = 0.0
+    for second in range(len(ready)):
+        w.advance(world, load, physics, float(second))
+        w.scale(world, load, plan[second])
+        desired[second], ready[second] = plan[second], w.ready_count(world)
+        in_flight[second] = world.sums[w.IN_FLIGHT_SECONDS] - integral
+        integral = world.sums[w.IN_FLIGHT_SECONDS]
+
+
 def run_rival(rival: Rival, tuning: Tuning, case: Case) -> Outcome:
     """Run one of the others' laws with one tuning of it."""
     load, physics = case.load(), case.setting.physics
