@@ -1,4 +1,4 @@
-"""What frames every law: a fixed number of replicas, and plans that know what will come.
+"""What frames every law beside a fixed number of replicas: plans that know what will come.
 
 The clairvoyant and the oracle order ahead and begin with what they need at once; their start-ups
 take the mean, since who knows the future knows how long each will take. Both are plans: how many
@@ -20,11 +20,6 @@ from bench.autoscaling.world import Floats, Integers
 _WINDOWS = (1, 2, 4, 8, 15, 30, 60)
 # The clairvoyant's family: its least plan, and what more or fewer replicas than that give.
 MARGINS = (0.6, 0.7, 0.8, 0.9, 1.0, 1.15, 1.3, 1.5)
-
-
-def static(replicas: int, case: Case) -> Outcome:
-    """Run so many replicas from beginning to end."""
-    return run_plan(np.full(_seconds(case), replicas, np.int64), case)
 
 
 def clairvoyant(margin: float, case: Case) -> Outcome:
