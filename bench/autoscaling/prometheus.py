@@ -33,6 +33,7 @@ class Scrapes(NamedTuple):
     """The samples that were taken, oldest first."""
 
     interval: int
+    phase: int  # the first is taken at this second
     delay: float
     lost: npt.NDArray[np.bool_]
     count: Integers  # of rows that are filled
@@ -41,12 +42,14 @@ class Scrapes(NamedTuple):
 
 
 def open_scrapes(scraping: Scraping, world: World, duration_seconds: float, seed: int) -> Scrapes:
-    """Return no samples yet, and the lot that says which ones will be lost."""
+    """Return no samples yet, and the lot that says when they are taken and which ones are lost."""
     number = int(duration_seconds) // scraping.interval_seconds + 2
+    dice = np.random.default_rng(seed)
     return Scrapes(
         scraping.interval_seconds,
+        int(dice.integers(scraping.interval_seconds)),
         scraping.delay_seconds,
-        np.random.default_rng(seed).random(number) < scraping.lost_share,
+        dice.random(number) < scraping.lost_share,
         np.zeros(1, np.int64),
         np.zeros((number, FIRST_BUCKET + len(world.buckets))),
         world.edges,
@@ -56,7 +59,8 @@ def open_scrapes(scraping: Scraping, world: World, duration_seconds: float, seed
 @compiled
 def scrape(scrapes: Scrapes, world: World, second: int) -> None:
     """Take a sample if one is due at this second, unless it gets lost."""
-    if second % scrapes.interval != 0 or scrapes.lost[second // scrapes.interval]:
+    turn, rest = divmod(second, scrapes.interval)
+    if rest != scrapes.phase or scrapes.lost[turn]:
         return
     row = scrapes.rows[scrapes.count[0]]
     row[AT] = second

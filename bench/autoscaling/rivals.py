@@ -316,11 +316,11 @@ def ray(seen: Seen, tuning: Tuning, memory: tuple[float, float]) -> Answer:
     wanted = max(1, math.ceil(_mean(seen.in_flight, pushed, _RAY_LOOK_BACK) / tuning.target))
     if wanted > current:
         held = max(held, 0.0) + 1
-        if held > _RAY_UP_DELAY:
+        if held >= _RAY_UP_DELAY:
             return Answer(wanted, wanted, (0.0, 0.0))
     elif wanted < current:
         held = min(held, 0.0) - 1
-        if held < -tuning.down_window:
+        if -held >= tuning.down_window:
             return Answer(wanted, wanted, (0.0, 0.0))
     else:
         held = 0.0

@@ -260,8 +260,11 @@ def run_rival(rival: Rival, tuning: Tuning, case: Case) -> Outcome:
         np.full(count, -1, np.int64),
     )
     memory = kpa_memory(case.initial) if rival.law == KPA else (0.0, 0.0)
+    # No loop is in step with a trace: when it turns first is drawn, too.
+    interval = rival.interval_seconds
+    phase = int(np.random.default_rng(case.seed).integers(interval))
     _drive(
-        rival.law, rival.interval_seconds, tuning, case.goal, case.most, memory,
+        rival.law, interval, phase, tuning, case.goal, case.most, memory,
         world, load, physics, scrapes, seen,
     )  # fmt: skip
     return _close(world, load, case, seen.desired, seen.ready, seen.in_flight)
@@ -271,6 +274,7 @@ def run_rival(rival: Rival, tuning: Tuning, case: Case) -> Outcome:
 def _drive(
     law: int,
     interval: int,
+    phase: int,
     tuning: Tuning,
     goal: Goal,
     most: int,
@@ -293,7 +297,7 @@ def _drive(
         series.ready[second] = w.ready_count(world)
         series.desired[second] = world.counts[w.DESIRED]
         scrape(scrapes, world, second)
-        if second % interval == 0:
+        if second % interval == phase:
             seen = Seen(
                 second,
                 series.in_flight,

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bench.autoscaling.compiled import compiled
+from bench.autoscaling.compiled import compiled, inlined
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -188,13 +188,13 @@ def advance(world: World, load: Load, physics: Physics, until: float) -> None:
     _pass_time(world, until)
 
 
-@compiled
+@inlined
 def _pass_time(world: World, now: float) -> None:
     world.sums[IN_FLIGHT_SECONDS] += world.counts[IN_FLIGHT] * (now - world.sums[CLOCK])
     world.sums[CLOCK] = now
 
 
-@compiled
+@inlined
 def _next_event(world: World) -> tuple[int, float]:
     slot, first = -1, math.inf
     for each in range(world.counts[HIGH]):
@@ -203,7 +203,7 @@ def _next_event(world: World) -> tuple[int, float]:
     return slot, first
 
 
-@compiled
+@inlined
 def _arrive(world: World, load: Load, physics: Physics, request: int) -> None:
     door = load.door[request]
     if world.through[door] >= DOOR_LIMIT:
@@ -221,7 +221,7 @@ def _arrive(world: World, load: Load, physics: Physics, request: int) -> None:
         _send(world, load, physics, request, _any_ready(world, load.tie[request]))
 
 
-@compiled
+@inlined
 def _send(world: World, load: Load, physics: Physics, request: int, slot: int) -> None:
     """Put a request into a replica's queue."""
     if world.tail[slot] >= 0:
@@ -235,7 +235,7 @@ def _send(world: World, load: Load, physics: Physics, request: int, slot: int) -
         _execute(world, load, physics, slot)
 
 
-@compiled
+@inlined
 def _wait(world: World, request: int) -> None:
     """Put a request into the pooled queue."""
     if world.counts[LAST] >= 0:
@@ -245,7 +245,7 @@ def _wait(world: World, request: int) -> None:
     world.counts[LAST] = request
 
 
-@compiled
+@inlined
 def _pull(world: World, load: Load, physics: Physics, slot: int) -> None:
     """Give an idle replica the first of the pooled queue."""
     request = world.counts[FIRST]
@@ -258,7 +258,7 @@ def _pull(world: World, load: Load, physics: Physics, slot: int) -> None:
     _send(world, load, physics, request, slot)
 
 
-@compiled
+@inlined
 def _idle(world: World) -> int:
     for slot in range(world.counts[HIGH]):
         if world.phase[slot] == READY and world.queued[slot] == 0:
@@ -266,17 +266,15 @@ def _idle(world: World) -> int:
     return -1
 
 
-@compiled
+@inlined
 def _least_loaded(world: World, door: int, tie: float) -> int:
     """Return the ready replica with the fewest of this door's own requests; equals by lot."""
     least, equals = 1 << 60, 0
     for slot in range(world.counts[HIGH]):
         if world.phase[slot] == READY:
             load = world.at_door[slot, door]
-            if load < least:
-                least, equals = load, 1
-            elif load == least:
-                equals += 1
+            equals = 1 if load < least else equals + (load == least)
+            least = min(least, load)
     chosen = int(tie * equals)
     for slot in range(world.counts[HIGH]):
         if world.phase[slot] == READY and world.at_door[slot, door] == least:
@@ -286,7 +284,7 @@ def _least_loaded(world: World, door: int, tie: float) -> int:
     raise AssertionError("a request came while no replica was ready")
 
 
-@compiled
+@inlined
 def _any_ready(world: World, tie: float) -> int:
     chosen = int(tie * ready_count(world))
     for slot in range(world.counts[HIGH]):
@@ -297,7 +295,7 @@ def _any_ready(world: World, tie: float) -> int:
     raise AssertionError("a request came while no replica was ready")
 
 
-@compiled
+@inlined
 def _execute(world: World, load: Load, physics: Physics, slot: int) -> None:
     """Start a batch of what waits, at once, as Triton's dynamic batcher does without a delay."""
     count = min(world.queued[slot], physics.max_batch)
@@ -308,7 +306,7 @@ def _execute(world: World, load: Load, physics: Physics, slot: int) -> None:
     world.counts[BATCHES] += 1
 
 
-@compiled
+@inlined
 def _finish(world: World, load: Load, physics: Physics, slot: int) -> None:
     for _ in range(world.batch[slot]):
         request = world.head[slot]
@@ -333,7 +331,7 @@ def _finish(world: World, load: Load, physics: Physics, slot: int) -> None:
         _pull(world, load, physics, slot)
 
 
-@compiled
+@inlined
 def _answer(world: World, request: int, latency: float, target: float) -> None:
     world.latency[request] = latency
     world.sums[LATENCY] += latency
@@ -342,10 +340,22 @@ def _answer(world: World, request: int, latency: float, target: float) -> None:
     # Sums of binary fractions: a request that took the target to the nanosecond met it.
     if latency > target + 1e-9:
         world.counts[LATE] += 1
-    world.buckets[np.searchsorted(world.edges, latency)] += 1
+    world.buckets[_bucket(world.edges, latency)] += 1
 
 
-@compiled
+@inlined
+def _bucket(edges: Floats, latency: float) -> int:
+    low, high = 0, len(edges)
+    while low < high:
+        middle = (low + high) // 2
+        if edges[middle] < latency:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@inlined
 def _ready(world: World, load: Load, physics: Physics, slot: int) -> None:
     world.phase[slot] = READY
     world.event_at[slot] = math.inf
@@ -355,7 +365,7 @@ def _ready(world: World, load: Load, physics: Physics, slot: int) -> None:
     _pull(world, load, physics, slot)
 
 
-@compiled
+@inlined
 def _remove(world: World, slot: int) -> None:
     world.sums[GPU] += world.sums[CLOCK] - world.created_at[slot]
     world.phase[slot] = FREE
@@ -383,7 +393,7 @@ def scale(world: World, load: Load, desired: int) -> None:
         _retire(world)
 
 
-@compiled
+@inlined
 def _create(world: World, load: Load) -> None:
     slot = 0
     while world.phase[slot] != FREE:
@@ -398,7 +408,7 @@ def _create(world: World, load: Load) -> None:
     world.counts[CREATED] += 1
 
 
-@compiled
+@inlined
 def _retire(world: World) -> None:
     victim = -1
     for slot in range(world.counts[HIGH]):
@@ -419,7 +429,7 @@ def _retire(world: World) -> None:
         _remove(world, victim)
 
 
-@compiled
+@inlined
 def ready_count(world: World) -> int:
     """Return how many replicas are ready."""
     count = 0
