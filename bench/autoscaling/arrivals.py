@@ -6,7 +6,7 @@ A trace is a sorted array of arrival times in seconds from its beginning.
 from __future__ import annotations
 
 import csv
-import datetime
+import datetime as dt
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -44,7 +44,9 @@ def load(path: Path) -> Trace:
             times.append(float(line.split(",")[0]))
         except ValueError:
             if number > 1:  # the first may be a header
-                raise ValueError(f"{path}:{number}: {line!r} is no arrival time in seconds") from None
+                raise ValueError(
+                    f"{path}:{number}: {line!r} is no arrival time in seconds"
+                ) from None
     return recorded(path.stem, np.array(times))
 
 
@@ -62,7 +64,7 @@ def azure_code(seed: int) -> Trace:
     """Requests of a code completion service in an hour of 2023: very bursty."""
     with (RECORDED / "AzureLLMInferenceTrace_code.csv").open() as file:
         stamps = [row["TIMESTAMP"] for row in csv.DictReader(file)]
-    times = [datetime.datetime.fromisoformat(stamp[:26]).timestamp() for stamp in stamps]
+    times = [dt.datetime.fromisoformat(stamp[:26]).timestamp() for stamp in stamps]
     return _at_mean_rate("azure-code", np.array(times), seed)
 
 

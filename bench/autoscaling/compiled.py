@@ -45,5 +45,5 @@ def compiled(function: F) -> F:
 
 
 def inlined(function: F) -> F:
-    """Compile into every caller: passing a tuple of arrays costs more than a small function does."""
+    """Compile into every caller: passing many arrays costs more than a small function does."""
     return cast("F", numba.njit(cache=True, forceinline=True)(function))

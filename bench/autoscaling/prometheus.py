@@ -36,7 +36,7 @@ class Scrapes(NamedTuple):
     phase: int  # the first is taken at this second
     delay: float
     lost: npt.NDArray[np.bool_]
-    count: Integers  # of rows that are filled
+    filled: Integers  # how many rows are
     rows: Floats
     edges: Floats
 
@@ -62,18 +62,18 @@ def scrape(scrapes: Scrapes, world: World, second: int) -> None:
     turn, rest = divmod(second, scrapes.interval)
     if rest != scrapes.phase or scrapes.lost[turn]:
         return
-    row = scrapes.rows[scrapes.count[0]]
+    row = scrapes.rows[scrapes.filled[0]]
     row[AT] = second
     row[QUEUE_SECONDS] = world.sums[QUEUED]
     row[COMPUTE_SECONDS] = world.sums[COMPUTED]
     row[FIRST_BUCKET:] = world.buckets
-    scrapes.count[0] += 1
+    scrapes.filled[0] += 1
 
 
 @compiled
 def _window(scrapes: Scrapes, now: float, seconds: float) -> tuple[int, int]:
     """Return the first and the last sample that a range selector of this length sees now."""
-    last = scrapes.count[0] - 1
+    last = scrapes.filled[0] - 1
     while last >= 0 and scrapes.rows[last, AT] > now - scrapes.delay:
         last -= 1
     first = last

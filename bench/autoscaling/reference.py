@@ -1,4 +1,4 @@
-"""The rows of rivals and bounds for a case: they change only with the simulator, so they are kept."""
+"""The rows of rivals and bounds for a case, kept: only the simulator changes them."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -35,8 +35,8 @@ class Case:
     """A trace with all that is the same for every law; `seed` draws services and start-ups."""
 
     trace: Trace
-    setting: Setting = Setting()
-    scraping: Scraping = Scraping()
+    setting: Setting = field(default_factory=Setting)
+    scraping: Scraping = field(default_factory=Scraping)
     seed: int = 0
 
     @property
@@ -227,7 +227,7 @@ def run_static(replicas: int, case: Case) -> Outcome:
 
 
 @compiled
-def _follow(
+def _follow(  # noqa: PLR0917
     plan: Integers,
     world: World,
     load: Load,
@@ -271,7 +271,7 @@ def run_rival(rival: Rival, tuning: Tuning, case: Case) -> Outcome:
 
 
 @compiled
-def _drive(
+def _drive(  # noqa: PLR0917
     law: int,
     interval: int,
     phase: int,
@@ -312,7 +312,7 @@ def _drive(
             w.scale(world, load, min(max(answer.desired, 1), most))
 
 
-def _close(
+def _close(  # noqa: PLR0917
     world: World, load: Load, case: Case, desired: Integers, ready: Integers, in_flight: w.Floats
 ) -> Outcome:
     """End the run: what is unanswered a target after the last arrival is over it whatever comes."""

@@ -441,7 +441,7 @@ def ready_count(world: World) -> int:
 @compiled
 def gpu_seconds(world: World, end: float) -> float:
     """Return what was paid up to `end`: from each replica's creation to its removal."""
-    total = world.sums[GPU]
+    total = float(world.sums[GPU])
     for slot in range(world.counts[HIGH]):
         if world.phase[slot] != FREE:
             total += end - world.created_at[slot]

@@ -40,7 +40,9 @@ def crommelin(servers: int, rate: float) -> float:
     """Return the mean wait in M/D/c: who is in service now has left after one service time."""
     size = 400
     offered = rate * SERVICE
-    come = np.array([math.exp(n * math.log(offered) - offered - math.lgamma(n + 1)) for n in range(size)])
+    come = np.array(
+        [math.exp(n * math.log(offered) - offered - math.lgamma(n + 1)) for n in range(size)]
+    )
     step = np.zeros((size, size))
     for present in range(size):
         left = max(0, present - servers)
