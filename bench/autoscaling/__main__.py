@@ -17,6 +17,7 @@ from pathlib import Path
 from bench.autoscaling import arrivals
 from bench.autoscaling.arrivals import TRACES, Trace
 from bench.autoscaling.ours import lepton
+from bench.autoscaling.prometheus import Scraping
 from bench.autoscaling.run import Case
 from bench.autoscaling.table import Row, as_json, bounds, lines, means, rivals
 from bench.autoscaling.world import BALANCINGS, Setting
@@ -29,8 +30,12 @@ def main() -> int:
         target_seconds=arguments.target_ms / 1e3,
         percentile=arguments.percentile,
         startup_seconds=arguments.startup,
+        startup_cv=arguments.startup_cv,
+        service_cv=arguments.service_cv,
+        max_batch=arguments.max_batch,
         balancing=arguments.balancing,
     )
+    scraping = Scraping(arguments.scrape_interval, arguments.scrape_delay, arguments.scrape_loss)
     try:
         traces = _traces(arguments.trace, arguments.seed)
     except (OSError, ValueError) as error:
@@ -38,7 +43,7 @@ def main() -> int:
         return 2
     tables = []
     for trace in traces:
-        case = Case(trace, setting, seed=arguments.seed)
+        case = Case(trace, setting, scraping, arguments.seed)
         tables.append(table(case))
         print(f"\n{_introduced(case)}", *lines(_ordered(tables[-1])), sep="\n", flush=True)
     rows = tables[0] if len(tables) == 1 else means(tables)
@@ -85,6 +90,14 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--percentile", type=_percentile, default=default["percentile"])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--balancing", choices=list(BALANCINGS)[:2], default="least-loaded")
+    beyond = parser.add_argument_group("beyond make's variables")
+    beyond.add_argument("--startup-cv", type=_positive, default=default["startup_cv"])
+    beyond.add_argument("--service-cv", type=float, default=default["service_cv"])
+    beyond.add_argument("--max-batch", type=int, default=default["max_batch"])
+    scraping = Scraping()
+    beyond.add_argument("--scrape-interval", type=int, default=scraping.interval_seconds)
+    beyond.add_argument("--scrape-delay", type=float, default=scraping.delay_seconds)
+    beyond.add_argument("--scrape-loss", type=float, default=scraping.lost_share)
     return parser.parse_args()
 
 
