@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bench.autoscaling.compiled import compiled, inlined
+from bench.autoscaling.compiled import inlined
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -168,7 +168,7 @@ def open_world(load: Load, ready: int, most: int, target_seconds: float) -> Worl
     return world
 
 
-@compiled
+@inlined
 def advance(world: World, load: Load, physics: Physics, until: float) -> None:
     """Let everything happen that happens up to `until`."""
     while True:
@@ -374,7 +374,7 @@ def _remove(world: World, slot: int) -> None:
         world.counts[HIGH] -= 1
 
 
-@compiled
+@inlined
 def scale(world: World, load: Load, desired: int) -> None:
     """Create or remove replicas until `desired` are ready or starting.
 
@@ -438,7 +438,7 @@ def ready_count(world: World) -> int:
     return count
 
 
-@compiled
+@inlined
 def gpu_seconds(world: World, end: float) -> float:
     """Return what was paid up to `end`: from each replica's creation to its removal."""
     total = float(world.sums[GPU])
