@@ -6,5 +6,5 @@ from bench.autoscaling.run import Case
 from bench.autoscaling.table import Row
 
 
-def lepton(case: Case) -> Row:
-    raise NotImplementedError(case)
+def lepton(case: Case, percentile: float | None = None) -> Row:
+    raise NotImplementedError(case, percentile)

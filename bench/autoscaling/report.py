@@ -168,7 +168,10 @@ def pareto(suite: Suite, file: Path) -> None:
 
 
 def _bound(axes: Axes, rows: Sequence[Row], policy: str, colour: str, style: str) -> None:
-    own = sorted(bars.of_policy(rows, policy), key=lambda each: each.cost)
+    one = [
+        each for each in bars.of_policy(rows, policy) if policy != "static-N" or not each.default
+    ]
+    own = sorted(one, key=lambda each: each.cost)
     axes.plot(*_points(own), color=colour, linestyle=style, linewidth=1, label=policy)
 
 

@@ -76,13 +76,8 @@ def measured(setting: Setting, seeds: int) -> Suite:
 def curve(case: Case) -> Iterator[Row]:
     """Run our law for other percentiles; what is over the target is counted as ever."""
     for percentile in PERCENTILES:
-        asked = dataclasses.replace(case.setting, percentile=percentile)
-        # The bounds on replicas are the case's own: they are no part of what is asked.
-        yield dataclasses.replace(
-            lepton(dataclasses.replace(case, setting=asked), most=case.most),
-            setting=f"p{percentile:g}",
-            default=False,
-        )
+        asked = lepton(case, percentile=percentile)
+        yield dataclasses.replace(asked, default=False)
 
 
 def verdicts(suite: Suite) -> Iterator[Verdict]:

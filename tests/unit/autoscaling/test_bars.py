@@ -57,8 +57,12 @@ def test_nobody_as_cheap_is_no_defeat() -> None:
 
 
 def test_static_of_equal_cost_lies_between_two_numbers_of_replicas() -> None:
-    static = [a_row("static-N", 20.0, 1.5, "1"), a_row("static-N", 10.0, 2.5, "2", default=False)]
-    assert bars.loss_at(static, 2.0) == 15.0
+    static = [
+        a_row("static-N", 20.0, 1.5, "1", default=False),
+        a_row("static-N", 10.0, 2.5, "2", default=False),
+        a_row("static-N", 0.0, 1.6, "each trace's peak"),
+    ]
+    assert bars.loss_at(static[:2], 2.0) == 15.0
     assert bars.against_static([a_row("lepton", 15.0, 2.0), *static]).holds
     assert not bars.against_static([a_row("lepton", 15.1, 2.0), *static]).holds
 
