@@ -104,7 +104,7 @@ images-push: venv  ## push them, and write images.json for the chart: REGISTRY=r
 
 ##@ Benchmarks (a table, and a JSON object as the last line)
 
-.PHONY: bench-apply bench-burst bench-rollout bench-recovery bench-door-scale
+.PHONY: bench-apply bench-burst bench-rollout bench-recovery bench-door-scale bench-autoscaling bench-autoscaling-suite
 bench-apply: venv  ## apply to first pod, writes at rest, memory
 	$(RUN) -m bench.apply
 
@@ -119,3 +119,11 @@ bench-recovery: venv  ## what each fault costs a training: COUNT=3 FAULTS=pod,no
 
 bench-door-scale: venv  ## one door of COUNT=1000 services: its memory, a change, a scrape
 	$(RUN) -m bench.door_scale --count $(or $(COUNT),1000)
+
+bench-autoscaling: venv  ## every law over a trace: TRACE=file.csv STARTUP=60 TARGET_MS=500 SERVICE_MS=100 PERCENTILE=95 SEED=0 BALANCING=least-loaded|random
+	$(RUN) -m bench.autoscaling $(if $(TRACE),--trace $(TRACE)) --startup $(or $(STARTUP),60) \
+		--target-ms $(or $(TARGET_MS),500) --service-ms $(or $(SERVICE_MS),100) \
+		--percentile $(or $(PERCENTILE),95) --seed $(or $(SEED),0) --balancing $(or $(BALANCING),least-loaded)
+
+bench-autoscaling-suite: venv  ## every trace, start-up time and seed: the bars, and docs/autoscaling-benchmark.md
+	$(RUN) -m bench.autoscaling.suite --seeds $(or $(SEEDS),3)

@@ -6,7 +6,7 @@ A trace is a sorted array of arrival times in seconds from its beginning.
 from __future__ import annotations
 
 import csv
-import datetime
+import datetime as dt
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ HOUR = 3600.0
 # Requests a second: the recorded traces are repeated up to this mean, and the generated ones lie
 # about it, so that a service of 100 ms needs a handful of replicas.
 MEAN_RATE = 20.0
+_SPREAD_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ def load(path: Path) -> Trace:
             times.append(float(line.split(",")[0]))
         except ValueError:
             if number > 1:  # the first may be a header
-                raise ValueError(f"{path}:{number}: {line!r} is no arrival time in seconds") from None
+                raise ValueError(
+                    f"{path}:{number}: {line!r} is no arrival time in seconds"
+                ) from None
     return recorded(path.stem, np.array(times))
 
 
@@ -61,25 +64,28 @@ def azure_code(seed: int) -> Trace:
     """Requests of a code completion service in an hour of 2023: very bursty."""
     with (RECORDED / "AzureLLMInferenceTrace_code.csv").open() as file:
         stamps = [row["TIMESTAMP"] for row in csv.DictReader(file)]
-    times = [datetime.datetime.fromisoformat(stamp[:26]).timestamp() for stamp in stamps]
-    return _at_mean_rate("azure-code", np.array(times), 1.0, seed)
+    times = [dt.datetime.fromisoformat(stamp[:26]).timestamp() for stamp in stamps]
+    return _at_mean_rate("azure-code", np.array(times), seed)
 
 
 def mooncake_conversation(seed: int) -> Trace:
-    """Requests of a chat service in an hour of 2024; its clock ticks every 3 s."""
+    """Requests of a chat service in an hour of 2024; the clock of the record ticks every 3 s."""
     with (RECORDED / "mooncake_conversation_timestamps.csv").open() as file:
         times = [float(row["timestamp_milliseconds"]) / 1e3 for row in csv.DictReader(file)]
-    return _at_mean_rate("mooncake-conversation", np.array(times), 3.0, seed)
+    return _at_mean_rate("mooncake-conversation", np.array(times), seed)
 
 
-def _at_mean_rate(name: str, times: Floats, spread_seconds: float, seed: int) -> Trace:
-    """Repeat each request until the mean is MEAN_RATE, each time a little later, by lot."""
+def _at_mean_rate(name: str, times: Floats, seed: int) -> Trace:
+    """Repeat each request until the mean is MEAN_RATE, each time a little later, by lot.
+
+    The copies stand for further users who follow the same minutes, not the same second.
+    """
     dice = np.random.default_rng(seed)
     times = times - times[0]
     copies = MEAN_RATE * times[-1] / len(times)
     counts = math.floor(copies) + (dice.random(len(times)) < copies % 1)
     many = np.repeat(times, counts)
-    return recorded(name, many + spread_seconds * dice.random(len(many)))
+    return recorded(name, many + _SPREAD_SECONDS * dice.random(len(many)))
 
 
 def of_rate(name: str, rate: Floats, seed: int) -> Trace:

@@ -33,20 +33,23 @@ class Scrapes(NamedTuple):
     """The samples that were taken, oldest first."""
 
     interval: int
+    phase: int  # the first is taken at this second
     delay: float
     lost: npt.NDArray[np.bool_]
-    count: Integers  # of rows that are filled
+    filled: Integers  # how many rows are
     rows: Floats
     edges: Floats
 
 
 def open_scrapes(scraping: Scraping, world: World, duration_seconds: float, seed: int) -> Scrapes:
-    """Return no samples yet, and the lot that says which ones will be lost."""
+    """Return no samples yet, and the lot that says when they are taken and which ones are lost."""
     number = int(duration_seconds) // scraping.interval_seconds + 2
+    dice = np.random.default_rng(seed)
     return Scrapes(
         scraping.interval_seconds,
+        int(dice.integers(scraping.interval_seconds)),
         scraping.delay_seconds,
-        np.random.default_rng(seed).random(number) < scraping.lost_share,
+        dice.random(number) < scraping.lost_share,
         np.zeros(1, np.int64),
         np.zeros((number, FIRST_BUCKET + len(world.buckets))),
         world.edges,
@@ -56,20 +59,21 @@ def open_scrapes(scraping: Scraping, world: World, duration_seconds: float, seed
 @compiled
 def scrape(scrapes: Scrapes, world: World, second: int) -> None:
     """Take a sample if one is due at this second, unless it gets lost."""
-    if second % scrapes.interval != 0 or scrapes.lost[second // scrapes.interval]:
+    turn, rest = divmod(second, scrapes.interval)
+    if rest != scrapes.phase or scrapes.lost[turn]:
         return
-    row = scrapes.rows[scrapes.count[0]]
+    row = scrapes.rows[scrapes.filled[0]]
     row[AT] = second
     row[QUEUE_SECONDS] = world.sums[QUEUED]
     row[COMPUTE_SECONDS] = world.sums[COMPUTED]
     row[FIRST_BUCKET:] = world.buckets
-    scrapes.count[0] += 1
+    scrapes.filled[0] += 1
 
 
 @compiled
 def _window(scrapes: Scrapes, now: float, seconds: float) -> tuple[int, int]:
     """Return the first and the last sample that a range selector of this length sees now."""
-    last = scrapes.count[0] - 1
+    last = scrapes.filled[0] - 1
     while last >= 0 and scrapes.rows[last, AT] > now - scrapes.delay:
         last -= 1
     first = last

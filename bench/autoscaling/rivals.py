@@ -71,6 +71,7 @@ class Rival:
 
 
 _IN_FLIGHT = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.3, 2.0, 4.0)
+_OF_CAPACITY = (0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 _OF_TARGET = (0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.2, 1.5)
 
 RIVALS: Mapping[str, Rival] = {
@@ -90,13 +91,14 @@ RIVALS: Mapping[str, Rival] = {
             "queue/compute",
         ),
         # The same 80 %, of the rate that a replica can serve.
-        Rival("keda", KEDA, 15, Tuning(0.8, 300), _IN_FLIGHT[:-3] + (0.25, 0.35, 0.95), "of mu"),
+        Rival("keda", KEDA, 15, Tuning(0.8, 300), _OF_CAPACITY, "of mu"),
         # 70 % of containerConcurrency, which is 1 for a model of one instance.
         Rival("kpa", KPA, 2, Tuning(0.7, 0), _IN_FLIGHT, "a replica"),
         Rival("apa", APA, 10, Tuning(0.8, 300), _IN_FLIGHT, "a replica"),
         # target_ongoing_requests 2, downscale_delay_s 600.
         Rival("ray", RAY, 1, Tuning(2.0, 600), _IN_FLIGHT, "a replica"),
-        # No project's: the formulas of queueing.py over the last minute's rate, times `target`.
+        # No project's: the formulas of queueing.py over the last minute's rate times `target`, what
+        # is in flight included.
         Rival(
             "queueing",
             QUEUEING,
@@ -110,7 +112,7 @@ RIVALS: Mapping[str, Rival] = {
 
 
 @compiled
-def decide(
+def decide(  # noqa: PLR0917  (compiled functions take no keyword-only arguments)
     law: int, seen: Seen, scrapes: Scrapes, tuning: Tuning, goal: Goal, memory: tuple[float, float]
 ) -> Answer:
     """Ask a law by its number."""
@@ -135,7 +137,9 @@ def decide(
         value = queue_per_compute(scrapes, now, _RATE_WINDOW)
         advice = hpa_pods(value, tuning.target, current, seen.ready[seen.second])
     else:
+        # What is in flight is to be done within the window, too.
         rate = _mean(seen.arrivals, seen.second, _RATE_WINDOW)
+        rate += seen.in_flight[seen.second] / _RATE_WINDOW
         advice = replicas_for(rate * tuning.target, goal)
     if law == QUEUEING:
         return Answer(_most_advised(seen, advice, tuning.down_window), advice, memory)
@@ -155,9 +159,9 @@ def _mean(series: Floats, second: int, window: int) -> float:
 
 @compiled
 def _most_advised(seen: Seen, advice: int, window: int) -> int:
-    most = advice
+    most = int(advice)
     for second in range(max(0, seen.second - window + 1), seen.second):
-        most = max(most, seen.advice[second])
+        most = max(most, int(seen.advice[second]))
     return most
 
 
@@ -183,7 +187,7 @@ def hpa_value(value: float, target: float, current: int, ready: int) -> int:
 
 @compiled
 def hpa_pods(value: float, target: float, current: int, ready: int) -> int:
-    """HPA, Pods metric: a pod that starts counts 0 on the way up and is left out on the way down."""
+    """HPA, Pods metric: a pod that starts counts 0 on the way up and nothing on the way down."""
     if math.isnan(value):
         return current
     ratio = value / target
@@ -201,11 +205,8 @@ def hpa_pods(value: float, target: float, current: int, ready: int) -> int:
 def hpa_behaviour(seen: Seen, advice: int, down_window: int) -> int:
     """HPA's default behaviour: up at once by 4 pods or 100 % in 15 s; down to the window's most."""
     current = seen.desired[seen.second]
-    stable = current
-    if advice > stable:
-        stable = advice
-    stable = min(stable, max(advice, _most_advised(seen, advice, down_window)))
-    return min(stable, max(current + 4, 2 * current))
+    stable = min(max(current, advice), _most_advised(seen, advice, down_window))
+    return int(min(stable, max(current + 4, 2 * current)))
 
 
 # Knative's config-autoscaler: stable window 60 s, a tenth of it for panic, threshold 200 %,
@@ -234,9 +235,7 @@ def kpa(seen: Seen, tuning: Tuning, memory: tuple[float, float]) -> Answer:
     if panicked_at > 0:
         most = max(most, float(max(desired, min(max(panic, least), limit))))
         desired = int(most)
-    return Answer(
-        _most_advised(seen, desired, tuning.down_window), desired, (panicked_at, most)
-    )
+    return Answer(_most_advised(seen, desired, tuning.down_window), desired, (panicked_at, most))
 
 
 @compiled
@@ -290,7 +289,7 @@ def _apa_advice(ratio: float, current: int) -> int:
 def _apa_guard(advice: int, value: float, target: float, current: int, ready: int) -> int:
     """While pods start, AIBrix takes them at 0 on the way up and at the target on the way down."""
     ready = min(ready, current)
-    if ready == current or advice == current:
+    if ready == current:
         return advice
     if advice > current:
         return min(advice, max(current, math.ceil(value * ready / target)))
@@ -314,11 +313,11 @@ def ray(seen: Seen, tuning: Tuning, memory: tuple[float, float]) -> Answer:
     wanted = max(1, math.ceil(_mean(seen.in_flight, pushed, _RAY_LOOK_BACK) / tuning.target))
     if wanted > current:
         held = max(held, 0.0) + 1
-        if held > _RAY_UP_DELAY:
+        if held >= _RAY_UP_DELAY:
             return Answer(wanted, wanted, (0.0, 0.0))
     elif wanted < current:
         held = min(held, 0.0) - 1
-        if held < -tuning.down_window:
+        if -held >= tuning.down_window:
             return Answer(wanted, wanted, (0.0, 0.0))
     else:
         held = 0.0

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bench.autoscaling.compiled import compiled
+from bench.autoscaling.compiled import inlined
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -29,12 +29,16 @@ STARTUP_CV = 0.2
 # Further starts go through the draws again.
 _STARTUP_DRAWS = 4096
 
-FREE, STARTING, READY, DRAINING = 0, 1, 2, 3
+FREE, STARTING, READY, DRAINING = range(4)
 
-# Places in World.counts
-NEXT, IN_FLIGHT, COMPLETED, LATE, REJECTED, CREATED, STARTED, HIGH, DESIRED, SCALINGS, BATCHES = (
-    range(11)
-)
+# How a door chooses. POOLED is one queue before all replicas, which no door here has: it is what
+# the closed forms describe.
+LEAST_LOADED, RANDOM, POOLED = range(3)
+BALANCINGS = {"least-loaded": LEAST_LOADED, "random": RANDOM, "pooled": POOLED}
+
+# Places in World.counts; the last two are the ends of the pooled queue.
+NEXT, IN_FLIGHT, COMPLETED, LATE, REJECTED, CREATED, STARTED = range(7)
+HIGH, DESIRED, SCALINGS, BATCHES, FIRST, LAST = range(7, 13)
 # Places in World.sums, all in seconds but IN_FLIGHT_SECONDS (requests x seconds)
 CLOCK, LATENCY, QUEUED, COMPUTED, GPU, IN_FLIGHT_SECONDS = range(6)
 
@@ -55,7 +59,7 @@ class Physics(NamedTuple):
     target: float  # a request that took longer is a violation
     max_batch: int
     batch_fixed: float  # T(b) = T(1) x (fixed + (1 - fixed) x b)
-    least_loaded: bool  # else each request goes to any ready replica
+    balancing: int
 
 
 class World(NamedTuple):
@@ -92,11 +96,12 @@ class Setting:
     service_cv: float = 0.0  # 0: each request takes the same; 1: exponential
     max_batch: int = 1
     batch_fixed: float = 0.5
-    least_loaded: bool = True
+    balancing: str = "least-loaded"
 
     @property
     def physics(self) -> Physics:
-        return Physics(self.target_seconds, self.max_batch, self.batch_fixed, self.least_loaded)
+        balancing = BALANCINGS[self.balancing]
+        return Physics(self.target_seconds, self.max_batch, self.batch_fixed, balancing)
 
 
 def draw(arrivals: Floats, setting: Setting, seed: int) -> Load:
@@ -136,7 +141,7 @@ def open_world(load: Load, ready: int, most: int, target_seconds: float) -> Worl
     slots, requests = 4 * max(most, ready) + 64, len(load.arrivals)
     edges = edges_about(target_seconds)
     world = World(
-        counts=np.zeros(11, np.int64),
+        counts=np.zeros(13, np.int64),
         sums=np.zeros(6),
         phase=np.zeros(slots, np.int64),
         created_at=np.zeros(slots),
@@ -157,12 +162,13 @@ def open_world(load: Load, ready: int, most: int, target_seconds: float) -> Worl
     # They started before the trace did: how long that took has been seen.
     world.started[:ready] = load.startup[:ready]
     world.phase[:ready] = READY
+    world.counts[FIRST] = world.counts[LAST] = -1
     for place in (CREATED, STARTED, HIGH, DESIRED):
         world.counts[place] = ready
     return world
 
 
-@compiled
+@inlined
 def advance(world: World, load: Load, physics: Physics, until: float) -> None:
     """Let everything happen that happens up to `until`."""
     while True:
@@ -176,19 +182,19 @@ def advance(world: World, load: Load, physics: Physics, until: float) -> None:
             world.counts[NEXT] += 1
             _arrive(world, load, physics, coming)
         elif world.phase[slot] == STARTING:
-            _ready(world, slot)
+            _ready(world, load, physics, slot)
         else:
             _finish(world, load, physics, slot)
     _pass_time(world, until)
 
 
-@compiled
+@inlined
 def _pass_time(world: World, now: float) -> None:
     world.sums[IN_FLIGHT_SECONDS] += world.counts[IN_FLIGHT] * (now - world.sums[CLOCK])
     world.sums[CLOCK] = now
 
 
-@compiled
+@inlined
 def _next_event(world: World) -> tuple[int, float]:
     slot, first = -1, math.inf
     for each in range(world.counts[HIGH]):
@@ -197,42 +203,78 @@ def _next_event(world: World) -> tuple[int, float]:
     return slot, first
 
 
-@compiled
+@inlined
 def _arrive(world: World, load: Load, physics: Physics, request: int) -> None:
     door = load.door[request]
     if world.through[door] >= DOOR_LIMIT:
         world.counts[REJECTED] += 1
         world.latency[request] = math.inf
         return
-    slot = (
-        _least_loaded(world, door, load.tie[request])
-        if physics.least_loaded
-        else _any_ready(world, load.tie[request])
-    )
+    world.through[door] += 1
+    world.counts[IN_FLIGHT] += 1
+    if physics.balancing == POOLED:
+        _wait(world, request)
+        _pull(world, load, physics, _idle(world))
+    elif physics.balancing == LEAST_LOADED:
+        _send(world, load, physics, request, _least_loaded(world, door, load.tie[request]))
+    else:
+        _send(world, load, physics, request, _any_ready(world, load.tie[request]))
+
+
+@inlined
+def _send(world: World, load: Load, physics: Physics, request: int, slot: int) -> None:
+    """Put a request into a replica's queue."""
     if world.tail[slot] >= 0:
         world.following[world.tail[slot]] = request
     else:
         world.head[slot] = request
     world.tail[slot] = request
     world.queued[slot] += 1
-    world.at_door[slot, door] += 1
-    world.through[door] += 1
-    world.counts[IN_FLIGHT] += 1
+    world.at_door[slot, load.door[request]] += 1
     if world.batch[slot] == 0:
         _execute(world, load, physics, slot)
 
 
-@compiled
+@inlined
+def _wait(world: World, request: int) -> None:
+    """Put a request into the pooled queue."""
+    if world.counts[LAST] >= 0:
+        world.following[world.counts[LAST]] = request
+    else:
+        world.counts[FIRST] = request
+    world.counts[LAST] = request
+
+
+@inlined
+def _pull(world: World, load: Load, physics: Physics, slot: int) -> None:
+    """Give an idle replica the first of the pooled queue."""
+    request = world.counts[FIRST]
+    if slot < 0 or request < 0:
+        return
+    world.counts[FIRST] = world.following[request]
+    if world.counts[FIRST] < 0:
+        world.counts[LAST] = -1
+    world.following[request] = -1
+    _send(world, load, physics, request, slot)
+
+
+@inlined
+def _idle(world: World) -> int:
+    for slot in range(world.counts[HIGH]):
+        if world.phase[slot] == READY and world.queued[slot] == 0:
+            return slot
+    return -1
+
+
+@inlined
 def _least_loaded(world: World, door: int, tie: float) -> int:
     """Return the ready replica with the fewest of this door's own requests; equals by lot."""
     least, equals = 1 << 60, 0
     for slot in range(world.counts[HIGH]):
         if world.phase[slot] == READY:
             load = world.at_door[slot, door]
-            if load < least:
-                least, equals = load, 1
-            elif load == least:
-                equals += 1
+            equals = 1 if load < least else equals + (load == least)
+            least = min(least, load)
     chosen = int(tie * equals)
     for slot in range(world.counts[HIGH]):
         if world.phase[slot] == READY and world.at_door[slot, door] == least:
@@ -242,7 +284,7 @@ def _least_loaded(world: World, door: int, tie: float) -> int:
     raise AssertionError("a request came while no replica was ready")
 
 
-@compiled
+@inlined
 def _any_ready(world: World, tie: float) -> int:
     chosen = int(tie * ready_count(world))
     for slot in range(world.counts[HIGH]):
@@ -253,7 +295,7 @@ def _any_ready(world: World, tie: float) -> int:
     raise AssertionError("a request came while no replica was ready")
 
 
-@compiled
+@inlined
 def _execute(world: World, load: Load, physics: Physics, slot: int) -> None:
     """Start a batch of what waits, at once, as Triton's dynamic batcher does without a delay."""
     count = min(world.queued[slot], physics.max_batch)
@@ -264,7 +306,7 @@ def _execute(world: World, load: Load, physics: Physics, slot: int) -> None:
     world.counts[BATCHES] += 1
 
 
-@compiled
+@inlined
 def _finish(world: World, load: Load, physics: Physics, slot: int) -> None:
     for _ in range(world.batch[slot]):
         request = world.head[slot]
@@ -285,9 +327,11 @@ def _finish(world: World, load: Load, physics: Physics, slot: int) -> None:
     world.event_at[slot] = math.inf
     if world.phase[slot] == DRAINING:
         _remove(world, slot)
+    else:
+        _pull(world, load, physics, slot)
 
 
-@compiled
+@inlined
 def _answer(world: World, request: int, latency: float, target: float) -> None:
     world.latency[request] = latency
     world.sums[LATENCY] += latency
@@ -296,19 +340,32 @@ def _answer(world: World, request: int, latency: float, target: float) -> None:
     # Sums of binary fractions: a request that took the target to the nanosecond met it.
     if latency > target + 1e-9:
         world.counts[LATE] += 1
-    world.buckets[np.searchsorted(world.edges, latency)] += 1
+    world.buckets[_bucket(world.edges, latency)] += 1
 
 
-@compiled
-def _ready(world: World, slot: int) -> None:
+@inlined
+def _bucket(edges: Floats, latency: float) -> int:
+    low, high = 0, len(edges)
+    while low < high:
+        middle = (low + high) // 2
+        if edges[middle] < latency:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@inlined
+def _ready(world: World, load: Load, physics: Physics, slot: int) -> None:
     world.phase[slot] = READY
     world.event_at[slot] = math.inf
     took = world.sums[CLOCK] - world.created_at[slot]
     world.started[world.counts[STARTED] % len(world.started)] = took
     world.counts[STARTED] += 1
+    _pull(world, load, physics, slot)
 
 
-@compiled
+@inlined
 def _remove(world: World, slot: int) -> None:
     world.sums[GPU] += world.sums[CLOCK] - world.created_at[slot]
     world.phase[slot] = FREE
@@ -317,7 +374,7 @@ def _remove(world: World, slot: int) -> None:
         world.counts[HIGH] -= 1
 
 
-@compiled
+@inlined
 def scale(world: World, load: Load, desired: int) -> None:
     """Create or remove replicas until `desired` are ready or starting.
 
@@ -336,7 +393,7 @@ def scale(world: World, load: Load, desired: int) -> None:
         _retire(world)
 
 
-@compiled
+@inlined
 def _create(world: World, load: Load) -> None:
     slot = 0
     while world.phase[slot] != FREE:
@@ -351,7 +408,7 @@ def _create(world: World, load: Load) -> None:
     world.counts[CREATED] += 1
 
 
-@compiled
+@inlined
 def _retire(world: World) -> None:
     victim = -1
     for slot in range(world.counts[HIGH]):
@@ -372,7 +429,7 @@ def _retire(world: World) -> None:
         _remove(world, victim)
 
 
-@compiled
+@inlined
 def ready_count(world: World) -> int:
     """Return how many replicas are ready."""
     count = 0
@@ -381,10 +438,10 @@ def ready_count(world: World) -> int:
     return count
 
 
-@compiled
+@inlined
 def gpu_seconds(world: World, end: float) -> float:
     """Return what was paid up to `end`: from each replica's creation to its removal."""
-    total = world.sums[GPU]
+    total = float(world.sums[GPU])
     for slot in range(world.counts[HIGH]):
         if world.phase[slot] != FREE:
             total += end - world.created_at[slot]
