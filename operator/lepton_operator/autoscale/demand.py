@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from itertools import pairwise
 from statistics import median
 
 from lepton_operator.autoscale.values import Moment
@@ -58,8 +59,8 @@ def trend(moments: tuple[Moment, ...], horizon_seconds: float) -> float:
     if moments[0].time > end - block * (_BLOCKS + 1):
         return 0.0
     counts = [arrivals_at(moments, end - block * back) for back in range(_BLOCKS + 2)]
-    rates = [(late - early) / block for late, early in zip(counts, counts[1:], strict=False)]
-    change = median(late - early for late, early in zip(rates, rates[1:], strict=False))
+    rates = [(late - early) / block for late, early in pairwise(counts)]
+    change = median(late - early for late, early in pairwise(rates))
     if change <= 0:
         return 0.0
     # The variance of a median of n is pi/2 that of their mean.

@@ -19,7 +19,6 @@ import math
 
 from lepton_operator.autoscale.values import Moment, Overload, Worth
 
-
 NOTHING = Worth()
 
 
@@ -32,14 +31,15 @@ def reference_ready(
     if moments and moments[0].time <= since:
         ready = moments[-1].reference
     for moment in reversed(moments):
-        if moment.reference < ready:
-            ready = moment.reference
+        ready = min(ready, moment.reference)
         if moment.time <= since:
             break
     return max(1, ready)
 
 
-def to_drain(busy: float, backlog: float, ready_seconds: float, horizon: float, price: float) -> int:
+def to_drain(
+    busy: float, backlog: float, ready_seconds: float, horizon: float, price: float
+) -> int:
     """Return how many replicas a backlog is worth, or 0 if it will have gone before they come.
 
     All in replicas and replica-seconds: `busy` are kept busy by what arrives, `backlog` waits,

@@ -1,8 +1,8 @@
 """The law: how many replicas keep the latency that was asked for, with as few as can be.
 
 Wanted is the most of
-  - what the demand needs: the highest rate within the last start-up, or what a steady growth makes
-    of it within the next one (a replica that was needed so lately costs less to keep than to start);
+  - what the demand needs: the highest rate within the last start-up (a replica that was needed so
+    lately costs less to keep than to start), or what a steady growth makes of it within the next;
   - what a backlog is worth to drain, while there is one, and none is removed before it has gone;
   - what is worth keeping for demand that comes faster than replicas do (`keep`).
 """
@@ -14,24 +14,14 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from lepton_operator.autoscale import demand, keep, service, startup
-from lepton_operator.autoscale.limits import limited, stabilised
+from lepton_operator.autoscale.limits import counted, limited, remembered, stabilised
 from lepton_operator.autoscale.queueing import Wait, capacity, replicas_for
 from lepton_operator.autoscale.schedules import bounds
 from lepton_operator.autoscale.service import Model
-from lepton_operator.autoscale.values import (
-    Advice,
-    Change,
-    Decision,
-    History,
-    Moment,
-    Samples,
-    Spec,
-)
+from lepton_operator.autoscale.values import Decision, History, Moment, Samples, Spec
 
 # A start-up, and the five blocks of a fourth of it that the trend is taken from, and a margin.
 _KEPT_STARTUPS = 1.5
-# The longest period of a policy, and the longest window, that autoscaling/v2 allows.
-_LONGEST_SECONDS = 3600.0
 
 
 class Cause(NamedTuple):
@@ -250,8 +240,9 @@ def _by_demand(scene: Scene, seen: History) -> Cause:
 def _by_backlog(scene: Scene) -> Cause:
     """While those who come now wait too long, remove none, and add what draining is worth."""
     samples, work, horizon = scene.samples, scene.model.work_seconds, scene.startup_seconds
-    backlog, allowed = samples.in_flight * work, scene.wait.slack * work + scene.model.seconds_batched
+    backlog = samples.in_flight * work
     waited = backlog / max(1, samples.ready)
+    allowed = scene.wait.slack * work + scene.model.seconds_batched
     if waited <= allowed:
         return Cause(0, "backlog", waited, allowed, "")
     able = samples.ready * horizon
@@ -286,37 +277,15 @@ def _within_limits(scene: Scene, seen: History, cause: Cause, now: float) -> Dec
     replicas = stabilised(seen.advice, now, current, wanted, rules)
     replicas = limited(seen.changes, now, current, replicas, rules)
     replicas = min(max(replicas, least), most)
-    seen = _remember(seen, now, wanted, replicas - current)
-    reason = cause.reason + _why_not(cause, wanted, replicas, (least, most), schedule is not None)
-    return Decision(current, replicas, cause.metric, cause.value, cause.target, reason, seen)
-
-
-def _why_not(
-    cause: Cause, wanted: int, replicas: int, allowed: tuple[int, int], scheduled: bool
-) -> str:
-    """Say what kept the decision from what its cause asks for."""
-    text = ""
+    seen = replace(
+        seen,
+        advice=remembered(seen.advice, now, wanted, spec.up, spec.down),
+        changes=counted(seen.changes, now, replicas - current, spec.up, spec.down),
+    )
+    reason = cause.reason
     if wanted != cause.replicas:
         bound = "minimum" if wanted > cause.replicas else "maximum"
-        by = "a schedule's" if scheduled else "the"
-        text = f" {by.capitalize()} {bound} of {wanted} holds."
+        reason += f" {'A schedule' if schedule else 'The spec'} has a {bound} of {wanted}."
     if replicas != wanted:
-        text += f" `behavior` lets it go to {replicas} of {wanted} now."
-    return text
-
-
-def _remember(seen: History, now: float, wanted: int, delta: int) -> History:
-    since = now - _LONGEST_SECONDS
-    changes = tuple(each for each in seen.changes if each.time > since)
-    if delta:
-        changes = (*changes, Change(now, delta))
-    return replace(seen, changes=changes, advice=_recent(seen.advice, since, now, wanted))
-
-
-def _recent(
-    advice: tuple[Advice, ...], since: float, now: float, wanted: int
-) -> tuple[Advice, ...]:
-    """Keep the times at which the advice changed: between two of them it held."""
-    if advice and advice[-1].replicas == wanted:
-        return advice
-    return (*(each for each in advice if each.time > since), Advice(now, wanted))
+        reason += f" `behavior` allows {replicas} of {wanted} now."
+    return Decision(current, replicas, cause.metric, cause.value, cause.target, reason, seen)

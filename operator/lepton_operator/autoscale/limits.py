@@ -16,11 +16,36 @@ def stabilised(
     advice: tuple[Advice, ...], now: float, current: int, wanted: int, rules: ScalingRules
 ) -> int:
     """Return what the window of this direction lets through."""
-    window = rules.stabilization_window_seconds or 0
-    seen = [each.replicas for each in advice if each.time > now - window]
+    since = now - (rules.stabilization_window_seconds or 0)
+    # Each advice held until the next one came.
+    ends = (*(each.time for each in advice[1:]), now)
+    seen = [each.replicas for each, end in zip(advice, ends, strict=False) if end > since]
     if wanted > current:
         return max(current, min((wanted, *seen)))
     return min(current, max((wanted, *seen)))
+
+
+def remembered(
+    advice: tuple[Advice, ...], now: float, wanted: int, up: ScalingRules, down: ScalingRules
+) -> tuple[Advice, ...]:
+    """Return the advice that a window can still look at: the times at which it changed."""
+    longest = max(up.stabilization_window_seconds or 0, down.stabilization_window_seconds or 0)
+    if longest == 0 or (advice and advice[-1].replicas == wanted):
+        return advice
+    ends = (*(each.time for each in advice[1:]), now)
+    recent = (each for each, end in zip(advice, ends, strict=False) if end > now - longest)
+    return (*recent, Advice(now, wanted))
+
+
+def counted(
+    changes: tuple[Change, ...], now: float, delta: int, up: ScalingRules, down: ScalingRules
+) -> tuple[Change, ...]:
+    """Return the changes that a policy can still look at."""
+    periods = [each.period_seconds for each in (*up.policies, *down.policies)]
+    if not periods or not delta:
+        return changes
+    recent = (each for each in changes if each.time > now - max(periods))
+    return (*recent, Change(now, delta))
 
 
 def limited(
@@ -35,9 +60,10 @@ def limited(
         return wanted
     pick = max if rules.select_policy == "Max" else min
     if wanted > current:
-        return min(wanted, max(current, pick(_most(changes, now, current, each) for each in rules.policies)))
-    reach = [current - _least(changes, now, current, each) for each in rules.policies]
-    return max(wanted, current - max(0, pick(reach)))
+        highest = pick(_most(changes, now, current, each) for each in rules.policies)
+        return min(wanted, max(current, highest))
+    furthest = pick(current - _least(changes, now, current, each) for each in rules.policies)
+    return max(wanted, current - max(0, furthest))
 
 
 def _most(changes: tuple[Change, ...], now: float, current: int, policy: ScalingPolicy) -> int:

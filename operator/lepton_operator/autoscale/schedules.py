@@ -25,9 +25,7 @@ def bounds(spec: Spec, now: float, startup_seconds: float) -> tuple[int, int, Sc
     """
     least, most, by = spec.min_replicas, spec.max_replicas, None
     current = [
-        each
-        for each in spec.schedules
-        if _holds(each, now) or _holds(each, now + startup_seconds)
+        each for each in spec.schedules if _holds(each, now) or _holds(each, now + startup_seconds)
     ]
     minima = [each for each in current if each.min_replicas is not None]
     maxima = [each.max_replicas for each in current if each.max_replicas is not None]

@@ -50,7 +50,7 @@ def learn(service: Service, before: Samples, now: Samples, rate: float, door: Do
     executed = _executed(before, now)
     if executed is not None:
         service = _execution(service, done, *executed)
-    return _waits(service, before, now, rate, door, took / done)
+    return _waits(service, (before, now), rate, door)
 
 
 def model(service: Service, spec: Spec) -> Model | None:
@@ -67,9 +67,7 @@ def model(service: Service, spec: Spec) -> Model | None:
         work = batched / size
     prior = _PRIOR_WAITS * work
     variability = (service.waited + _LEAST_VARIABILITY * prior) / (service.foretold + prior)
-    return Model(
-        alone, batched, work, min(max(variability, _LEAST_VARIABILITY), _MOST_VARIABILITY)
-    )
+    return Model(alone, batched, work, min(max(variability, _LEAST_VARIABILITY), _MOST_VARIABILITY))
 
 
 def _grown(before: float, now: float) -> float:
@@ -120,10 +118,9 @@ def _batch_size(fixed: float, each: float, spec: Spec) -> int:
     return int(min(max(1.0, (spec.target_seconds / 2 - fixed) / each), spec.max_batch))
 
 
-def _waits(
-    service: Service, before: Samples, now: Samples, rate: float, door: Door, latency: float
-) -> Service:
+def _waits(service: Service, between: tuple[Samples, Samples], rate: float, door: Door) -> Service:
     """Compare how long requests waited with M/M/c, once nothing has piled up for a while."""
+    before, now = between
     if now.ready != before.ready or now.in_flight > 2 * now.ready:
         return replace(service, calm_since=None)
     if service.calm_since is None:
@@ -136,9 +133,9 @@ def _waits(
         return service
     own, others = mean_wait(now.ready, offered, door)
     kept = max(0.0, 1 - done / _MEMORY_REQUESTS)
-    waited = max(0.0, latency - seconds - others * seconds)
+    took = _grown(before.latency_seconds, now.latency_seconds)
     return replace(
         service,
-        waited=service.waited * kept + done * waited,
+        waited=service.waited * kept + max(0.0, took - done * (1 + others) * seconds),
         foretold=service.foretold * kept + done * own * seconds,
     )
