@@ -11,11 +11,22 @@ import math
 from bisect import bisect_left
 from itertools import pairwise
 from statistics import median
+from typing import NamedTuple
 
 from lepton_operator.autoscale.values import Moment
 
-# Four changes between five blocks: their median is not moved by one step, wherever it lies.
-_BLOCKS = 4
+# Five changes between blocks of a fourth of the horizon: a step makes two of them at most, so their
+# median is not moved by one, wherever it lies.
+_BLOCKS, _CHANGES = 4, 5
+# Standard errors: noise alone looks like this once in 740 times.
+_CERTAIN = 3
+
+
+class Coming(NamedTuple):
+    """The demand that a steady change leads to."""
+
+    rate: float  # requests a second at the horizon, if it grows; else 0
+    falling: bool
 
 
 def newest_rate(moments: tuple[Moment, ...], time: float, arrivals: float) -> float:
@@ -45,28 +56,26 @@ def most_within(moments: tuple[Moment, ...], since: float) -> float:
     return max((moment.rate for moment in _since(moments, since)), default=0.0)
 
 
-def trend(moments: tuple[Moment, ...], horizon_seconds: float) -> float:
-    """Return the rate at the horizon if what grew for so long goes on growing for as long.
+def coming(moments: tuple[Moment, ...], horizon_seconds: float) -> Coming:
+    """Return where a steady change leads: what lasted for a horizon goes on for another one.
 
     Of what has lasted for a time, half lasts for as long again (Lindy's law, the scale-free prior).
-    The growth is the median change between blocks of a fourth of the horizon, less what the
-    noise of counting explains: times its square over that plus its own error's.
+    The change is the median of those between blocks of a fourth of the horizon, times the share of
+    it that the noise of counting does not explain: its square over that plus its error's square.
     """
-    if not moments or len(moments) < 2 * (_BLOCKS + 1):
-        return 0.0
     block = horizon_seconds / _BLOCKS
-    end = moments[-1].time
-    if moments[0].time > end - block * (_BLOCKS + 1):
-        return 0.0
-    counts = [arrivals_at(moments, end - block * back) for back in range(_BLOCKS + 2)]
+    end = moments[-1].time if moments else 0.0
+    if not moments or moments[0].time > end - block * (_CHANGES + 1):
+        return Coming(0.0, falling=False)
+    counts = [arrivals_at(moments, end - block * back) for back in range(_CHANGES + 2)]
     rates = [(late - early) / block for late, early in pairwise(counts)]
     change = median(late - early for late, early in pairwise(rates))
-    if change <= 0:
-        return 0.0
-    # The variance of a median of n is pi/2 that of their mean.
-    error = math.pi / 2 * 2 * max(rates[0], 1 / block) / block / _BLOCKS
+    # A change has the noise of two blocks; a median of n has pi/2 of the variance of their mean.
+    error = math.sqrt(math.pi / _CHANGES * max(rates[0], 1 / block) / block)
+    sure = change**2 / (change**2 + error**2)
     # The newest block's mean is half a block old.
-    return rates[0] + (_BLOCKS + 0.5) * change * change**2 / (change**2 + error)
+    rate = rates[0] + (_BLOCKS + 0.5) * change * sure
+    return Coming(rate if change > 0 else 0.0, falling=change < -_CERTAIN * error)
 
 
 def arrivals_at(moments: tuple[Moment, ...], time: float) -> float:

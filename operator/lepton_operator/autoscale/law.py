@@ -20,8 +20,11 @@ from lepton_operator.autoscale.schedules import bounds
 from lepton_operator.autoscale.service import Model
 from lepton_operator.autoscale.values import Decision, History, Moment, Samples, Spec
 
-# A start-up, and the five blocks of a fourth of it that the trend is taken from, and a margin.
-_KEPT_STARTUPS = 1.5
+# The six blocks of a fourth of a start-up that a trend is taken from, and a margin.
+_KEPT_STARTUPS = 1.75
+# While the demand falls steadily, what it was does not come back within a start-up: only the block
+# counts in which the fall is seen.
+_FALLING_WINDOW = 0.25
 
 
 class Cause(NamedTuple):
@@ -46,6 +49,7 @@ class Scene:
     rate: float  # requests a second since the last samples
     most_rate: float  # within the last start-up
     coming_rate: float  # at the end of the next one, by its trend
+    starting_ready_seconds: float  # in which pods that start now will be ready within the next one
 
     @property
     def present(self) -> int:
@@ -154,9 +158,12 @@ def _scene(
     arrivals = moments[-1].arrivals + _grown(last, samples) if moments and last else 0.0
     rate = demand.newest_rate(moments, samples.time, arrivals)
     level = demand.envelope(moments, samples.time, arrivals, seconds)
-    coming = demand.trend(moments, seconds)
-    most = max(level, demand.most_within(moments, samples.time - seconds))
-    scene = Scene(spec, samples, model, _wait(spec, model), seconds, rate, most, coming)
+    coming = demand.coming(moments, seconds)
+    window = seconds * (_FALLING_WINDOW if coming.falling else 1)
+    most = max(level, demand.most_within(moments, samples.time - window))
+    known = seen.startups_seconds
+    able = sum(startup.expected_ready_seconds(known, age, seconds) for age in samples.starting_ages)
+    scene = Scene(spec, samples, model, _wait(spec, model), seconds, rate, most, coming.rate, able)
     reference, seen = _reference(scene, seen)
     since = samples.time - _KEPT_STARTUPS * seconds
     first = next((i for i, each in enumerate(moments) if each.time >= since), len(moments))
@@ -198,15 +205,13 @@ def _reference(scene: Scene, seen: History) -> tuple[int, History]:
 def _base(scene: Scene, seen: History) -> int:
     """Return what the demand needs; before a whole window was seen, no fewer than there were."""
     needed = scene.needed(max(scene.most_rate, scene.coming_rate))
-    if not _window_seen(scene, seen):
+    if _seen_seconds(scene, seen) < scene.startup_seconds:
         needed = max(needed, min(seen.began_with, scene.spec.max_replicas))
     return needed
 
 
-def _window_seen(scene: Scene, seen: History) -> bool:
-    window = scene.spec.down.stabilization_window_seconds or 0
-    begun = scene.samples.time if seen.seen_since is None else seen.seen_since
-    return scene.samples.time - begun >= max(scene.startup_seconds, window)
+def _seen_seconds(scene: Scene, seen: History) -> float:
+    return scene.samples.time - (scene.samples.time if seen.seen_since is None else seen.seen_since)
 
 
 def _by_demand(scene: Scene, seen: History) -> Cause:
@@ -225,7 +230,9 @@ def _by_demand(scene: Scene, seen: History) -> Cause:
             if scene.most_rate >= scene.coming_rate
             else f"will come in {scene.startup_seconds:.0f} s, a start-up, by their growth"
         )
-        reason = f"{rate:.1f} requests a second {source}; {replicas} replicas hold {holds:.1f}"
+        reason = (
+            f"At least {rate:.1f} requests a second {source}; {replicas} replicas hold {holds:.1f}"
+        )
     if spec.target_seconds <= alone:
         reason += (
             f". The target of {spec.target_seconds * 1e3:.0f} ms is below the model's own "
@@ -245,7 +252,7 @@ def _by_backlog(scene: Scene) -> Cause:
     allowed = scene.wait.slack * work + scene.model.seconds_batched
     if waited <= allowed:
         return Cause(0, "backlog", waited, allowed, "")
-    able = samples.ready * horizon
+    able = samples.ready * horizon + scene.starting_ready_seconds
     busy, price = scene.rate * work, 1 / scene.spec.share_late
     drain = keep.to_drain(busy, backlog, able, horizon, price)
     replicas = min(max(drain, scene.present), scene.spec.max_replicas)
@@ -275,6 +282,8 @@ def _within_limits(scene: Scene, seen: History, cause: Cause, now: float) -> Dec
     wanted = min(max(cause.replicas, least), most)
     rules = spec.up if wanted > current else spec.down
     replicas = stabilised(seen.advice, now, current, wanted, rules)
+    if _seen_seconds(scene, seen) < (spec.down.stabilization_window_seconds or 0):
+        replicas = max(replicas, current)
     replicas = limited(seen.changes, now, current, replicas, rules)
     replicas = min(max(replicas, least), most)
     seen = replace(

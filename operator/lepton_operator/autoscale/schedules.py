@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import lru_cache
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from cronsim import CronSim
+from cronsim import CronSim, CronSimError
 
 from lepton_operator.autoscale.values import Schedule, Spec
 
@@ -25,7 +25,9 @@ def bounds(spec: Spec, now: float, startup_seconds: float) -> tuple[int, int, Sc
     """
     least, most, by = spec.min_replicas, spec.max_replicas, None
     current = [
-        each for each in spec.schedules if _holds(each, now) or _holds(each, now + startup_seconds)
+        each
+        for each in spec.schedules
+        if not problem(each) and (_holds(each, now) or _holds(each, now + startup_seconds))
     ]
     minima = [each for each in current if each.min_replicas is not None]
     maxima = [each.max_replicas for each in current if each.max_replicas is not None]
@@ -36,6 +38,24 @@ def bounds(spec: Spec, now: float, startup_seconds: float) -> tuple[int, int, Sc
         most = max(maxima)
         by = by or current[0]
     return least, max(least, most), by
+
+
+@lru_cache(maxsize=65_536)
+def problem(schedule: Schedule) -> str:
+    """Return why a schedule never holds, and what to do; nothing if it can."""
+    try:
+        ZoneInfo(schedule.time_zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return (
+            f"the time zone {schedule.time_zone!r} does not exist: name one of IANA's, "
+            "e.g. Europe/Berlin"
+        )
+    for expression in (schedule.start, schedule.end):
+        try:
+            CronSim(expression, datetime(2026, 1, 1, tzinfo=UTC))
+        except CronSimError as error:
+            return f"{expression!r} is no cron expression ({error}): write e.g. 0 8 * * 1-5"
+    return ""
 
 
 def _holds(schedule: Schedule, now: float) -> bool:
