@@ -73,7 +73,7 @@ def decide(spec: Spec, samples: Samples | None, history: History, now: float) ->
     if model is None:
         return _hold(spec, samples, seen, "no request has been answered yet", now)
     scene, seen = _scene(spec, samples, model, seen, history)
-    causes = (_by_demand(scene, seen), _by_backlog(scene), _by_worth(scene, seen))
+    causes = (_by_demand(scene), _by_backlog(scene), _by_worth(scene, seen))
     return _within_limits(scene, seen, max(causes, key=lambda cause: cause.replicas), now)
 
 
@@ -203,7 +203,7 @@ def _reference(scene: Scene, seen: History) -> tuple[int, History]:
 
 
 def _base(scene: Scene, seen: History) -> int:
-    """Return what the demand needs; before a whole window was seen, no fewer than there were."""
+    """Return what the demand needs; before a whole start-up was seen, no fewer than there were."""
     needed = scene.needed(max(scene.most_rate, scene.coming_rate))
     if _seen_seconds(scene, seen) < scene.startup_seconds:
         needed = max(needed, min(seen.began_with, scene.spec.max_replicas))
@@ -214,25 +214,17 @@ def _seen_seconds(scene: Scene, seen: History) -> float:
     return scene.samples.time - (scene.samples.time if seen.seen_since is None else seen.seen_since)
 
 
-def _by_demand(scene: Scene, seen: History) -> Cause:
-    rate, replicas = max(scene.most_rate, scene.coming_rate), _base(scene, seen)
-    holds = capacity(max(1, replicas), scene.wait) / scene.model.work_seconds
-    needed = scene.needed(rate)
+def _by_demand(scene: Scene) -> Cause:
+    rate = max(scene.most_rate, scene.coming_rate)
+    replicas = scene.needed(rate)
+    holds = capacity(replicas, scene.wait) / scene.model.work_seconds
     spec, alone = scene.spec, scene.model.seconds_batched
-    if replicas > needed:
-        reason = (
-            f"Kept at {replicas} until the demand of one start-up "
-            f"({scene.startup_seconds:.0f} s) has been seen"
-        )
-    else:
-        source = (
-            f"came within the last {scene.startup_seconds:.0f} s, a start-up"
-            if scene.most_rate >= scene.coming_rate
-            else f"will come in {scene.startup_seconds:.0f} s, a start-up, by their growth"
-        )
-        reason = (
-            f"At least {rate:.1f} requests a second {source}; {replicas} replicas hold {holds:.1f}"
-        )
+    source = (
+        f"came within the last {scene.startup_seconds:.0f} s, a start-up"
+        if scene.most_rate >= scene.coming_rate
+        else f"will come in {scene.startup_seconds:.0f} s, a start-up, by their growth"
+    )
+    reason = f"At least {rate:.1f} requests a second {source}; {replicas} replicas hold {holds:.1f}"
     if spec.target_seconds <= alone:
         reason += (
             f". The target of {spec.target_seconds * 1e3:.0f} ms is below the model's own "
@@ -282,8 +274,10 @@ def _within_limits(scene: Scene, seen: History, cause: Cause, now: float) -> Dec
     wanted = min(max(cause.replicas, least), most)
     rules = spec.up if wanted > current else spec.down
     replicas = stabilised(seen.advice, now, current, wanted, rules)
-    if _seen_seconds(scene, seen) < (spec.down.stabilization_window_seconds or 0):
-        replicas = max(replicas, current)
+    window = max(scene.startup_seconds, spec.down.stabilization_window_seconds or 0)
+    early = replicas < current and _seen_seconds(scene, seen) < window
+    if early:
+        replicas = current
     replicas = limited(seen.changes, now, current, replicas, rules)
     replicas = min(max(replicas, least), most)
     seen = replace(
@@ -295,6 +289,8 @@ def _within_limits(scene: Scene, seen: History, cause: Cause, now: float) -> Dec
     if wanted != cause.replicas:
         bound = "minimum" if wanted > cause.replicas else "maximum"
         reason += f" {'A schedule' if schedule else 'The spec'} has a {bound} of {wanted}."
-    if replicas != wanted:
+    if early:
+        reason += f" None goes before {window:.0f} s have been seen."
+    elif replicas != wanted:
         reason += f" `behavior` allows {replicas} of {wanted} now."
     return Decision(current, replicas, cause.metric, cause.value, cause.target, reason, seen)

