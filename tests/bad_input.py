@@ -37,6 +37,13 @@ def service(case: str, sentence: str, *, rule: bool = True, **spec: Any) -> Bad:
     return Bad(case, "InferenceService", {"model": {"name": "m"}} | spec, sentence, rule)
 
 
+SCALED: dict[str, Any] = {"maxReplicas": 3, "target": {"latencyMilliseconds": 500}}
+
+
+def scheduled(**schedule: Any) -> dict[str, Any]:
+    return SCALED | {"schedules": [{"start": "0 8 * * *", "end": "0 18 * * *"} | schedule]}
+
+
 BAD = (
     job("a flag of torchrun", "torchrun's own flags", entrypoint=["--nnodes=2", "train.py"]),
     job("a module without its name", "'-m' and a module", entrypoint=["-m"]),
@@ -318,4 +325,42 @@ BAD = (
         rule=False,
     ),
     service("a service without a model", "Required", model={}, rule=False),
+    service(
+        "a minimum above the maximum",
+        "minReplicas may not be above maxReplicas",
+        autoscaling=SCALED | {"minReplicas": 5, "maxReplicas": 3},
+    ),
+    service(
+        "a latency of nothing",
+        "greater than or equal to 1",
+        autoscaling=SCALED | {"target": {"latencyMilliseconds": 0}},
+        rule=False,
+    ),
+    service(
+        "a percentile of all requests",
+        "less than or equal to 99.9",
+        autoscaling=SCALED | {"target": {"latencyMilliseconds": 500, "percentile": 100}},
+        rule=False,
+    ),
+    service(
+        "a schedule in a zone that does not exist",
+        "timeZone is a name of IANA's time zone database",
+        autoscaling=scheduled(timeZone="Europe/Atlantis", minReplicas=2),
+    ),
+    service(
+        "a schedule that changes nothing",
+        "set at least one",
+        autoscaling=scheduled(),
+    ),
+    service(
+        "a schedule with a minimum above its maximum",
+        "schedules: minReplicas may not be above maxReplicas",
+        autoscaling=scheduled(minReplicas=3, maxReplicas=2),
+    ),
+    service(
+        "a schedule of four fields",
+        "should match",
+        autoscaling=scheduled(start="0 8 * *", minReplicas=2),
+        rule=False,
+    ),
 )
