@@ -17,7 +17,7 @@ MAX_PERIOD_SECONDS = 1800
 Replicas = Annotated[int, Field(ge=1, le=MAX_AUTOSCALED)]
 
 
-# CEL cannot ask whether a zone exists: the operator does (autoscale.schedules.problem), and says so.
+# CEL cannot ask whether a zone exists: the operator does, and says so (autoscale.schedules).
 TimeZone = Annotated[
     str, StringConstraints(min_length=1, max_length=64, pattern="^[A-Za-z0-9+_/-]+$")
 ]

@@ -23,6 +23,13 @@ def mean(known: tuple[float, ...], ages: tuple[float, ...]) -> float:
     return max((_UNKNOWN_SECONDS, *ages))
 
 
+def quantile(known: tuple[float, ...], otherwise: float, percentile: float) -> float:
+    """Return the time within which this percent of the starts were done."""
+    if not known:
+        return otherwise
+    return sorted(known)[math.ceil(percentile / 100 * len(known)) - 1]
+
+
 def expected_ready_seconds(known: tuple[float, ...], age: float, horizon: float) -> float:
     """Return how much of the next `horizon` seconds a pod of this age is likely to be ready for.
 

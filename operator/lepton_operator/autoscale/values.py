@@ -87,7 +87,7 @@ class Moment(NamedTuple):
     """What is kept of one sample for as long as a start-up and a little more."""
 
     time: float
-    arrivals: float  # cumulative, resets taken out
+    arrivals: float  # since `History.seen_since`
     rate: float  # requests a second, the envelope over time scales (`demand`)
     reference: int  # replicas that the law would want if it kept nothing back (`keep`)
 
@@ -143,6 +143,7 @@ class History:
 
     seen_since: float | None = None  # since then no sample was missed for long
     last: Samples | None = None
+    arrivals: float = 0.0  # since then
     moments: tuple[Moment, ...] = ()
     startups_seconds: tuple[float, ...] = ()  # the newest, of this service's own pods
     service: Service = Service()
