@@ -1,30 +1,55 @@
-"""The rows of rivals and bounds for a case, kept: only the simulator changes them."""
+"""Rows that were simulated before: rivals and bounds change only with the simulator, ours with us."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
+import lepton_operator.autoscale
 from bench.autoscaling.compiled import cache_folder
+from bench.autoscaling.ours import lepton
 from bench.autoscaling.run import Case
 from bench.autoscaling.table import Row, bounds, rivals
 
 
 def reference(case: Case) -> list[Row]:
     """Return the rows of every rival and bound; simulate unless this very case has been."""
-    what = {
+    return _kept(_described(case), lambda: [*rivals(case), *bounds(case)])
+
+
+def ours(case: Case, percentile: float | None = None) -> Row:
+    """Return our law's row; simulate unless this very law has been on this very case."""
+    described = _described(case) | {"law": _law_digest(), "percentile": percentile}
+    (row,) = _kept(described, lambda: [lepton(case, percentile)])
+    return row
+
+
+def _described(case: Case) -> dict[str, object]:
+    return {
         "trace": case.trace.name,
         "setting": dataclasses.asdict(case.setting),
         "scraping": dataclasses.asdict(case.scraping),
         "seed": case.seed,
         "arrivals": hashlib.sha256(case.trace.arrivals.tobytes()).hexdigest(),
     }
+
+
+def _law_digest() -> str:
+    folder = Path(lepton_operator.autoscale.__file__).parent
+    adapter = Path(__file__).with_name("ours.py")
+    files = [*sorted(folder.glob("*.py")), adapter]
+    return hashlib.sha256(b"".join(each.read_bytes() for each in files)).hexdigest()
+
+
+def _kept(what: dict[str, object], simulate: Callable[[], Iterable[Row]]) -> list[Row]:
     name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
     file = cache_folder() / "results" / f"{name}.json"
     if file.exists():
         return [Row(**each) for each in json.loads(file.read_text())]
-    rows = [*rivals(case), *bounds(case)]
+    rows = list(simulate())
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_suffix(".partial")
     partial.write_text(json.dumps([dataclasses.asdict(each) for each in rows]))
