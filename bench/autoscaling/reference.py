@@ -1,4 +1,4 @@
-"""Rows that were simulated before: rivals and bounds change only with the simulator, ours with us."""
+"""Rows of earlier runs. Rivals and bounds change only with the simulator, ours with our law."""
 
 from __future__ import annotations
 
