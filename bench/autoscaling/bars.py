@@ -54,7 +54,7 @@ def against_defaults(rows: Sequence[Row], curve: Sequence[Row]) -> Iterator[Verd
         (theirs,) = (each for each in rows if each.policy == rival and each.default)
         dearer = mine.cost > theirs.cost
         loss = loss_at(curve, theirs.cost) if dearer else mine.violations_percent
-        where = "our curve at its cost" if dearer else f"our cost {mine.cost:.2f}"
+        where = "our curve at its cost" if dearer else f"ours at {mine.cost:.2f}"
         yield Verdict(
             f"{rival} at its defaults: loss <= {share:g} of its own at no more cost",
             f"it {theirs.violations_percent:.2f} % at {theirs.cost:.2f}; {where}: {loss:.2f} %",
@@ -86,12 +86,12 @@ def against_tuned(rows: Sequence[Row]) -> Verdict:
 def loss_at(rows: Iterable[Row], cost: float) -> float:
     """Return the least loss that a mixture of these settings reaches at a cost, in percent.
 
-    Between two settings it is interpolated; below the cheapest one it is that one's.
+    Between two settings it is interpolated; nothing costs less than the cheapest: infinite.
     """
     points = sorted((each.cost, each.violations_percent) for each in rows)
     costs = [point[0] for point in points]
     least = np.minimum.accumulate([point[1] for point in points])
-    return float(np.interp(cost, costs, least))
+    return float(np.interp(cost, costs, least, left=np.inf))
 
 
 def of_policy(rows: Iterable[Row], policy: str) -> list[Row]:
@@ -118,7 +118,7 @@ def gap_closed(rows: Sequence[Row]) -> float:
     mine = ours(rows)
     theirs = best_tuned(rows, mine.cost)
     known = loss_at(of_policy(rows, "clairvoyant"), mine.cost)
-    if theirs is None or theirs.violations_percent <= known:
+    if theirs is None or not known < theirs.violations_percent:
         return float("nan")
     way = theirs.violations_percent - known
     return (theirs.violations_percent - mine.violations_percent) / way

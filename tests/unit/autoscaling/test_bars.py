@@ -63,6 +63,8 @@ def test_static_of_equal_cost_lies_between_two_numbers_of_replicas() -> None:
         a_row("static-N", 0.0, 1.6, "each trace's peak"),
     ]
     assert bars.loss_at(static[:2], 2.0) == 15.0
+    assert bars.loss_at(static[:2], 3.0) == 10.0
+    assert bars.loss_at(static[:2], 1.4) == math.inf
     assert bars.against_static([a_row("lepton", 15.0, 2.0), *static]).holds
     assert not bars.against_static([a_row("lepton", 15.1, 2.0), *static]).holds
 
