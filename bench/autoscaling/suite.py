@@ -107,9 +107,9 @@ def wave(setting: Setting, seeds: int) -> Verdict:
 def main() -> int:
     arguments = _arguments()
     judged: list[tuple[Suite, list[Verdict]]] = []
-    for base in [FAST] if arguments.fast_only else [FAST, SLOW]:
-        for startup in STARTUPS_SECONDS:
-            suite = measured(dataclasses.replace(base, startup_seconds=startup), arguments.seeds)
+    for base, seeds in ((FAST, arguments.seeds), (SLOW, arguments.slow_seeds)):
+        for startup in STARTUPS_SECONDS if seeds else ():
+            suite = measured(dataclasses.replace(base, startup_seconds=startup), seeds)
             judged.append((suite, list(verdicts(suite))))
             write(judged)
     found = [
@@ -130,7 +130,7 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench.autoscaling.suite", description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--fast-only", action="store_true", help="not the service of 800 ms")
+    parser.add_argument("--slow-seeds", type=int, default=1, help="of the service of 800 ms")
     return parser.parse_args()
 
 

@@ -31,7 +31,7 @@ def test_a_cheaper_rival_is_met_at_its_own_cost() -> None:
     curve = [a_row("lepton", 8.0, 1.5, "p50", default=False), a_row("lepton", 4.0, 2.5)]
     rows = [curve[1], *others(10.0, 2.0)]
     verdict = next(iter(bars.against_defaults(rows, curve)))
-    assert "our curve at its cost: 6.00 %" in verdict.found
+    assert "at its cost: 6.00 %" in verdict.found
     assert not verdict.holds
 
 
