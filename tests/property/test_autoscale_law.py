@@ -27,6 +27,7 @@ any_samples = st.none() | st.builds(
     startups_seconds=st.lists(figures, max_size=3).map(tuple),
     compute_seconds=st.none() | figures,
     batches=st.none() | figures,
+    desired=st.none() | st.integers(-2, 80),
 )
 specs = st.builds(
     lambda target, percentile, least, more, window, batch: Spec(

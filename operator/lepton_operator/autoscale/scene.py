@@ -36,10 +36,6 @@ class Scene:
     starting_ready_seconds: float  # in which pods that start now will be ready within the next one
 
     @property
-    def present(self) -> int:
-        return self.samples.ready + len(self.samples.starting_ages)
-
-    @property
     def price(self) -> float:
         """What a late request weighs, in requests' work (`keep`)."""
         return 1 / self.spec.share_late
@@ -63,7 +59,7 @@ def problem(spec: Spec, samples: Samples, history: History, now: float) -> str:
     )
     if not all(math.isfinite(each) for each in figures):
         return "a sample is not a number"
-    if min(figures[1:]) < 0 or samples.ready < 0:
+    if min(figures[1:]) < 0 or min(samples.ready, samples.current) < 0:
         return "a sample is negative"
     if abs(now - samples.time) > spec.stale_after_seconds:
         return f"the samples are {now - samples.time:.0f} s old"
@@ -86,7 +82,7 @@ def observe(spec: Spec, samples: Samples, history: History) -> History:
             moments=(),
             overload=None,
             backlog_seconds=0.0,
-            began_with=samples.ready + len(samples.starting_ages),
+            began_with=samples.current,
             changes=(),
             advice=(),
         )

@@ -81,6 +81,12 @@ class Samples:
     startups_seconds: tuple[float, ...] = ()  # of pods that became ready since the last samples
     compute_seconds: float | None = None  # Triton's: over completions, of the batch each was in
     batches: float | None = None
+    desired: int | None = None  # spec.replicas; None: as many as there are
+
+    @property
+    def current(self) -> int:
+        """Return how many replicas there are to be, as it stands."""
+        return self.ready + len(self.starting_ages) if self.desired is None else self.desired
 
 
 class Moment(NamedTuple):
