@@ -55,4 +55,5 @@ def samples(seen: Observation) -> Samples:
         startups_seconds=seen.startups_seconds,
         compute_seconds=seen.compute_seconds,
         batches=seen.batches,
+        desired=seen.desired,
     )

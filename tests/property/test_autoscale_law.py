@@ -27,6 +27,7 @@ any_samples = st.none() | st.builds(
     startups_seconds=st.lists(figures, max_size=3).map(tuple),
     compute_seconds=st.none() | figures,
     batches=st.none() | figures,
+    desired=st.none() | st.integers(-2, 80),
 )
 specs = st.builds(
     lambda target, percentile, least, more, window, batch: Spec(
@@ -103,3 +104,14 @@ def test_what_is_remembered_is_bounded(parts: list[tuple[float, int]]) -> None:
     assert len(drive.history.worth) <= drive.spec.max_replicas
     assert not drive.history.advice
     assert not drive.history.changes
+
+
+@settings(max_examples=20, deadline=None)
+@given(parts=rates)
+def test_whatever_was_kept_is_let_go_when_it_no_longer_pays(parts: list[tuple[float, int]]) -> None:
+    drive = Drive(startup_seconds=20.0)
+    follow(drive, parts)
+    dearest = max((each.most for each in drive.history.worth), default=0.0)
+    if drive.history.service.weight == 0:
+        return  # not a single request: nothing is known, and it holds
+    assert drive.last(dearest + 3 * 20.0, 0.0).replicas == drive.spec.min_replicas

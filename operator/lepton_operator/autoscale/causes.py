@@ -46,15 +46,14 @@ def by_demand(scene: Scene) -> Cause:
 def by_backlog(scene: Scene) -> Cause:
     """While those who come now wait too long, remove none, and add what draining is worth."""
     samples, work, horizon = scene.samples, scene.model.work_seconds, scene.startup_seconds
-    backlog = samples.in_flight * work
-    waited = backlog / max(1, samples.ready)
-    allowed = scene.wait.slack * work + scene.model.seconds_batched
+    waited, allowed = scene.waiting_seconds, scene.allowed_seconds
     if waited <= allowed:
         return Cause(0, "backlog", waited, allowed, "")
     able = samples.ready * horizon + scene.starting_ready_seconds
     busy = scene.rate * work
+    backlog = samples.in_flight * work
     drain = keep.to_drain(busy, backlog, able, horizon, scene.price)
-    replicas = min(max(drain, scene.present), scene.most)
+    replicas = min(max(drain, samples.current), scene.most)
     reason = (
         f"{samples.in_flight:.0f} requests in flight are {waited:.1f} s of work for "
         f"{samples.ready} replicas; {replicas} are worth their start-up to drain them."
@@ -64,7 +63,7 @@ def by_backlog(scene: Scene) -> Cause:
 
 def by_worth(scene: Scene, seen: History) -> Cause:
     """The last replica that would be missed more than it costs."""
-    replicas = keep.kept(seen.worth, scene.present, scene.startup_seconds)
+    replicas = keep.kept(seen.worth, scene.samples.current, scene.startup_seconds)
     if replicas == 0:
         return Cause(0, "worth", 0.0, 0.0, "")
     credit = seen.worth[replicas - 1].credit

@@ -39,11 +39,11 @@ def decide(spec: Spec, samples: Samples | None, history: History, now: float) ->
 
 
 def _hold(spec: Spec, samples: Samples | None, history: History, why: str, now: float) -> Decision:
-    """Keep the number as it is, within the bounds that were asked for."""
-    counted = samples if samples is not None and samples.ready >= 0 else history.last
-    current = counted.ready + len(counted.starting_ages) if counted else 0
+    """Keep the number as it is, within the bounds that were asked for; 0 if it is not known."""
+    known = history.last if samples is None or samples.current < 0 else samples
+    current = known.current if known else 0
     least, most, _ = bounds(spec, now, startup.mean(history.startups_seconds, ()))
-    replicas = min(max(current, least), most) if counted else 0
+    replicas = min(max(current, least), most) if known else 0
     return Decision(
         current,
         replicas,
@@ -58,7 +58,7 @@ def _hold(spec: Spec, samples: Samples | None, history: History, why: str, now: 
 
 def _within_limits(scene: Scene, seen: History, cause: Cause, now: float) -> Decision:
     """Apply schedules, bounds and `behavior`; remember what windows and policies look back at."""
-    spec, current = scene.spec, scene.present
+    spec, current = scene.spec, scene.samples.current
     wanted = min(max(cause.replicas, scene.least), scene.most)
     rules = spec.up if wanted > current else spec.down
     replicas = stabilised(seen.advice, now, current, wanted, rules)

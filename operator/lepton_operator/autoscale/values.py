@@ -81,6 +81,12 @@ class Samples:
     startups_seconds: tuple[float, ...] = ()  # of pods that became ready since the last samples
     compute_seconds: float | None = None  # Triton's: over completions, of the batch each was in
     batches: float | None = None
+    desired: int | None = None  # spec.replicas; None: as many as there are
+
+    @property
+    def current(self) -> int:
+        """Return how many replicas there are to be, as it stands."""
+        return self.ready + len(self.starting_ages) if self.desired is None else self.desired
 
 
 class Moment(NamedTuple):
@@ -144,6 +150,8 @@ class History:
     seen_since: float | None = None  # since then no sample was missed for long
     last: Samples | None = None
     arrivals: float = 0.0  # since then
+    requests: float = 0.0  # that came, and those of them that were late: sums that forget
+    late: float = 0.0
     moments: tuple[Moment, ...] = ()
     startups_seconds: tuple[float, ...] = ()  # the newest, of this service's own pods
     service: Service = Service()

@@ -164,6 +164,14 @@ def test_without_new_samples_it_holds() -> None:
     assert "no newer samples" in held(late, drive.time, drive).reason
 
 
+def test_it_holds_at_what_was_decided_though_the_pods_are_not_there_yet() -> None:
+    drive = Drive()
+    drive.last(300, 20.0)
+    assert drive.history.last is not None
+    soon = replace(drive.history.last, time=drive.time + 2, ready=3, desired=9, in_flight=math.nan)
+    assert decide(SPEC, soon, drive.history, soon.time).replicas == 9
+
+
 def test_before_the_first_answer_it_holds() -> None:
     idle = Samples(0.0, 0, 0, 0, 0.0, 4)
     decision = decide(SPEC, idle, History(), 0.0)
