@@ -16,8 +16,9 @@ _KEPT_STARTUPS = 1.75
 # While the demand falls steadily, what it was does not come back within a start-up: only the block
 # counts in which the fall is seen.
 _FALLING_WINDOW = 0.25
-# Demand is a day's; how many were late is what a person looks back on.
-_HALF_LIFE_SECONDS = 86_400.0
+# Over which lateness is judged: the window that is usual first for the burn of an error budget
+# (Site Reliability Workbook, chapter 5).
+_BUDGET_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ def see(
     most = max(level, demand.most_within(moments, samples.time - window))
     able = sum(startup.expected_ready_seconds(known, age, seconds) for age in samples.starting_ages)
     allowed = bounds(spec, now, seconds)
-    share = seen.late / seen.requests if seen.requests else 0.0
+    share = _late_share(spec, samples, seen)
     found = Scene(
         spec,
         samples,
@@ -147,11 +148,19 @@ def see(
     return found, replace(seen, moments=kept)
 
 
+def _late_share(spec: Spec, samples: Samples, seen: History) -> float:
+    """Return the share of late requests; what was not seen of the window was as allowed."""
+    if not seen.requests or seen.seen_since is None:
+        return spec.share_late
+    part = min(1.0, (samples.time - seen.seen_since) / _BUDGET_SECONDS)
+    return (1 - part) * spec.share_late + part * seen.late / seen.requests
+
+
 def _count_late(scene: Scene, seen: History) -> History:
     if not seen.moments:
         return seen
     last = seen.moments[-1]
-    kept = 2 ** -((scene.samples.time - last.time) / _HALF_LIFE_SECONDS)
+    kept = math.exp(-(scene.samples.time - last.time) / _BUDGET_SECONDS)
     came = seen.arrivals - last.arrivals
     late = came if scene.waiting_seconds > scene.allowed_seconds else 0.0
     return replace(seen, requests=seen.requests * kept + came, late=seen.late * kept + late)
