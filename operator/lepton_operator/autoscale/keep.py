@@ -4,8 +4,7 @@ Beside the real service runs a *reference*, in arithmetic: the same demand, serv
 law would want if it kept nothing back; a replica that it wants is ready a start-up later. Where
 the reference has too few, requests are late. That is what a further replica would have been worth:
 each late request counts 1 / (1 - percentile/100) times the work that it takes, because who asks
-for the 95th percentile takes one late request for nineteen in time (the newsvendor's ratio). While
-more were late than that, it is dearer by as much (`scene.Scene.price`).
+for the 95th percentile takes one late request for nineteen in time (the newsvendor's ratio).
 
 Of each replica there is an account. It is credited with its share of that worth when the reference
 lacked it, and pays a replica-second each second that the present demand does not need it. While it
