@@ -46,12 +46,13 @@ def by_demand(scene: Scene) -> Cause:
 def by_backlog(scene: Scene) -> Cause:
     """While those who come now wait too long, remove none, and add what draining is worth."""
     samples, work, horizon = scene.samples, scene.model.work_seconds, scene.startup_seconds
-    waited, allowed = scene.waiting_seconds, scene.allowed_seconds
+    backlog = samples.in_flight * work
+    waited = backlog / max(1, samples.ready)
+    allowed = scene.wait.slack * work + scene.model.seconds_batched
     if waited <= allowed:
         return Cause(0, "backlog", waited, allowed, "")
     able = samples.ready * horizon + scene.starting_ready_seconds
     busy = scene.rate * work
-    backlog = samples.in_flight * work
     drain = keep.to_drain(busy, backlog, able, horizon, scene.price)
     replicas = min(max(drain, samples.current), scene.most)
     reason = (

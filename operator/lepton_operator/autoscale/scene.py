@@ -16,8 +16,6 @@ _KEPT_STARTUPS = 1.75
 # While the demand falls steadily, what it was does not come back within a start-up: only the block
 # counts in which the fall is seen.
 _FALLING_WINDOW = 0.25
-# Demand is a day's; how many were late is what a person looks back on.
-_HALF_LIFE_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +30,6 @@ class Scene:
     model: Model
     wait: Wait
     startup_seconds: float
-    late_share: float  # of the requests that came, as far as is remembered
     rate: float  # requests a second since the last samples
     most_rate: float  # within the last start-up
     coming_rate: float  # at the end of the next one, by its trend
@@ -40,21 +37,8 @@ class Scene:
 
     @property
     def price(self) -> float:
-        """What a late request weighs, in requests' work (`keep`).
-
-        It is dearer by as much as more were late than may be: the dual variable of that limit.
-        """
-        return max(1.0, self.late_share / self.spec.share_late) / self.spec.share_late
-
-    @property
-    def waiting_seconds(self) -> float:
-        """How long who comes now is answered after the work that is there already."""
-        return self.samples.in_flight * self.model.work_seconds / max(1, self.samples.ready)
-
-    @property
-    def allowed_seconds(self) -> float:
-        """How long that may be."""
-        return self.wait.slack * self.model.work_seconds + self.model.seconds_batched
+        """What a late request weighs, in requests' work (`keep`)."""
+        return 1 / self.spec.share_late
 
     def needed(self, rate: float) -> int:
         """Return the least number that holds a rate; one above the most if that does not."""
@@ -125,36 +109,14 @@ def see(
     most = max(level, demand.most_within(moments, samples.time - window))
     able = sum(startup.expected_ready_seconds(known, age, seconds) for age in samples.starting_ages)
     allowed = bounds(spec, now, seconds)
-    share = seen.late / seen.requests if seen.requests else 0.0
     found = Scene(
-        spec,
-        samples,
-        *allowed,
-        model,
-        _wait(spec, model),
-        seconds,
-        share,
-        rate,
-        most,
-        coming.rate,
-        able,
+        spec, samples, *allowed, model, _wait(spec, model), seconds, rate, most, coming.rate, able
     )
-    seen = _count_late(found, seen)
     reference, seen = _reference(found, seen)
     since = samples.time - _KEPT_STARTUPS * max(seconds, horizon)
     first = next((i for i, each in enumerate(moments) if each.time >= since), len(moments))
     kept = (*moments[first:], Moment(samples.time, arrivals, level, reference))
     return found, replace(seen, moments=kept)
-
-
-def _count_late(scene: Scene, seen: History) -> History:
-    if not seen.moments:
-        return seen
-    last = seen.moments[-1]
-    kept = 2 ** -((scene.samples.time - last.time) / _HALF_LIFE_SECONDS)
-    came = seen.arrivals - last.arrivals
-    late = came if scene.waiting_seconds > scene.allowed_seconds else 0.0
-    return replace(seen, requests=seen.requests * kept + came, late=seen.late * kept + late)
 
 
 def _wait(spec: Spec, model: Model) -> Wait:

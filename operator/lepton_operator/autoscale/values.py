@@ -150,8 +150,6 @@ class History:
     seen_since: float | None = None  # since then no sample was missed for long
     last: Samples | None = None
     arrivals: float = 0.0  # since then
-    requests: float = 0.0  # that came, and those of them that were late: sums that forget
-    late: float = 0.0
     moments: tuple[Moment, ...] = ()
     startups_seconds: tuple[float, ...] = ()  # the newest, of this service's own pods
     service: Service = Service()
