@@ -44,13 +44,13 @@ def _digest_of_law() -> str:
     return hashlib.sha256(b"".join(each.read_bytes() for each in files)).hexdigest()
 
 
-# When the code is loaded: it may be another one on the disk by the time a row is kept.
-_LAW = _digest_of_law()
+# Said when the code is loaded: it may be another one on the disk by the time a row is kept.
+_LAW, _RESULTS = _digest_of_law(), cache_folder() / "results"
 
 
 def _kept(what: dict[str, object], simulate: Callable[[], Iterable[Row]]) -> list[Row]:
     name = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:24]
-    file = cache_folder() / "results" / f"{name}.json"
+    file = _RESULTS / f"{name}.json"
     if file.exists():
         return [Row(**each) for each in json.loads(file.read_text())]
     rows = list(simulate())
