@@ -54,12 +54,13 @@ def against_defaults(rows: Sequence[Row], curve: Sequence[Row]) -> Iterator[Verd
         (theirs,) = (each for each in rows if each.policy == rival and each.default)
         dearer = mine.cost > theirs.cost
         loss = loss_at(curve, theirs.cost) if dearer else mine.violations_percent
+        found = f"{loss:.2f} %" if np.isfinite(loss) else "no percentile is as cheap"
         where = f"ours at {mine.cost:.2f}"
         if dearer:
             where = f"ours costs {mine.cost:.2f}; asked for another percentile, at its cost"
         yield Verdict(
             f"{rival} at its defaults: loss <= {share:g} of its own at no more cost",
-            f"it {theirs.violations_percent:.2f} % at {theirs.cost:.2f}; {where}: {loss:.2f} %",
+            f"it {theirs.violations_percent:.2f} % at {theirs.cost:.2f}; {where}: {found}",
             loss <= share * theirs.violations_percent,
         )
 
