@@ -1,0 +1,84 @@
+"""The law: how many replicas keep the latency that was asked for, with as few as can be.
+
+Wanted is the most of
+  - what the demand needs: the highest rate within the last start-up (a replica that was needed so
+    lately costs less to keep than to start), or what a steady growth makes of it within the next;
+  - what a backlog is worth to drain, while there is one, and none is removed before it has gone;
+  - what is worth keeping for demand that comes faster than replicas do (`keep`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lepton_operator.autoscale import service, startup
+from lepton_operator.autoscale.causes import Cause, by_backlog, by_demand, by_worth
+from lepton_operator.autoscale.limits import counted, limited, remembered, stabilised
+from lepton_operator.autoscale.scene import Scene, observe, problem, see, seen_seconds
+from lepton_operator.autoscale.schedules import bounds
+from lepton_operator.autoscale.values import Decision, History, Samples, Spec
+
+
+def decide(spec: Spec, samples: Samples | None, history: History, now: float) -> Decision:
+    """Say how many replicas there should be.
+
+    `now` and `samples.time` are seconds of one clock, since the epoch if there are schedules.
+    Raises nothing: what cannot be believed is not used, and then the number stays as it is.
+    """
+    if samples is None:
+        return _hold(spec, samples, history, "there are no samples", now)
+    if why := problem(spec, samples, history, now):
+        return _hold(spec, samples, history, why, now)
+    seen = observe(spec, samples, history)
+    model = service.model(seen.service, spec)
+    if model is None:
+        return _hold(spec, samples, seen, "no request has been answered yet", now)
+    found, seen = see(spec, model, samples, seen, now)
+    causes = (by_demand(found), by_backlog(found), by_worth(found, seen))
+    return _within_limits(found, seen, max(causes, key=lambda cause: cause.replicas), now)
+
+
+def _hold(spec: Spec, samples: Samples | None, history: History, why: str, now: float) -> Decision:
+    """Keep the number as it is, within the bounds that were asked for; 0 if it is not known."""
+    known = history.last if samples is None or samples.current < 0 else samples
+    current = known.current if known else 0
+    least, most, _ = bounds(spec, now, startup.mean(history.startups_seconds, ()))
+    replicas = min(max(current, least), most) if known else 0
+    return Decision(
+        current,
+        replicas,
+        "samples",
+        0.0,
+        0.0,
+        f"Held at {replicas}, because {why}.",
+        history,
+        held=True,
+    )
+
+
+def _within_limits(scene: Scene, seen: History, cause: Cause, now: float) -> Decision:
+    """Apply schedules, bounds and `behavior`; remember what windows and policies look back at."""
+    spec, current = scene.spec, scene.samples.current
+    wanted = min(max(cause.replicas, scene.least), scene.most)
+    rules = spec.up if wanted > current else spec.down
+    replicas = stabilised(seen.advice, now, current, wanted, rules)
+    window = max(scene.startup_seconds, spec.down.stabilization_window_seconds or 0)
+    early = replicas < current and seen_seconds(scene, seen) < window
+    if early:
+        replicas = current
+    replicas = limited(seen.changes, now, current, replicas, rules)
+    replicas = min(max(replicas, scene.least), scene.most)
+    seen = replace(
+        seen,
+        advice=remembered(seen.advice, now, wanted, spec.up, spec.down),
+        changes=counted(seen.changes, now, replicas - current, spec.up, spec.down),
+    )
+    reason = cause.reason
+    if wanted != cause.replicas:
+        bound = "minimum" if wanted > cause.replicas else "maximum"
+        reason += f" {'A schedule' if scene.schedule else 'The spec'} has a {bound} of {wanted}."
+    if early:
+        reason += f" None goes before {window:.0f} s have been seen."
+    elif replicas != wanted:
+        reason += f" `behavior` allows {replicas} of {wanted} now."
+    return Decision(current, replicas, cause.metric, cause.value, cause.target, reason, seen)

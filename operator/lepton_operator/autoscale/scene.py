@@ -1,0 +1,163 @@
+"""What one decision is made from: samples and history, seen with what was learned."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from lepton_operator.autoscale import demand, keep, service, startup
+from lepton_operator.autoscale.queueing import Wait, replicas_for
+from lepton_operator.autoscale.schedules import bounds
+from lepton_operator.autoscale.service import Model
+from lepton_operator.autoscale.values import History, Moment, Samples, Schedule, Spec
+
+# The six blocks of a fourth of a start-up that a trend is taken from, and a margin.
+_KEPT_STARTUPS = 1.75
+# While the demand falls steadily, what it was does not come back within a start-up: only the block
+# counts in which the fall is seen.
+_FALLING_WINDOW = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """All that one decision is made from."""
+
+    spec: Spec
+    samples: Samples
+    least: int
+    most: int
+    schedule: Schedule | None  # that says so
+    model: Model
+    wait: Wait
+    startup_seconds: float
+    rate: float  # requests a second since the last samples
+    most_rate: float  # within the last start-up
+    coming_rate: float  # at the end of the next one, by its trend
+    starting_ready_seconds: float  # in which pods that start now will be ready within the next one
+
+    @property
+    def price(self) -> float:
+        """What a late request weighs, in requests' work (`keep`)."""
+        return 1 / self.spec.share_late
+
+    def needed(self, rate: float) -> int:
+        """Return the least number that holds a rate; one above the most if that does not."""
+        return replicas_for(rate * self.model.work_seconds, self.wait, self.most + 1)
+
+
+def problem(spec: Spec, samples: Samples, history: History, now: float) -> str:
+    """Return why these samples cannot be used; nothing if they can."""
+    figures = (
+        samples.time,
+        samples.arrivals,
+        samples.in_flight,
+        samples.completions,
+        samples.latency_seconds,
+        samples.compute_seconds or 0.0,
+        samples.batches or 0.0,
+        *samples.starting_ages,
+    )
+    if not all(math.isfinite(each) for each in figures):
+        return "a sample is not a number"
+    if min(figures[1:]) < 0 or min(samples.ready, samples.current) < 0:
+        return "a sample is negative"
+    if abs(now - samples.time) > spec.stale_after_seconds:
+        return f"the samples are {now - samples.time:.0f} s old"
+    last = history.last
+    if last and last.time - spec.stale_after_seconds < samples.time <= last.time:
+        return "there are no newer samples"
+    return ""
+
+
+def observe(spec: Spec, samples: Samples, history: History) -> History:
+    """Take in what the samples say; after a gap or a jump of the clock begin to look anew."""
+    last = history.last
+    known = startup.learn(history.startups_seconds, samples.startups_seconds)
+    history = replace(history, last=samples, startups_seconds=known)
+    if last is None or not 0 < samples.time - last.time <= spec.stale_after_seconds:
+        return replace(
+            history,
+            seen_since=samples.time,
+            arrivals=0.0,
+            moments=(),
+            overload=None,
+            backlog_seconds=0.0,
+            began_with=samples.current,
+            changes=(),
+            advice=(),
+        )
+    came = samples.arrivals - last.arrivals
+    if came < 0:  # a counter that fell has begun again at 0
+        came = samples.arrivals
+    rate = came / (samples.time - last.time)
+    learned = service.learn(history.service, last, samples, rate, spec.door)
+    return replace(history, service=learned, arrivals=history.arrivals + came)
+
+
+def see(
+    spec: Spec, model: Model, samples: Samples, seen: History, now: float
+) -> tuple[Scene, History]:
+    """Return what is decided by, and the history with these samples in it."""
+    seconds = startup.mean(seen.startups_seconds, samples.starting_ages)
+    moments, arrivals = seen.moments, seen.arrivals
+    rate = demand.newest_rate(moments, samples.time, arrivals)
+    level = demand.envelope(moments, samples.time, arrivals, seconds)
+    known = seen.startups_seconds
+    horizon = startup.quantile(known, seconds, spec.percentile)
+    coming = demand.coming(moments, horizon)
+    window = seconds * (_FALLING_WINDOW if coming.falling else 1)
+    most = max(level, demand.most_within(moments, samples.time - window))
+    able = sum(startup.expected_ready_seconds(known, age, seconds) for age in samples.starting_ages)
+    allowed = bounds(spec, now, seconds)
+    found = Scene(
+        spec, samples, *allowed, model, _wait(spec, model), seconds, rate, most, coming.rate, able
+    )
+    reference, seen = _reference(found, seen)
+    since = samples.time - _KEPT_STARTUPS * max(seconds, horizon)
+    first = next((i for i, each in enumerate(moments) if each.time >= since), len(moments))
+    kept = (*moments[first:], Moment(samples.time, arrivals, level, reference))
+    return found, replace(seen, moments=kept)
+
+
+def _wait(spec: Spec, model: Model) -> Wait:
+    """Return how long a request may wait; a target below the service time asks for one service."""
+    left = spec.target_seconds - model.seconds_batched
+    if left <= 0:
+        left = model.seconds_batched
+    return Wait(left / model.work_seconds, spec.share_late, model.variability, spec.door)
+
+
+def _reference(scene: Scene, seen: History) -> tuple[int, History]:
+    """Let the reference of `keep` live on to the present; return what it wants now."""
+    now, work = scene.samples.time, scene.model.work_seconds
+    moments = seen.moments
+    base = min(_base(scene, seen), scene.most)
+    if not moments:
+        return base, seen
+    seconds = now - moments[-1].time
+    ready = keep.reference_ready(moments, now, scene.startup_seconds, seen.began_with)
+    busy = scene.rate * work
+    backlog = max(0.0, seen.backlog_seconds + (busy - ready) * seconds)
+    worth, overload, wanted = seen.worth, None, base
+    if backlog > ready * scene.wait.slack * work:
+        cost = scene.price * busy * seconds
+        worth, overload = keep.late(worth, seen.overload, ready, scene.needed(scene.rate), cost)
+        able = ready * scene.startup_seconds
+        drain = keep.to_drain(busy, backlog, able, scene.startup_seconds, scene.price)
+        wanted = max(base, drain, moments[-1].reference)
+    worth = keep.account(worth, seconds, base)
+    seen = replace(seen, worth=worth, overload=overload, backlog_seconds=backlog)
+    return min(wanted, scene.most), seen
+
+
+def _base(scene: Scene, seen: History) -> int:
+    """Return what the demand needs; before a whole start-up was seen, no fewer than there were."""
+    needed = scene.needed(max(scene.most_rate, scene.coming_rate))
+    if seen_seconds(scene, seen) < scene.startup_seconds:
+        needed = max(needed, min(seen.began_with, scene.most))
+    return needed
+
+
+def seen_seconds(scene: Scene, seen: History) -> float:
+    """Return for how long no samples were missed."""
+    return scene.samples.time - (scene.samples.time if seen.seen_since is None else seen.seen_since)
