@@ -104,18 +104,28 @@ images-push: venv  ## push them, and write images.json for the chart: REGISTRY=r
 
 ##@ Benchmarks (a table, and a JSON object as the last line)
 
-.PHONY: bench-apply bench-burst bench-rollout bench-recovery bench-door-scale
+.PHONY: bench-apply bench-burst bench-rollout bench-recovery bench-door-scale \
+	bench-door-cost bench-door-balance bench-door-failover
 bench-apply: venv  ## apply to first pod, writes at rest, memory
 	$(RUN) -m bench.apply
 
 bench-burst: venv  ## KIND=trainingjob|inferenceservice COUNT=1000 on fake nodes; or PODS=1000 of one job
 	$(RUN) -m bench.burst --kind $(or $(KIND),trainingjob) --count $(or $(COUNT),1000) $(if $(PODS),--pods $(PODS))
 
-bench-rollout: venv  ## requests that fail while versions and pods change
-	$(RUN) -m bench.rollout
+bench-rollout: venv  ## requests that fail while a service changes: EVENTS=new_version,pod_killed COUNT=1
+	$(RUN) -m bench.rollout --count $(or $(COUNT),1) $(if $(EVENTS),--events $(EVENTS))
 
 bench-recovery: venv  ## what each fault costs a training: COUNT=3 FAULTS=pod,node
 	$(RUN) -m bench.recovery --count $(or $(COUNT),3) $(if $(FAULTS),--faults $(FAULTS))
 
 bench-door-scale: venv  ## one door of COUNT=1000 services: its memory, a change, a scrape
 	$(RUN) -m bench.door_scale --count $(or $(COUNT),1000)
+
+bench-door-cost: venv  ## what the door adds to a request, in time and CPU, beside Triton itself
+	$(RUN) -m bench.door_cost
+
+bench-door-balance: venv  ## how long requests wait, beside kube-proxy: CONNECTIONS=100
+	$(RUN) -m bench.door_balance --connections $(or $(CONNECTIONS),100)
+
+bench-door-failover: venv  ## COUNT=1000 services while the leader is killed, and restarted twice
+	$(RUN) -m bench.door_failover --count $(or $(COUNT),1000)

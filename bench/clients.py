@@ -46,6 +46,11 @@ class Client:
         url = f"{self._url(kind)}/{name}/status"
         await self._send("PATCH", url, {"status": status}, "application/merge-patch+json")
 
+    async def patch_spec(self, kind: str, name: str, spec: Manifest) -> None:
+        """Merge into an object's spec, as a person would."""
+        url = f"{self._url(kind)}/{name}"
+        await self._send("PATCH", url, {"spec": spec}, "application/merge-patch+json")
+
     async def delete(self, kind: str, name: str) -> None:
         """Delete an object at once, as if it had been lost."""
         await self._send("DELETE", f"{self._url(kind)}/{name}", {"gracePeriodSeconds": 0})

@@ -7,7 +7,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -78,13 +78,24 @@ class Bench:
 
 
 @contextmanager
-def installed(fake_nodes: int = 0, nodes: int = 1) -> Iterator[Bench]:
-    """A cluster with the chart and a namespace with a store; all of it ends with the block."""
+def installed(
+    fake_nodes: int = 0,
+    nodes: int = 1,
+    *,
+    values: Mapping[str, Any] | None = None,
+    images: Sequence[str] = (),
+) -> Iterator[Bench]:
+    """A cluster with the chart and a namespace with a store; all of it ends with the block.
+
+    `images` are further ones that its nodes are to have.
+    """
     name = f"bench-{os.getpid()}"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("The benchmark was ended."))
     try:
         target = installation.target(name, nodes=nodes, fake_nodes=fake_nodes)
-        installation.install(target)
+        assert target.embedded is not None
+        target.embedded.load(images)
+        installation.install(target, values=values)
         namespace = f"bench-{secrets.token_hex(3)}"
         kubectl = installation.kubectl(target, namespace)
         installation.make_namespace(kubectl, namespace)
@@ -93,6 +104,12 @@ def installed(fake_nodes: int = 0, nodes: int = 1) -> Iterator[Bench]:
         yield Bench(target, kubectl)
     finally:
         down(name)
+
+
+def missed(bars: Iterable[str]) -> None:
+    """Print a sentence for each bar that was missed."""
+    for sentence in bars:
+        print(f"NOT AS IT SHOULD BE: {sentence}")
 
 
 def last_line(figures: Mapping[str, object]) -> None:

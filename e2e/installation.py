@@ -132,11 +132,16 @@ def give_store(namespace: Kubectl) -> None:
     )
 
 
+def authority_of_doors(cluster: Kubectl) -> Authority:
+    """Return the authority that the chart has made for the doors."""
+    found = cluster.within(SYSTEM).get("secret", "lepton-operator-xds-ca") or {}
+    signer = {name: base64.b64decode(part) for name, part in found["data"].items()}
+    return Authority.read(Pair(key=signer["tls.key"], certificate=signer["tls.crt"]))
+
+
 def give_door(namespace: Kubectl) -> None:
     """Give a namespace the certificate of its doors, as the chart does for those it lists."""
-    found = namespace.within(SYSTEM).get("secret", "lepton-operator-xds-ca") or {}
-    signer = {name: base64.b64decode(part) for name, part in found["data"].items()}
-    authority = Authority.read(Pair(key=signer["tls.key"], certificate=signer["tls.crt"]))
+    authority = authority_of_doors(namespace)
     pair = authority.issue(door_identity(namespace.namespace))
     parts = {"ca.crt": authority.pem(), "tls.crt": pair.certificate, "tls.key": pair.key}
     namespace.apply(

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
+import select
+import socket
+from collections.abc import Iterator
 from typing import Any
 
+import grpc
+import pytest
+
+from e2e.clients import client
 from e2e.jobs import attempts, model, service, training_job
 from e2e.kubectl import Kubectl
 from e2e.models import upload_digits
 from e2e.test_serving import serves
 from e2e.test_training import NO_GPU, completes, job_of
 from e2e.waiting import condition, is_ready, is_true, wait_until
+from tests.closed_paths import CALLS, CLOSED, DISGUISED
 
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(3600)"
 
@@ -97,3 +107,116 @@ def test_a_status_written_by_hand_is_mended(bare_namespace: Kubectl) -> None:
     assert [each["number"] for each in attempts(found)] == [1]
     assert uids(bare_namespace, "lepton.ai/name=forged") == before
     completes(bare_namespace, "forged")
+
+
+SERVICE = "/inference.GRPCInferenceService"
+TIMEOUT_SECONDS = 10
+TWO_GB = 2_000_000_000
+PIECE = bytes(1 << 20)
+
+
+def a_served_model(namespace: Kubectl, **spec: Any) -> str:
+    """Serve a digits model; return the address of its Service."""
+    source = upload_digits(namespace)
+    namespace.apply(model("digits", source=source), service("digits", **spec))
+    serves(namespace, "digits", version=1)
+    return str((namespace.get("service", "digits") or {})["spec"]["clusterIP"])
+
+
+def addresses(namespace: Kubectl, role: str) -> list[str]:
+    return [pod["status"]["podIP"] for pod in namespace.list("pods", f"lepton.ai/role={role}")]
+
+
+def status_of(host: str, method: str, path: str) -> int:
+    """Send a path as it is; return the status of the answer."""
+    with socket.create_connection((host, 8000), TIMEOUT_SECONDS) as client:
+        head = f"{method} {path} HTTP/1.1\r\nHost: digits\r\nConnection: close\r\n"
+        client.sendall(f"{head}Content-Length: 2\r\n\r\n{{}}".encode())
+        return int(client.recv(1024).split()[1])
+
+
+def answered_while_sending(client: socket.socket) -> bytes:
+    """Send until an answer comes."""
+    client.setblocking(False)
+    while True:
+        readable, writable, _ = select.select([client], [client], [], TIMEOUT_SECONDS)
+        assert readable or writable, "the door takes nothing, and says nothing"
+        if readable:
+            return client.recv(1024)
+        with contextlib.suppress(BlockingIOError):
+            client.send(PIECE)
+
+
+def code_of(host: str, method: str, message: bytes = b"") -> grpc.StatusCode:
+    with grpc.insecure_channel(f"{host}:8001") as channel:
+        try:
+            channel.unary_unary(f"{SERVICE}/{method}")(message, timeout=TIMEOUT_SECONDS)
+        except grpc.RpcError as error:
+            return grpc.StatusCode(error.code())
+    return grpc.StatusCode.OK
+
+
+def in_flight(namespace: Kubectl) -> int:
+    """Return what all doors of the namespace have under way at its pods."""
+    pods = addresses(namespace, "serve")
+    total = 0
+    for door in addresses(namespace, "door"):
+        connection = http.client.HTTPConnection(door, 9902, timeout=TIMEOUT_SECONDS)
+        connection.request("GET", "/in-flight")
+        told = json.loads(connection.getresponse().read())
+        connection.close()
+        total += sum(count for place, count in told.items() if place.rpartition(":")[0] in pods)
+    return total
+
+
+@pytest.fixture
+def answers(namespace: Kubectl) -> Iterator[None]:
+    """After the test the service is what it was: it answers, and nothing is in flight."""
+    yield
+    assert client(namespace, "digits").version() == "1"
+    wait_until(lambda: in_flight(namespace), lambda count: count == 0, "a condition shows")
+    serves(namespace, "digits", version=1)
+    assert not any(
+        status["restartCount"]
+        for pod in namespace.list("pods", "lepton.ai/role in (serve, door)")
+        for status in pod["status"]["containerStatuses"]
+    )
+
+
+@pytest.mark.usefixtures("answers")
+def test_nobody_changes_a_server_neither_through_the_door_nor_past_it(namespace: Kubectl) -> None:
+    """No network here enforces the policies that keep others than the door from a pod."""
+    host = a_served_model(namespace)
+    (pod,) = addresses(namespace, "serve")
+    for method in ("GET", "POST"):
+        for path in (*CLOSED, *DISGUISED):
+            assert status_of(host, method, path) == 403, path
+        for path in CLOSED:
+            assert status_of(pod, method, path) in (403, 404), path
+    for call in CALLS:
+        assert code_of(host, call) == grpc.StatusCode.PERMISSION_DENIED, call
+        assert code_of(pod, call) == grpc.StatusCode.UNAVAILABLE, call
+
+
+@pytest.mark.usefixtures("answers")
+def test_clients_that_make_no_sense_harm_nobody(namespace: Kubectl) -> None:
+    host = a_served_model(namespace)
+    for message in (b"", b"\xff" * 20, b"\x0a\xff", bytes(1000)):
+        for _ in range(10):
+            assert code_of(host, "ModelInfer", message) != grpc.StatusCode.OK
+    for _ in range(20):
+        assert code_of(host, "NoSuchCall") == grpc.StatusCode.UNIMPLEMENTED
+        assert status_of(host, "POST", "/v2/models/digits/infer") in (400, 500)
+        assert status_of(host, "GET", "/v2/models/nobody/ready") == 400
+        with socket.create_connection((host, 8000), TIMEOUT_SECONDS) as client:
+            client.sendall(b"POST /v2/models/digits/infer HTTP/1.1\r\nContent-Length: 9\r\n\r\n{")
+
+
+@pytest.mark.usefixtures("answers")
+def test_a_body_of_two_gigabytes_costs_the_door_nothing(namespace: Kubectl) -> None:
+    host = a_served_model(namespace)
+    head = b"POST /v2/models/digits/infer HTTP/1.1\r\nHost: digits\r\n"
+    with socket.create_connection((host, 8000), TIMEOUT_SECONDS) as client:
+        client.sendall(head + b"Content-Length: %d\r\n\r\n" % TWO_GB)
+        told = answered_while_sending(client)
+    assert told.startswith(b"HTTP/1.1 413 ")

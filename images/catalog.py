@@ -65,6 +65,7 @@ IMAGES = {
             artefacts=(_MNIST,),
         ),
         Image("triton", parent="base", duration="half a minute"),
+        Image("sleeper", parent="triton", duration="seconds"),
         Image("door", parent="base", duration="half a minute"),
         Image(
             "store",

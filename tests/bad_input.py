@@ -37,6 +37,64 @@ def service(case: str, sentence: str, *, rule: bool = True, **spec: Any) -> Bad:
     return Bad(case, "InferenceService", {"model": {"name": "m"}} | spec, sentence, rule)
 
 
+# A wrong value of each field of an InferenceService that says how it is served, with a part of the
+# API server's own sentence: it names the field, and what it takes.
+SERVED_BADLY: tuple[tuple[str, Mapping[str, Any], str], ...] = (
+    ("batching by a word", {"batching": "large"}, "must be of type object"),
+    ("a batch in words", {"batching": {"maxBatchSize": "eight"}}, "must be of type integer"),
+    ("half a batch", {"batching": {"maxBatchSize": 2.5}}, "must be of type integer"),
+    ("one preferred size", {"batching": {"preferredBatchSizes": 8}}, "must be of type array"),
+    ("no preferred size", {"batching": {"preferredBatchSizes": [0]}}, "greater than or equal to 1"),
+    ("sizes without end", {"batching": {"preferredBatchSizes": [1] * 17}}, "at most 16 items"),
+    (
+        "a delay before now",
+        {"batching": {"maxQueueDelayMicroseconds": -1}},
+        "greater than or equal to 0",
+    ),
+    (
+        "a delay of a minute",
+        {"batching": {"maxQueueDelayMicroseconds": 60_000_000}},
+        "less than or equal to 1",
+    ),
+    ("a body with a unit", {"limits": {"bodyBytes": "64Mi"}}, "must be of type integer"),
+    ("no body", {"limits": {"bodyBytes": 0}}, "greater than or equal to 1"),
+    ("no time", {"limits": {"timeoutSeconds": 0}}, "greater than or equal to 1"),
+    ("a time in words", {"limits": {"timeoutSeconds": "5m"}}, "must be of type integer"),
+    ("nobody at once", {"limits": {"concurrency": 0}}, "greater than or equal to 1"),
+    ("everybody at once", {"limits": {"concurrency": 1_000_001}}, "less than or equal to 1"),
+    ("less than no queue", {"limits": {"queue": -1}}, "greater than or equal to 0"),
+    ("a limit that is none", {"limits": {"rate": 5}}, 'unknown field "spec.limits.rate"'),
+    ("instances by a word", {"triton": {"instances": "auto"}}, "must be of type integer"),
+    ("too many instances", {"triton": {"instances": 65}}, "less than or equal to 64"),
+    ("a cache of a number", {"triton": {"responseCache": 64}}, "must be of type string"),
+    ("a cache of nothing", {"triton": {"responseCache": "0Mi"}}, "should match"),
+    ("eleven priorities", {"triton": {"priorityLevels": 11}}, "less than or equal to 10"),
+    ("Triton's own flags", {"triton": {"args": []}}, 'unknown field "spec.triton.args"'),
+    ("another strategy", {"rollout": {"strategy": "BlueGreen"}}, "Unsupported value"),
+    (
+        "a surge in the past",
+        {"rollout": {"surgeTimeoutSeconds": -1}},
+        "greater than or equal to 0",
+    ),
+    ("a drain in words", {"rollout": {"drainTimeoutSeconds": "5m"}}, "must be of type integer"),
+    (
+        "a drain of days",
+        {"rollout": {"drainTimeoutSeconds": 86_401}},
+        "less than or equal to 86400",
+    ),
+    ("a restart at no time", {"rollout": {"restartedAt": "now"}}, "restartedAt"),
+    ("a share of evictions", {"disruption": {"maxUnavailable": "50%"}}, "must be of type integer"),
+    (
+        "less than no evictions",
+        {"disruption": {"maxUnavailable": -1}},
+        "greater than or equal to 0",
+    ),
+    ("an eviction in words", {"disruption": {"safeToEvict": "never"}}, "must be of type boolean"),
+    ("a spread over no label", {"spread": {"topologyKey": "a b"}}, "should match"),
+    ("a spread at any price", {"spread": {"whenUnsatisfiable": "Always"}}, "Unsupported value"),
+    ("space in words", {"scratchSpace": "lots"}, "scratchSpace"),
+)
+
 BAD = (
     job("a flag of torchrun", "torchrun's own flags", entrypoint=["--nnodes=2", "train.py"]),
     job("a module without its name", "'-m' and a module", entrypoint=["-m"]),
@@ -318,4 +376,5 @@ BAD = (
         rule=False,
     ),
     service("a service without a model", "Required", model={}, rule=False),
+    *(service(case, said, rule=False, **spec) for case, spec, said in SERVED_BADLY),
 )

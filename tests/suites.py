@@ -39,14 +39,14 @@ SETUP = (
     (Suite("images", (sys.executable, "-m", "images", "build"), 1500),),
 )
 # What has a suite of its own; "unit" is the rest of tests/.
-APART = ("launcher", "integration", "resilience", "door")
+APART = ("launcher", "integration", "resilience", "door", "discovery")
 QUICK = (
     (Suite("lint", ("make", "--no-print-directory", "lint"), 180),),
     (
         _pytest("unit", 420, "tests", *(f"--ignore=tests/{each}" for each in APART)),
         _pytest("launcher", 420, "tests/launcher"),
         _pytest("integration", 420, "tests/integration"),
-        _pytest("door", 300, "tests/door"),
+        _pytest("door", 420, "tests/door", "tests/discovery"),
     ),
 )
 # The groups of tests on real nodes; each has clusters of its own, and mostly waits for pods.
@@ -54,7 +54,7 @@ ON_CLUSTERS = {
     "e2e-machine": ("cluster", "images", "checkpoints", "ranks"),
     "e2e-jobs": ("training", "kills", "recovery"),
     "e2e-faults": ("faults", "ledger"),
-    "e2e-models": ("examples", "models", "serving", "recipes", "attacks"),
+    "e2e-models": ("examples", "models", "serving", "rollout", "status", "recipes", "attacks"),
 }
 
 
@@ -78,7 +78,7 @@ def _on_clusters(resilience_seconds: int, seconds: int, *arguments: str) -> Grou
 
 SUITES: dict[str, Groups] = {
     "test": (*SETUP, *QUICK, *_on_clusters(600, 1800, "-m", "not long")),
-    "test-long": (*SETUP, *_on_clusters(7200, 5400, "-s")),
+    "test-long": (*SETUP, *_on_clusters(10800, 5400, "-s")),
 }
 
 

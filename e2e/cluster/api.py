@@ -45,6 +45,9 @@ class Api:
         query = "?fieldManager=lepton-cluster&force=true"
         self._call("PATCH", path + query, manifest, "application/apply-patch+yaml")
 
+    def create(self, path: str, manifest: dict[str, Any]) -> None:
+        self._call("POST", path, manifest)
+
     def patch(self, path: str, change: dict[str, Any]) -> None:
         self._call("PATCH", path, change, "application/merge-patch+json")
 

@@ -275,7 +275,7 @@ def up(
         raise ClusterError(f"A cluster has 1 to {MAX_NODES} nodes, not {nodes}.")
     packages.need_root()
     packages.install(progress)
-    tools.build(progress=progress)
+    tools.build(tools.OF_A_CLUSTER, progress)
     node_images.prepare(images, progress)
     with layout.locked():
         _remove_after_crash(layout, progress)

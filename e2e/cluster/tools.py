@@ -1,4 +1,4 @@
-"""The programs that the embedded cluster is made of, built with Go once and kept by version."""
+"""The programs of the embedded cluster and its clients, built with Go once and kept by version."""
 
 from __future__ import annotations
 
@@ -88,6 +88,12 @@ MODULES = (
     ),
     Module("helm", {"helm": "helm.sh/helm/v3/cmd/helm"}, minutes=1),
     Module("pause", {"pause": "."}, minutes=0.2),
+    Module("kstatus", {"kstatus": "."}, minutes=1),
+    Module("k6", {"k6": "go.k6.io/k6"}, minutes=1),
+)
+# Who only wants a cluster does not wait for what tests it: that is built when it is asked for.
+OF_A_CLUSTER = tuple(
+    each.name for each in MODULES if each.name not in ("k6", "kstatus", "prometheus")
 )
 _OF_COMMAND = {command: module for module in MODULES for command in module.commands}
 
@@ -143,7 +149,7 @@ def _build(module: Module, work: Path, progress: Progress) -> None:
     flags = ["-v", "-trimpath", "-tags", module.tags, "-ldflags", module.ldflags]
     building.run(["go", "build", *flags, "-o", f"{output}/", *packages])
     for command, package in module.commands.items():
-        (output / _default_name(package)).rename(output / command)
+        (output / _default_name(package, module)).rename(output / command)
     output.rename(module.folder)
     progress(f"Built {title} in {duration(time.monotonic() - began)}.")
 
@@ -197,10 +203,12 @@ class _Step:
         }
 
 
-def _default_name(package: str) -> str:
+def _default_name(package: str, module: Module) -> str:
     """What `go build` calls the program of a package: the last element that is no version."""
+    if package == ".":
+        return module.name
     parts = [part for part in package.split("/") if not re.fullmatch(r"v\d+", part)]
-    return parts[-1].replace(".", "pause")
+    return parts[-1]
 
 
 def _check_go() -> None:

@@ -46,10 +46,10 @@ def watched(kubectl: Kubectl, job: str, pods: list[str]) -> Iterator[Sightings]:
             (seen.saw_status, (*watch, 'jsonpath={.status}{"\\n"}', "trainingjob", job)),
             (seen.saw_pod, (*watch, 'jsonpath={.metadata.uid}{"\\n"}', "pods", *of_job)),
         ):
-            streams.enter_context(_lines_of(kubectl, arguments, lines))
+            streams.enter_context(lines_of(kubectl, arguments, lines))
         for pod in pods:
             arguments = ("logs", pod, "-c", "train", "--follow", "--timestamps", "--tail=1")
-            streams.enter_context(_lines_of(kubectl, arguments, _hearing(seen, pod)))
+            streams.enter_context(lines_of(kubectl, arguments, _hearing(seen, pod)))
         yield seen
 
 
@@ -58,7 +58,7 @@ def _hearing(seen: Sightings, pod: str) -> Callable[[str], None]:
 
 
 @contextmanager
-def _lines_of(
+def lines_of(
     kubectl: Kubectl, arguments: tuple[str, ...], take: Callable[[str], None]
 ) -> Iterator[None]:
     process = kubectl.start(*arguments)

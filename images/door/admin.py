@@ -11,20 +11,45 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
 
 _HOST = re.compile(
     r"^(?P<cluster>[^:]+)::(?P<address>\[[^]]+\]:\d+|[^:\[]+:\d+)"
     r"::(?P<name>rq_active|rq_pending_active|health_flags)::(?P<value>.*)$",
     re.MULTILINE,
 )
+_COUNT = re.compile(
+    r"^(?P<cluster>[^:]+)::(?P<address>\[[^]]+\]:\d+|[^:\[]+:\d+)"
+    r"::(?P<name>rq_error|rq_success|health_flags)::(?P<value>.*)$",
+    re.MULTILINE,
+)
+_STAT = re.compile(r"^(.+): (\d+)$", re.MULTILINE)
 _CONNECTIONS, _REQUESTS = "downstream_cx_active", "downstream_rq_active"
-_DOWNSTREAM = re.compile(rf"^http\.service/.+\.({_CONNECTIONS}|{_REQUESTS}): (\d+)$", re.MULTILINE)
-_DRAINING = "/eds_status_draining"
+_LISTENER_PORT = re.compile(r"^.+::.+:(\d+)$", re.MULTILINE)
+_DRAINING, _EJECTED = "/eds_status_draining", "/failed_outlier_check"
 _CONNECTED = "control_plane.connected_state"
+_LISTENERS = "listener_manager.total_listeners_active"
 
 
 class AdminError(Exception):
     """Envoy does not answer, or not as it should; its message is a sentence."""
+
+
+class Place(NamedTuple):
+    """A pod as a cluster's endpoint."""
+
+    cluster: str
+    address: str
+
+
+class Host(NamedTuple):
+    """What Envoy counted of a place since it knows it, and how it takes it."""
+
+    errors: int
+    successes: int
+    ejected: bool = False
+    draining: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,12 +81,22 @@ class Admin:
         with self._asked("/ready") as response:
             return response.status == HTTPStatus.OK
 
-    def has_listeners(self) -> bool:
-        return bool(self._text("/listeners"))
+    def listeners(self) -> int:
+        """Return for how many services this door listens."""
+        return self.stats(f"^{re.escape(_LISTENERS)}$").get(_LISTENERS, 0)
+
+    def listens_on(self) -> list[int]:
+        """Return the ports of the listeners that take connections; those that warm do not yet."""
+        return sorted(int(port) for port in _LISTENER_PORT.findall(self.text("/listeners")))
 
     def is_connected(self) -> bool:
         """Whether a control plane has answered on the stream that is open now."""
-        return self._text(f"/stats?filter=^{re.escape(_CONNECTED)}$").strip().endswith(" 1")
+        return self.stats(f"^{re.escape(_CONNECTED)}$").get(_CONNECTED) == 1
+
+    def stats(self, pattern: str) -> dict[str, int]:
+        """Return the counters and gauges whose names match this regular expression."""
+        text = self.text(f"/stats?filter={quote(pattern)}")
+        return {name: int(value) for name, value in _STAT.findall(text)}
 
     def in_flight(self, *, draining_only: bool = False) -> dict[str, int]:
         """Return the active requests of each upstream address, those that wait for it included.
@@ -71,36 +106,55 @@ class Admin:
         """
         active: Counter[str] = Counter()
         draining: set[str] = set()
-        for found in _HOST.finditer(self._text("/clusters")):
+        for found in _HOST.finditer(self.text("/clusters")):
             if found["name"] != "health_flags":
                 active[found["address"]] += int(found["value"])
             elif _DRAINING in found["value"]:
                 draining.add(found["address"])
         return {each: active[each] for each in active if not draining_only or each in draining}
 
+    def hosts(self) -> dict[Place, Host]:
+        """Return the endpoints of all services."""
+        said: dict[Place, dict[str, str]] = {}
+        for found in _COUNT.finditer(self.text("/clusters")):
+            place = Place(found["cluster"], found["address"])
+            said.setdefault(place, {})[found["name"]] = found["value"]
+        return {
+            place: Host(
+                errors=int(each.get("rq_error", 0)),
+                successes=int(each.get("rq_success", 0)),
+                ejected=_EJECTED in each.get("health_flags", ""),
+                draining=_DRAINING in each.get("health_flags", ""),
+            )
+            for place, each in said.items()
+        }
+
     def downstream(self) -> Downstream:
         """Return what is open at the services' listeners."""
         totals: Counter[str] = Counter()
-        path = rf"/stats?filter=^http\.service/.*\.({_CONNECTIONS}|{_REQUESTS})$"
-        for name, value in _DOWNSTREAM.findall(self._text(path)):
-            totals[name] += int(value)
+        found = self.stats(rf"^http\.service/.*\.({_CONNECTIONS}|{_REQUESTS})$")
+        for name, value in found.items():
+            totals[name.rpartition(".")[2]] += value
         return Downstream(totals[_CONNECTIONS], totals[_REQUESTS])
 
     def drain(self) -> None:
         """Have clients told to leave: `Connection: close`, GOAWAY. What comes is still served."""
-        self._text("/drain_listeners?graceful", method="POST")
+        self.text("/drain_listeners?graceful", method="POST")
 
-    @contextmanager
-    def metrics(self) -> Iterator[http.client.HTTPResponse]:
-        with self._asked("/stats/prometheus") as response:
-            yield response
+    def metrics(self) -> bytes:
+        """Return all that there is for Prometheus: at 1,000 services some megabytes."""
+        return self._content("/stats/prometheus")
 
-    def _text(self, path: str, method: str = "GET") -> str:
+    def text(self, path: str, method: str = "GET") -> str:
+        """Return what Envoy answers at a path of its administration."""
+        return self._content(path, method).decode()
+
+    def _content(self, path: str, method: str = "GET") -> bytes:
         with self._asked(path, method) as response, _told_as_admin_error():
-            text = response.read().decode()
+            content = response.read()
         if response.status != HTTPStatus.OK:
-            raise AdminError(f"Envoy refused {path}: {text.strip()}")
-        return text
+            raise AdminError(f"Envoy refused {path}: {content.decode(errors='replace').strip()}")
+        return content
 
     @contextmanager
     def _asked(self, path: str, method: str = "GET") -> Iterator[http.client.HTTPResponse]:

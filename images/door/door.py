@@ -18,6 +18,7 @@ from typing import Any
 from images.door import certificates
 from images.door.admin import Admin, AdminError, Downstream
 from images.door.bootstrap import admin_socket, bootstrap, secrets
+from images.door.failing import Failing
 from images.door.server import Server
 from images.door.settings import Settings
 
@@ -26,6 +27,8 @@ _LOOK_SECONDS = 0.25
 _CERTIFICATES_SECONDS = 1.0
 _QUIET_SECONDS = 2.0
 """A client that has sent nothing for so long is idle: it finds its connection closed, not cut."""
+_SLICES_A_SECOND = 20
+"""What kube-controller-manager writes at its defaults: each service has an EndpointSlice."""
 _SIGNALLED = 128
 """What a shell adds to the number of the signal that ended a process."""
 
@@ -45,6 +48,7 @@ class Door:
         # answers late, at all doors at once, and serves all the same.
         self._was_ready = False
         self.admin: Admin | None = None
+        self.failing = Failing()
 
     def run(self) -> int:
         """Return the code to exit with: Envoy's own, or 0 after a drain."""
@@ -65,7 +69,7 @@ class Door:
             return ""
         if self.admin is None:
             return self._waits_for or "Envoy is not started yet."
-        if self.admin.is_live() and self.admin.has_listeners():
+        if self.admin.is_live() and self.admin.listeners():
             self._was_ready = True
             return ""
         if self.admin.is_connected():
@@ -73,7 +77,7 @@ class Door:
         at = f"{self._settings.xds_host}:{self._settings.xds_port}"
         return (
             f"No operator answers at {at}: either none leads, or it refuses this door's "
-            "certificate (Secret lepton-door). The door goes on asking, twice a second."
+            "certificate (Secret lepton-door). The door goes on asking, some times a second."
         )
 
     def _leave(self, _number: int, _frame: FrameType | None) -> None:
@@ -96,6 +100,8 @@ class Door:
         envoy = self._start(folder)
         self.admin = Admin(admin_socket(folder))
         threading.Thread(target=self._watch, args=(envoy,), daemon=True).start()
+        threading.Thread(target=self.failing.read, args=(envoy.stdout or (),), daemon=True).start()
+        threading.Thread(target=self.failing.watch, args=(self.admin,), daemon=True).start()
         # The kernel may hand a signal to a thread that is being started for a probe, while Python
         # runs the handler in this one, which sleeps on: without looking it would never leave.
         while not self._wake.wait(_LOOK_SECONDS):
@@ -108,25 +114,27 @@ class Door:
             _say(f"Envoy ended by itself, with code {code}; its own words stand above.")
         return code if code >= 0 else _SIGNALLED - code
 
-    def _start(self, folder: Path) -> subprocess.Popen[bytes]:
+    def _start(self, folder: Path) -> subprocess.Popen[str]:
         file = folder / "bootstrap.json"
         file.write_text(
             json.dumps(self._configuration(self._settings, folder, socket.gethostname()))
         )
         for path, content in secrets(self._settings, folder).items():
             path.write_text(json.dumps(content))
-        return subprocess.Popen(_argv(self._settings, file))
+        return subprocess.Popen(
+            _argv(self._settings, file), stdout=subprocess.PIPE, text=True, errors="replace"
+        )
 
-    def _watch(self, envoy: subprocess.Popen[bytes]) -> None:
+    def _watch(self, envoy: subprocess.Popen[str]) -> None:
         envoy.wait()
         self._wake.set()
 
-    def _drain(self, envoy: subprocess.Popen[bytes], admin: Admin) -> None:
+    def _drain(self, envoy: subprocess.Popen[str], admin: Admin) -> None:
         """Let new connections go elsewhere, then the open ones end, until the deadline."""
         deadline = time.monotonic() + self._settings.drain_timeout_seconds
         _say(f"Asked to leave: open requests have {self._settings.drain_timeout_seconds:.0f} s.")
-        time.sleep(min(self._settings.endpoints_seconds, self._settings.drain_timeout_seconds))
         try:
+            time.sleep(min(self._unheard_seconds(admin), self._settings.drain_timeout_seconds))
             admin.drain()
             left = _wait_until_idle(admin, deadline)
         except AdminError as error:
@@ -137,6 +145,10 @@ class Door:
             _say(f"The time is over: {left.requests} requests are cut.")
         else:
             _say(f"No request is open any more, {left.connections} idle connections are closed.")
+
+    def _unheard_seconds(self, admin: Admin) -> float:
+        """Return how long new connections still come, since not all have heard that this ends."""
+        return self._settings.endpoints_seconds + admin.listeners() / _SLICES_A_SECOND
 
 
 def _wait_until_idle(admin: Admin, deadline: float) -> Downstream:
@@ -163,9 +175,11 @@ def _argv(settings: Settings, file: Path) -> list[str]:
         *("--drain-strategy", "immediate"),
         *("--drain-time-s", f"{settings.drain_timeout_seconds:.0f}"),
         *("--log-level", "warning"),
-        # A line at each attempt to reach an operator that is away, three a second. What Envoy
+        # A line at each attempt to reach an operator that is away, ten a second. What Envoy
         # refuses of its configuration the operator is told, and logs.
         *("--component-log-level", "config:error"),
+        # What it writes of requests that failed; its own default is 10 s.
+        *("--file-flush-interval-msec", "1000"),
         "--disable-hot-restart",
         # The stats access logger of every service would warn of a field whose successor the
         # operator's protos don't have yet.

@@ -5,13 +5,14 @@
 | `/healthz` | 200 while Envoy answers, and before it is started |
 | `/ready` | 200 while requests are welcome; else 503 and a sentence that says why not |
 | `/in-flight` | JSON: upstream address -> active requests; `?draining`: of draining ones only |
-| `/metrics` | Prometheus' text, as Envoy writes it: what `stats` lists |
+| `/listeners` | JSON: the ports on which this door takes connections |
+| `/failing` | a line of JSON at once, when it changes, and each minute: who fails requests |
+| `/metrics` | Prometheus' text, as Envoy writes it: what `stats` lists, and of few revisions |
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import sys
 from collections.abc import Callable
@@ -21,8 +22,11 @@ from typing import Protocol
 from urllib.parse import parse_qs, urlsplit
 
 from images.door.admin import Admin, AdminError
+from images.door.failing import Failing
+from images.door.stats import Revisions
 
-_PIECE_BYTES = 2**18
+_AGAIN_SECONDS = 60.0
+"""A line that says nothing new finds out whether anybody still listens."""
 
 
 class Told(Protocol):
@@ -30,6 +34,9 @@ class Told(Protocol):
 
     @property
     def admin(self) -> Admin | None: ...
+
+    @property
+    def failing(self) -> Failing: ...
 
     def unready(self) -> str: ...
 
@@ -43,6 +50,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, port: int, told: Told) -> None:
         self.told = told
+        self.revisions = Revisions()
         super().__init__(("", port), _Handler)
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -65,6 +73,8 @@ class _Handler(BaseHTTPRequestHandler):
             "/healthz": self._healthz,
             "/ready": self._ready,
             "/in-flight": self._in_flight,
+            "/listeners": self._listeners,
+            "/failing": self._failing,
             "/metrics": self._metrics,
         }
         answer = answers.get(urlsplit(self.path).path)
@@ -93,11 +103,21 @@ class _Handler(BaseHTTPRequestHandler):
         found = self._admin().in_flight(draining_only="draining" in asked)
         self._send(HTTPStatus.OK, json.dumps(found), "application/json")
 
+    def _listeners(self) -> None:
+        self._send(HTTPStatus.OK, json.dumps(self._admin().listens_on()), "application/json")
+
+    def _failing(self) -> None:
+        """Tell for as long as somebody listens: whoever asked needs to ask no second time."""
+        self._head(HTTPStatus.OK, "application/x-ndjson")
+        told: object = None
+        while True:
+            told = self.server.told.failing.wait(told, _AGAIN_SECONDS)
+            self.wfile.write(f"{json.dumps(told)}\n".encode())
+
     def _metrics(self) -> None:
-        """Piece by piece: at 1,000 services there are megabytes."""
-        with self._admin().metrics() as response:
-            self._head(HTTPStatus.OK, "text/plain; version=0.0.4; charset=utf-8")
-            shutil.copyfileobj(response, self.wfile, _PIECE_BYTES)
+        text = self.server.revisions.recent(self._admin().metrics())
+        self._head(HTTPStatus.OK, "text/plain; version=0.0.4; charset=utf-8")
+        self.wfile.write(text)
 
     def _admin(self) -> Admin:
         if self.server.told.admin is None:

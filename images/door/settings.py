@@ -52,7 +52,9 @@ class Settings:
     connections: int = _MOST_CONNECTIONS
     """The most that clients may have open at once."""
     endpoints_seconds: float = 5.0
-    """So long after SIGTERM new connections may still come: kube-proxies must hear of its end."""
+    """So long after SIGTERM new connections may still come: kube-proxies must hear of its end.
+
+    With many services their EndpointSlices take longer, which is added."""
     certificates: Path = CERTIFICATES
     port: int = PORT
 

@@ -13,6 +13,9 @@ Names that the configuration of a service must have for this (the operator's `do
 
 from __future__ import annotations
 
+import re
+import threading
+from collections import defaultdict
 from typing import Any
 
 LATENCY_BUCKETS_MILLISECONDS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000)
@@ -20,7 +23,7 @@ LATENCY_BUCKETS_MILLISECONDS = (5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 
 
 _OF_A_LISTENER = (
     r"http\.service/[^.]+\."
-    r"downstream_(rq_[1-5]xx|rq_active|rq_time|rq_timeout|rq_too_large|cx_active)"
+    r"downstream_(rq_total|rq_[1-5]xx|rq_active|rq_time|rq_timeout|rq_too_large|cx_active)"
 )
 _OF_A_CLUSTER = (
     r"cluster\.[^./]+/[^.]+\."
@@ -30,8 +33,11 @@ _OF_A_CLUSTER = (
 _OF_AN_ACCESS_LOGGER = r"service\.(requests|over_target)\..+"
 _OF_THE_DOOR = (
     r"server\.(memory_allocated|memory_heap_size|days_until_first_cert_expiring|uptime)"
-    r"|control_plane\.connected_state|listener_manager\.(total_listeners_active|lds\.update_rejected)"
-    r"|cluster_manager\.(active_clusters|warming_clusters|cds\.update_rejected)"
+    r"|control_plane\.connected_state"
+    r"|listener_manager\.(total_listeners_active|listener_(added|removed|modified)"
+    r"|lds\.update_rejected)"
+    r"|cluster_manager\.(active_clusters|warming_clusters|cluster_(added|removed)"
+    r"|cds\.update_rejected)"
     r"|overload\..+\.(active|scale_percent|pressure)"
 )
 
@@ -59,3 +65,53 @@ CONFIGURATION: dict[str, Any] = {
         }
     ],
 }
+
+
+SHOWN_REVISIONS = 4
+"""Of a service: two in a rollout, one that it goes back to, and "" for what no pod had."""
+
+_OF_A_REVISION = re.compile(
+    rb'^envoy_service_(?P<what>\w+)\{service="(?P<service>[^"]*)",revision="(?P<revision>[^"]*)"\}'
+    rb" (?P<value>\d+)\n",
+    re.MULTILINE,
+)
+
+
+_Known = dict[bytes, dict[bytes, tuple[bytes, int]]]
+"""By service and revision: its requests, and the scrape that first told of so many."""
+
+
+class Revisions:
+    """Shows of each service the revisions that had requests last: Envoy forgets none of them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._scrapes = 0
+        self._known: _Known = {}
+
+    def recent(self, text: bytes) -> bytes:
+        """Return what Envoy tells without the counters of older revisions."""
+        with self._lock:
+            self._scrapes += 1
+            self._known = known = _noted(self._known, text, self._scrapes)
+        old = {(service, each) for service in known for each in _old(known[service])}
+        if not old:
+            return text
+        return _OF_A_REVISION.sub(
+            lambda line: b"" if (line["service"], line["revision"]) in old else line[0], text
+        )
+
+
+def _noted(before: _Known, text: bytes, scrape: int) -> _Known:
+    found: _Known = defaultdict(dict)
+    for line in _OF_A_REVISION.finditer(text):
+        if line["what"] == b"requests":
+            service, revision, value = line["service"], line["revision"], line["value"]
+            known = before.get(service, {}).get(revision, (b"", 0))
+            found[service][revision] = known if known[0] == value else (value, scrape)
+    return found
+
+
+def _old(revisions: dict[bytes, tuple[bytes, int]]) -> list[bytes]:
+    """Return the revisions that are too many, those first whose requests are longest ago."""
+    return sorted(revisions, key=lambda each: revisions[each][1])[:-SHOWN_REVISIONS]

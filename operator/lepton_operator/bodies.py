@@ -24,6 +24,7 @@ from lepton_operator.views import (
     ServiceView,
     Taint,
     Toleration,
+    VersionUse,
 )
 
 Body = Mapping[str, Any]
@@ -91,6 +92,14 @@ def model_name(kind: str, body: Body) -> str | None:
     return None
 
 
+def version_uses(body: Body) -> frozenset[VersionUse]:
+    """Return the versions of its model that a service uses."""
+    named = ((body.get("spec") or {}).get("model") or {}).get("version")
+    revisions = (body.get("status") or {}).get("revisions") or ()
+    running = (VersionUse(each["version"], pinned=False) for each in revisions)
+    return frozenset((*running, *([VersionUse(named, pinned=True)] if named else ())))
+
+
 def pod_view(body: Body) -> PodView:
     """Return what plans read of a pod."""
     metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
@@ -113,6 +122,7 @@ def pod_view(body: Body) -> PodView:
         ip=status.get("podIP"),
         ready=ready.get("status") == "True",
         ready_since=_true_since(ready),
+        unready_since=_since(ready, "False"),
         scheduled=conditions.get("PodScheduled", {}).get("status") == "True",
         scheduled_since=_true_since(conditions.get("PodScheduled", {})),
         sandbox_since=_true_since(conditions.get("PodReadyToStartContainers", {})),
@@ -145,8 +155,9 @@ def service_view(body: Body) -> ServiceView:
 
 def _announced_port(metadata: Body) -> int | None:
     written = _own_annotations(metadata).get(names.DOOR_PORT, "")
-    found = int(written) if written.isdecimal() and len(written) == _DIGITS_OF_A_PORT else None
-    return found if found in names.DOOR_PORTS else None
+    if not written.isdecimal() or len(written) != _DIGITS_OF_A_PORT:
+        return None
+    return int(written) if int(written) in names.DOOR_PORTS else None
 
 
 def object_view(kind: str, body: Body) -> ObjectView:
@@ -297,8 +308,12 @@ def _disruption(conditions: Mapping[str, Body]) -> str:
 
 
 def _true_since(condition: Body) -> datetime | None:
-    is_true = condition.get("status") == "True"
-    return _optional_time(condition.get("lastTransitionTime")) if is_true else None
+    return _since(condition, "True")
+
+
+def _since(condition: Body, status: str) -> datetime | None:
+    is_so = condition.get("status") == status
+    return _optional_time(condition.get("lastTransitionTime")) if is_so else None
 
 
 def _leaves_by(metadata: Body, spec: Body, conditions: Mapping[str, Body]) -> datetime | None:

@@ -9,7 +9,7 @@ status, and a plan may not have seen it yet.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
@@ -19,7 +19,14 @@ from lepton_operator import bodies, names
 from lepton_operator.api.common import StatusModel
 from lepton_operator.bodies import Body
 from lepton_operator.plan import Reference
-from lepton_operator.views import NodeView, ObjectView, PodView, ScalerView, ServiceView
+from lepton_operator.views import (
+    NodeView,
+    ObjectView,
+    PodView,
+    ScalerView,
+    ServiceView,
+    VersionUse,
+)
 
 MAX_TOMBSTONES = 20_000
 MAX_TOMBSTONE_SECONDS = 3600.0
@@ -48,6 +55,7 @@ class OwnObject:
     resource_version: str
     model: str | None
     body: Body
+    uses: frozenset[VersionUse] = frozenset()  # of that model
     parsed: StatusModel | Exception | None = None
 
     @property
@@ -61,10 +69,15 @@ Value = OwnObject | Child | NodeView | ScalerView
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What an event changed; None stands for an object that is not there."""
+    """What an event changed; None stands for an object that is not there.
+
+    `turned`: it was its namespace's first or last service, or the first or last of its doors that
+    takes requests. Noted at once, since several changes may be looked at together.
+    """
 
     before: Value | None
     after: Value | None
+    turned: bool = False
 
 
 @dataclass(slots=True)
@@ -96,9 +109,12 @@ class Cache:
         self._keys: dict[str, Key] = {}  # of our own objects, by UID
         self._children: dict[str, dict[str, Child]] = {}  # by owner's UID, by UID
         self._users: dict[tuple[str, str], set[Key]] = {}  # by namespace and model
+        self._uses: dict[tuple[str, str], Counter[VersionUse]] = {}  # by namespace and model
         self._services: dict[str, set[Key]] = {}  # InferenceServices, by namespace
         self._draining: dict[str, PodView] = {}  # by UID
         self._without_room: dict[str, PodView] = {}  # by UID
+        self._initialising: dict[str, PodView] = {}  # by UID
+        self._doors: dict[str, PodView] = {}  # pods of doors, by UID
         self._claims: dict[tuple[str, int], dict[str, ServiceView]] = {}  # of the doors' ports
         self._ports: dict[str, dict[int, ServiceView]] = {}  # by namespace: who holds a port
         self._past_doors: dict[str, set[str]] = {}  # UIDs of Services, by namespace
@@ -124,9 +140,9 @@ class Cache:
         namespaces = {*self._services, *(namespace for _, namespace in owners)}
         return [*self._own, *(door_key(each) for each in sorted(namespaces))]
 
-    def services(self, namespace: str) -> frozenset[Key]:
-        """Return the keys of a namespace's InferenceServices."""
-        return frozenset(self._services.get(namespace, ()))
+    def serves(self, namespace: str) -> bool:
+        """Whether a namespace has InferenceServices."""
+        return namespace in self._services
 
     def draining(self) -> list[PodView]:
         """Return the pods that are marked to get no new requests."""
@@ -135,6 +151,14 @@ class Cache:
     def without_room(self) -> list[PodView]:
         """Return the pods that no node has room for."""
         return list(self._without_room.values())
+
+    def initialising(self) -> list[PodView]:
+        """Return the pods that an init container works in."""
+        return list(self._initialising.values())
+
+    def doors(self) -> list[PodView]:
+        """Return the pods of the doors of all namespaces."""
+        return list(self._doors.values())
 
     def owner(self, child: Child) -> Key | None:
         """Return the key of the object that a child belongs to."""
@@ -162,6 +186,10 @@ class Cache:
         """
         return MappingProxyType(self._ports.get(namespace, {}))
 
+    def bypassed_namespaces(self) -> list[str]:
+        """Return the namespaces in which a Service leads past the doors."""
+        return list(self._past_doors)
+
     def bypassed(self, namespace: str) -> bool:
         """Tell whether a Service of a namespace leads to serving pods, past the doors."""
         return namespace in self._past_doors
@@ -177,9 +205,14 @@ class Cache:
             if key is None or child.namespace == key.namespace:
                 yield child
 
-    def users(self, namespace: str, model: str) -> list[Key]:
-        """Return the jobs and services that name this model."""
-        return sorted(self._users.get((namespace, model), ()))
+    def jobs(self, namespace: str, model: str) -> list[Key]:
+        """Return the jobs that hand their result to this model."""
+        users = self._users.get((namespace, model), ())
+        return sorted(key for key in users if key.kind == "TrainingJob")
+
+    def uses(self, namespace: str, model: str) -> frozenset[VersionUse]:
+        """Return the versions of this model that services use."""
+        return frozenset(self._uses.get((namespace, model), ()))
 
     def nodes(self) -> tuple[NodeView, ...]:
         if self._sorted_nodes is None:
@@ -202,13 +235,16 @@ class Cache:
             return None
         value = self._value(kind, body)
         before = known.value if known else None
+        namespace = metadata.get("namespace", "")
+        stood = self._standing(namespace)
         if isinstance(value, OwnObject) and not known:
             self._displace(value.key)
         self._order += 1
-        namespace = metadata.get("namespace", "")
         self._entries[uid] = _Entry(kind, namespace, version, self._order, value)
         self._index(uid, before, value)
-        return Change(before, value) if before != value else None
+        if before == value:
+            return None
+        return Change(before, value, turned=self._standing(namespace) != stood)
 
     def remove(self, kind: str, body: Body) -> Change | None:
         """Take in that an object was deleted, with its last state; None if it was not known."""
@@ -264,11 +300,27 @@ class Cache:
         children = [each for each in (change.before, change.after) if isinstance(each, Child)]
         rivals = (each for child in children for each in self._rivals(child))
         found = {key for each in (*children, *rivals) if (key := self._waits_for(each))}
-        if any(map(_is_door_pod, children)) and _serves_otherwise(change):
-            found |= self.services(children[0].namespace)
+        if any(map(_is_door_pod, children)):
+            found |= self._affected_by_door(children[0].namespace, change)
         if _leads_past_doors(change.before) != _leads_past_doors(change.after):
             found.add(door_key(children[0].namespace))
         return found
+
+    def _affected_by_door(self, namespace: str, change: Change) -> set[Key]:
+        """Return the services that wait for a door at all, or for the word of each.
+
+        For each door wait the drain of a pod, and a Service that is still to be led to them.
+        """
+        if change.turned:
+            return set(self._services.get(namespace, ()))
+        if not _serves_otherwise(change):
+            return set()
+        waiting: list[Value] = [
+            *(pod for pod in self._draining.values() if pod.namespace == namespace),
+            *(self._entries[uid].value for uid in self._past_doors.get(namespace, ())),
+        ]
+        found = (self.owner(each) for each in waiting if isinstance(each, Child))
+        return {key for key in found if key}
 
     def _rivals(self, child: Child) -> Iterable[ServiceView]:
         """Return the Services that lead to the same port of the door."""
@@ -302,8 +354,7 @@ class Cache:
             self._keys[uid] = value.key
             if value.key.kind == _SERVICE_KIND:
                 self._services.setdefault(value.key.namespace, set()).add(value.key)
-            if value.model:
-                self._users.setdefault((value.key.namespace, value.model), set()).add(value.key)
+            self._index_model(value)
         elif isinstance(value, Child):
             if isinstance(before, Child) and before.owner_uid != value.owner_uid:
                 self._drop_child(before)
@@ -325,19 +376,32 @@ class Cache:
             return
         if names.DRAINING in child.annotations:
             self._draining[uid] = child
+        if any(each.state == "running" and not each.ready for each in child.init_containers):
+            self._initialising[uid] = child
+        if _is_door_pod(child):
+            self._doors[uid] = child
         if child.unschedulable_message and not (child.finished or child.deleting):
             self._without_room[uid] = child
 
     def _unmark(self, uid: str) -> None:
         self._draining.pop(uid, None)
         self._without_room.pop(uid, None)
+        self._initialising.pop(uid, None)
+        self._doors.pop(uid, None)
 
     def _removed(self, uid: str, last: Value) -> Change:
+        namespace = namespace_of(last)
+        stood = self._standing(namespace)
         entry = self._entries.pop(uid, None)
-        self._unmark(uid)
+        before = entry.value if entry else last
         self._deleted[uid] = None
         if len(self._deleted) > MAX_DELETED_UIDS:
             self._deleted.popitem(last=False)
+        self._unindex(uid, before, last)
+        return Change(before, None, turned=self._standing(namespace) != stood)
+
+    def _unindex(self, uid: str, before: Value, last: Value) -> None:
+        self._unmark(uid)
         if isinstance(last, OwnObject):
             self._remove_own(last)
         elif isinstance(last, PodView):
@@ -349,13 +413,12 @@ class Cache:
             self._sorted_nodes = None
         else:
             self._drop_child(last)
-            self._index_port(entry.value if entry else last, None)
+            self._index_port(before, None)
             self._index_way(uid, last.namespace, past_doors=False)
-        return Change(entry.value if entry else last, None)
 
     def _remove_own(self, last: OwnObject) -> None:
-        self._unindex_model(self._own.get(last.key))
         if (current := self._own.get(last.key)) and current.uid == last.uid:
+            self._unindex_model(current)
             del self._own[last.key]
             self._leave_namespace(last.key)
         self._keys.pop(last.uid, None)
@@ -430,13 +493,27 @@ class Cache:
             if not known:
                 self._scalers.pop(_scaled(value), None)
 
+    def _index_model(self, value: OwnObject) -> None:
+        if value.model:
+            place = (value.key.namespace, value.model)
+            self._users.setdefault(place, set()).add(value.key)
+            self._uses.setdefault(place, Counter()).update(value.uses)
+
     def _unindex_model(self, value: Value | None) -> None:
         if isinstance(value, OwnObject) and value.model:
             place = (value.key.namespace, value.model)
             users = self._users.get(place, set())
             users.discard(value.key)
+            self._uses[place] -= Counter(value.uses)
             if not users:
                 self._users.pop(place, None)
+                self._uses.pop(place, None)
+
+    def _standing(self, namespace: str) -> tuple[bool, bool]:
+        """Return whether a namespace has services, and a door that takes requests."""
+        doors = self._children.get(names.door_uid(namespace), {}).values()
+        has_door = any(isinstance(each, PodView) and each.stays_ready for each in doors)
+        return namespace in self._services, has_door
 
     def _waits_for(self, child: Child) -> Key | None:
         """Return the owner; or, if that is gone, what has its name now and needs the child's."""
@@ -451,13 +528,13 @@ class Cache:
     def _affected_by_own(self, value: OwnObject, change: Change) -> set[Key]:
         key = value.key
         found = {key}
-        if key.kind == _SERVICE_KIND and None in (change.before, change.after):
+        if change.turned:
             found.add(door_key(key.namespace))
         if key.kind == "LeptonModel":
             found.update(self._users.get((key.namespace, key.name), ()))
-        for each in (change.before, change.after):
-            if isinstance(each, OwnObject) and each.model:
-                found.add(Key("LeptonModel", key.namespace, each.model))
+        told = [_told_model(each) for each in (change.before, change.after)]
+        if told[0] != told[1]:
+            found |= {Key("LeptonModel", key.namespace, model) for model, _ in filter(None, told)}
         return found
 
     def _affected_by_node(self, name: str) -> set[Key]:
@@ -469,6 +546,13 @@ class Cache:
             if not pod.finished and (pod.node == name or pod.node is None)
         }
         return {self._keys[uid] for uid in owners if uid in self._keys}
+
+
+def namespace_of(value: Value) -> str:
+    """Return the namespace of an object; a node has none."""
+    if isinstance(value, OwnObject):
+        return value.key.namespace
+    return "" if isinstance(value, NodeView) else value.namespace
 
 
 def door_key(namespace: str) -> Key:
@@ -483,6 +567,15 @@ def _door_object(key: Key) -> OwnObject:
     """Return what stands for a door among our own objects: nothing is stored of it."""
     body = {"metadata": {"name": key.name, "namespace": key.namespace}, "spec": {}, "status": {}}
     return OwnObject(key, names.door_uid(key.namespace), 0, "", None, body)
+
+
+def _told_model(value: Value | None) -> tuple[str, object] | None:
+    """Return the model that an object names, with what that one's plan reads of the object."""
+    if not isinstance(value, OwnObject) or not value.model:
+        return None
+    if value.key.kind == _SERVICE_KIND:
+        return (value.model, value.uses) if value.uses else None
+    return value.model, value.body["status"].get("output")
 
 
 def _leads_past_doors(value: Value | None) -> bool:
@@ -515,6 +608,7 @@ def _own_object(kind: str, body: Body) -> OwnObject:
         resource_version=metadata["resourceVersion"],
         model=bodies.model_name(kind, body),
         body=bodies.trimmed(body),
+        uses=bodies.version_uses(body) if kind == _SERVICE_KIND else frozenset(),
     )
 
 

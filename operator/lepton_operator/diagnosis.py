@@ -128,6 +128,8 @@ def no_capacity(asked: Asked, scheduler_message: str) -> str:
         return f"No node has room for this pod: add a node, or ask for less.{said}"
     if largest is None:
         advice = f"free some, add a node that has {gpus}, or ask for less"
+    elif not largest:
+        advice = f"and no node has any: add one that has {gpus}, or ask for none"
     elif largest < gpus:
         advice = f"the largest node has {largest}; ask for at most {largest}, or add a larger node"
     else:

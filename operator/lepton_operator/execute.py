@@ -147,7 +147,8 @@ class Executor:
             self._note(self._cache.vanish(target.uid), report)
             return
         report.deleted += 1
-        if answer.get("kind") != target.kind:
+        if answer.get("kind") != target.kind:  # a Status, which says that it is gone
+            self._note(self._cache.vanish(target.uid), report)
             return
         if "resourceVersion" in answer["metadata"]:
             self._take(target.kind, answer, report)

@@ -68,8 +68,8 @@ class Health:
         return found
 
     def ready(self) -> bool:
-        """A leader is ready when everything was listed once, a standby always."""
-        return self.listed() or not self.leader.elected
+        """A leader is ready to work, a standby to take over at once."""
+        return self.listed()
 
 
 async def serve(health: Health, metrics: Metrics, port: int) -> web.AppRunner:

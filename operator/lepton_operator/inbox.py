@@ -38,12 +38,15 @@ class Inbox:
             self.wake([change])
 
     def wake(self, changes: Iterable[Change], besides: Key | None = None) -> None:
-        """Have every object looked at whose plan reads what changed."""
+        """Have every object looked at whose plan reads what changed.
+
+        A standby only follows: nobody would take what it put on the queue.
+        """
         for change in changes:
             self._note(change)
             self.follow(change)
             for key in self.cache.affected(change):
-                if key != besides:
+                if key != besides and self.queue.is_open:
                     self.queue.add(key)
 
     def _note(self, change: Change) -> None:

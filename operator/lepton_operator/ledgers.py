@@ -6,7 +6,7 @@ the status, which is written each 30 s while a training tells something new.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -23,10 +23,11 @@ _UNSETTLED = 2  # the last attempt, and the one before it, of which pods that we
 
 
 class LedgerCollector(Collector):
-    """Yields what is in the cache at that moment."""
+    """Yields what is in the cache at that moment, if this is the operator that is to tell it."""
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, cache: Cache, tells: Callable[[], bool]) -> None:
         self._cache = cache
+        self._tells = tells
 
     def collect(self) -> Iterator[Metric]:
         """Yield the counters of every job that has a ledger."""
@@ -49,6 +50,8 @@ class LedgerCollector(Collector):
         yield from (time, gpus)
 
     def _statuses(self) -> Iterator[tuple[list[str], Mapping[str, Any]]]:
+        if not self._tells():
+            return
         for key in self._cache.own_keys():
             own = self._cache.own(key) if key.kind == _KIND else None
             if own is not None and own.body["status"].get("ledger"):

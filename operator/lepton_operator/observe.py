@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -14,17 +14,17 @@ from lepton_operator.api.common import StatusModel
 from lepton_operator.api.inference import InferenceService
 from lepton_operator.api.model import LeptonModel
 from lepton_operator.api.training import TrainingJob
-from lepton_operator.cache import Cache, Change, Child, Key, OwnObject, Value
-from lepton_operator.capacity import Capacity
+from lepton_operator.cache import Cache, Change, Child, Key, OwnObject, Value, namespace_of
 from lepton_operator.cluster import Cluster
+from lepton_operator.readers import Readers
 from lepton_operator.settings import Settings
-from lepton_operator.telemetry import Telemetry
-from lepton_operator.traffic import Traffic
 from lepton_operator.views import (
+    Fault,
     GatewayView,
     InferenceView,
     ModelView,
     NodeView,
+    PodView,
     Refusal,
     TrainingView,
 )
@@ -43,6 +43,9 @@ _CHILD_KINDS: Mapping[str, tuple[str, ...]] = {
 _WATCHED_CHILDREN = ("Pod", "Service", "Deployment", "PodDisruptionBudget", "NetworkPolicy")
 _SCALERS = ("HorizontalPodAutoscaler",)
 
+# Between them doors and watches have their turn.
+_OBJECTS_AT_A_TIME = 50
+
 View = TrainingView | ModelView | InferenceView | GatewayView
 Refusals = tuple[Refusal, ...]
 Own = TypeVar("Own", TrainingJob, LeptonModel, InferenceService)
@@ -53,9 +56,7 @@ class Observer:
     cluster: Cluster
     cache: Cache
     settings: Settings
-    telemetry: Telemetry
-    traffic: Traffic
-    capacity: Capacity
+    readers: Readers
 
     @property
     def namespaces(self) -> tuple[str | None, ...]:
@@ -85,13 +86,16 @@ class Observer:
         return _VIEWS[own.key.kind](self, own, refusals)
 
     async def relist(self, own: OwnObject) -> list[Change]:
-        """Read the object and its children live."""
+        """Read the object and its children live; for a door the services that need it, too."""
         key = own.key
         selector = names.selector(names.owner_labels(key.kind, key.name))
         lists = [
             self._list(kind, key.namespace, selector, _owned_by(own))
             for kind in _CHILD_KINDS[key.kind]
         ]
+        if key.kind == names.DOOR_KIND:
+            covers = _within(key.namespace)
+            lists.append(self._list("InferenceService", key.namespace, None, covers))
         changes = await asyncio.gather(self.refresh(own), *lists)
         return [each for some in changes for each in some]
 
@@ -126,7 +130,9 @@ class Observer:
         changes: list[Change] = []
         listing = self.cache.begin_listing(kind, covers)
         async for page in self.cluster.list_pages(kind, namespace, selector):
-            changes += self.cache.take(listing, page)
+            for first in range(0, len(page), _OBJECTS_AT_A_TIME):
+                changes += self.cache.take(listing, page[first : first + _OBJECTS_AT_A_TIME])
+                await asyncio.sleep(0)
         return changes + self.cache.end_listing(listing)
 
     def _training(self, own: OwnObject, refusals: Refusals) -> TrainingView:
@@ -138,26 +144,28 @@ class Observer:
             model=self._model(own),
             nodes=self._nodes(),
             refusals=refusals,
-            told=self.telemetry.of(pods),
+            told=self.readers.telemetry.of(pods),
         )
 
     def _modelled(self, own: OwnObject, refusals: Refusals) -> ModelView:
-        users = self.cache.users(own.key.namespace, own.key.name)
+        place = (own.key.namespace, own.key.name)
         return ModelView(
             model=self.parse(own, LeptonModel),
             defaults=self.settings.defaults,
             pods=self.cache.pods(own.uid),
-            jobs=self._others(TrainingJob, users),
-            services=self._others(InferenceService, users),
+            jobs=self._others(TrainingJob, self.cache.jobs(*place)),
+            uses=self.cache.uses(*place),
             nodes=self._nodes(),
             refusals=refusals,
         )
 
     def _inference(self, own: OwnObject, refusals: Refusals) -> InferenceView:
+        faults = self.readers.outliers.of(own.key.namespace, own.key.name)
+        pods = self.cache.pods(own.uid)
         return InferenceView(
             service=self.parse(own, InferenceService),
             defaults=self.settings.defaults,
-            pods=self.cache.pods(own.uid),
+            pods=tuple(self._as_told(pod, faults) for pod in pods),
             kubernetes_service=self.cache.service(own.uid),
             budget=next(iter(self.cache.objects(own.uid)), None),
             ports=self.cache.ports(own.key.namespace),
@@ -165,14 +173,21 @@ class Observer:
             nodes=self._nodes(),
             refusals=refusals,
             doors=self.cache.pods(names.door_uid(own.key.namespace)),
-            traffic=self.traffic.told(own.key.namespace),
+            traffic=self.readers.traffic.told(own.key.namespace),
+            listening=self.readers.listening.told(own.key.namespace),
         )
+
+    def _as_told(self, pod: PodView, faults: Mapping[str, Fault]) -> PodView:
+        """Return the pod with what is known of it by others than the API server."""
+        fault = faults.get(pod.ip or "") if not pod.gone else None
+        fetched = self.readers.downloads.of(pod)
+        return replace(pod, fault=fault, fetched=fetched) if fault or fetched else pod
 
     def _gateway(self, own: OwnObject, refusals: Refusals) -> GatewayView:
         namespace = own.key.namespace
         return GatewayView(
             namespace=namespace,
-            needed=bool(self.cache.services(namespace)),
+            needed=self.cache.serves(namespace),
             settings=self.settings,
             objects=self.cache.objects(own.uid),
             pods=self.cache.pods(own.uid),
@@ -181,7 +196,8 @@ class Observer:
         )
 
     def _nodes(self) -> tuple[NodeView, ...] | None:
-        return None if self.settings.watch_namespaces else self.capacity.of(self.cache.nodes())
+        capacity = self.readers.capacity
+        return None if capacity is None else capacity.of(self.cache.nodes())
 
     def _model(self, own: OwnObject) -> LeptonModel | None:
         if own.model is None:
@@ -226,10 +242,4 @@ def _owned_by(own: OwnObject) -> Callable[[Value], bool]:
 
 
 def _within(namespace: str | None) -> Callable[[Value], bool]:
-    return lambda value: namespace is None or _namespace(value) == namespace
-
-
-def _namespace(value: Value) -> str:
-    if isinstance(value, OwnObject):
-        return value.key.namespace
-    return "" if isinstance(value, NodeView) else value.namespace
+    return lambda value: namespace is None or namespace_of(value) == namespace

@@ -99,6 +99,11 @@ class WorkQueue(Generic[K]):
     def working(self) -> int:
         return len(self._working)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether workers take keys."""
+        return self._open
+
     def start(self) -> None:
         """Let workers take keys; until then they only wait."""
         self._open = True

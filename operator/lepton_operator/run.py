@@ -7,7 +7,7 @@ import gc
 import random
 import signal
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,6 @@ from typing import Any
 from lepton_operator import cluster as clusters
 from lepton_operator import errors, handlers, health, logs
 from lepton_operator.cache import Cache, Key
-from lepton_operator.capacity import Capacity
 from lepton_operator.cluster import OWN_KINDS, Cluster
 from lepton_operator.door import server as doors
 from lepton_operator.door.feed import Feed
@@ -28,16 +27,17 @@ from lepton_operator.ledgers import LedgerCollector
 from lepton_operator.metrics import Metrics
 from lepton_operator.observe import Observer
 from lepton_operator.queue import Outcome, WorkQueue
+from lepton_operator.readers import readers
 from lepton_operator.reconcile import Planner, Reconciler
 from lepton_operator.settings import Settings
-from lepton_operator.telemetry import Telemetry
-from lepton_operator.traffic import Traffic
 from lepton_operator.watches import Watches
 
 _DRAIN_SECONDS = 10.0
 _END_OF_WATCHES_SECONDS = 3.0
 _RETRY_SECONDS = 1.0
 _RESYNC_SPREAD = 0.1
+# Doors come back within half a second; lists of thousands of objects would keep them waiting.
+_DOORS_FIRST_SECONDS = 1.0
 _COLLECTOR_THRESHOLDS = (20_000, 20, 20)
 
 _log = logs.logger(__name__)
@@ -55,9 +55,15 @@ class Parts:
     inbox: Inbox
     feed: Feed
     metrics: Metrics
+    informed: asyncio.Event
+    leads: asyncio.Event
     listed: asyncio.Event
     stop: asyncio.Event
     random: random.Random
+
+    def knows_enough(self) -> bool:
+        """Whether everything was listed; by a leader, since it leads."""
+        return (self.listed if self.leader.elected else self.informed).is_set()
 
 
 async def run(
@@ -80,7 +86,7 @@ async def run(
         lag = LoopLag()
         ticking = asyncio.create_task(lag.measure(), name="loop lag")
         stack.callback(ticking.cancel)
-        state = Health(leader, parts.watches, lag, parts.listed.is_set)
+        state = Health(leader, parts.watches, lag, parts.knows_enough)
         server = await health.serve(state, metrics, settings.http_port)
         stack.push_async_callback(server.cleanup)
         return await _stand_by_and_lead(parts)
@@ -94,9 +100,10 @@ def _assemble(
     metrics: Metrics,
 ) -> Parts:
     cache = Cache(settings.defaults.gpu_resource)
-    metrics.registry.register(LedgerCollector(cache))
-    capacity = Capacity(cluster, cache, settings.defaults.gpu_resource)
-    observer = Observer(cluster, cache, settings, Telemetry(cache), Traffic(cache), capacity)
+    metrics.registry.register(LedgerCollector(cache, leader.held))
+    sees_nodes = not settings.watch_namespaces
+    asked = readers(cluster, cache, settings.defaults.gpu_resource, sees_nodes=sees_nodes)
+    observer = Observer(cluster, cache, settings, asked)
     randomness = random.Random()  # noqa: S311 - spreads retries, keeps no secret
     for kind in OWN_KINDS:
         metrics.max_workers.labels(kind.lower()).set(settings.workers)
@@ -130,6 +137,8 @@ def _assemble(
         inbox=inbox,
         feed=feed,
         metrics=metrics,
+        informed=asyncio.Event(),
+        leads=asyncio.Event(),
         listed=asyncio.Event(),
         stop=asyncio.Event(),
         random=randomness,
@@ -138,22 +147,20 @@ def _assemble(
 
 async def _stand_by_and_lead(parts: Parts) -> int:
     _stop_on_signals(parts.stop)
-    if not await _unless_stopped(parts.leader.acquire(), parts.stop):
-        return 0
-    leading = asyncio.create_task(_lead(parts), name="lead")
+    working = asyncio.create_task(_first_of(_hold(parts), _control(parts)), name="work")
     stopping = asyncio.create_task(parts.stop.wait(), name="stop")
     try:
-        await asyncio.wait({leading, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        return _exit_code(leading)
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return _exit_code(working)
     finally:
         # First what a standby waits for: no more writes from here, then the Lease.
         await parts.queue.stop(_DRAIN_SECONDS if parts.leader.held() else 0.0)
         await parts.leader.release()
-        await _cancelled(leading, stopping)
+        await _cancelled(working, stopping)
 
 
-def _exit_code(leading: asyncio.Task[None]) -> int:
-    error = leading.exception() if leading.done() else None
+def _exit_code(working: asyncio.Task[None]) -> int:
+    error = working.exception() if working.done() else None
     if error is None:
         _log.info("The operator ends: it was asked to")
         return 0
@@ -161,9 +168,15 @@ def _exit_code(leading: asyncio.Task[None]) -> int:
     return 1
 
 
-async def _lead(parts: Parts) -> None:
-    """Keep the Lease and work; ends with the error of whichever ends first."""
-    await _first_of(parts.leader.keep(), _control(parts))
+async def _hold(parts: Parts) -> None:
+    """Take the Lease once the cache is full, and keep it; ends with the error of losing it.
+
+    Who took it first would keep the doors waiting for its lists.
+    """
+    await parts.informed.wait()
+    await parts.leader.acquire()
+    parts.leads.set()
+    await parts.leader.keep()
 
 
 async def _control(parts: Parts) -> None:
@@ -182,38 +195,51 @@ async def _control(parts: Parts) -> None:
 
 
 async def _work(parts: Parts) -> None:
-    """List everything once the watches miss nothing any more, then reconcile for ever."""
+    """List everything once the watches miss nothing any more, and follow it, leader or not."""
     await parts.watches.established()
-    began = time.monotonic()
     relisted: asyncio.Queue[str] = asyncio.Queue()
+    parts.watches.relisted = relisted.put_nowait
+    await _list_everything(parts)
+    if parts.settings.xds is not None:
+        parts.feed.begin()
+    _spare_the_collector()
+    parts.informed.set()
+    await _first_of(_resync(parts, relisted), _work_as_leader(parts))
+
+
+async def _work_as_leader(parts: Parts) -> None:
+    """Serve the doors with what is known, at once; write only after another look.
+
+    What the last leader wrote before its Lease ended may not have come by a watch yet.
+    """
+    await parts.leads.wait()
+    await _first_of(*_doors(parts), _reconcile(parts))
+
+
+async def _reconcile(parts: Parts) -> None:
+    if parts.settings.xds is not None:
+        await asyncio.sleep(_DOORS_FIRST_SECONDS)
+    await _list_everything(parts)
+    observer, wake = parts.observer, parts.queue.add
+    for key in observer.cache.own_keys():
+        wake(key)
+    parts.listed.set()
+    parts.queue.start()
+    await _first_of(*observer.readers.runs(wake))
+
+
+async def _list_everything(parts: Parts) -> None:
+    began = time.monotonic()
     for kind in parts.observer.kinds:
         await _relist(parts, kind)
-    parts.watches.relisted = relisted.put_nowait
-    for key in parts.observer.cache.own_keys():
-        parts.queue.add(key)
-    parts.listed.set()
     seconds = round(time.monotonic() - began, 3)
-    _log.info("Everything is listed", seconds=seconds, **parts.observer.cache.counts())
-    _spare_the_collector()
-    parts.queue.start()
-    observer, wake = parts.observer, parts.queue.add
-    await _first_of(_resync(parts, relisted), *_readers(observer, wake), *_doors(parts))
-
-
-def _readers(
-    observer: Observer, wake: Callable[[Key], None]
-) -> Iterator[Coroutine[Any, Any, None]]:
-    """Yield what asks others than the API server's watches, beside the work on objects."""
-    yield observer.telemetry.run(wake)
-    yield observer.traffic.run(wake)
-    if not observer.settings.watch_namespaces:
-        yield observer.capacity.run(wake)
+    what = "Everything is listed" if parts.leads.is_set() else "Ready to lead"
+    _log.info(what, seconds=seconds, **parts.observer.cache.counts())
 
 
 def _doors(parts: Parts) -> Iterator[Coroutine[Any, Any, None]]:
-    """Yield the server of the doors: a leader's, and only once it knows everything."""
+    """Yield the server of the doors."""
     if parts.settings.xds is not None:
-        parts.feed.begin()
         yield doors.serve(parts.settings.xds, parts.feed.catalogue, parts.metrics)
 
 
@@ -279,20 +305,6 @@ async def _joined(task: asyncio.Task[None]) -> None:
     """Wait for a task, which outlives the cancellation of the one who waits."""
     await asyncio.shield(task)
     raise RuntimeError("The watches ended without being asked to.")
-
-
-async def _unless_stopped(work: Coroutine[Any, Any, None], stop: asyncio.Event) -> bool:
-    """Do some work; False if it was stopped before it was done."""
-    working = asyncio.create_task(work)
-    stopping = asyncio.create_task(stop.wait())
-    try:
-        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            working.result()
-            return True
-        return False
-    finally:
-        await _cancelled(working, stopping)
 
 
 async def _first_of(*works: Coroutine[Any, Any, None]) -> None:

@@ -14,22 +14,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http import HTTPStatus
-
-import aiohttp
-from yarl import URL
 
 from lepton_operator import logs, names
 from lepton_operator.build.door import HEALTH_PORT
 from lepton_operator.cache import Cache, Key
 from lepton_operator.inference.draining import has_drained, takes_requests
+from lepton_operator.inquiry import NO_ANSWER, Inquiry, inquiry
 from lepton_operator.views import DoorTold, PodView
 
 ROUND_SECONDS = 0.5
-ANSWER_SECONDS = 1.0
 TELL_SECONDS = 10.0
-MOST_AT_ONCE = 32
-MAX_BYTES = 1_048_576
 
 _log = logs.logger(__name__)
 
@@ -74,17 +68,12 @@ class Traffic:
 
     async def run(self, wake: Callable[[Key], None]) -> None:
         """Ask for ever; `wake` is told whose pods there is news about."""
-        timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
-        connector = aiohttp.TCPConnector(limit=MOST_AT_ONCE)
-        # Not decompressed: an answer of a few bytes could become gigabytes.
-        async with aiohttp.ClientSession(
-            connector=connector, timeout=timeout, auto_decompress=False
-        ) as session:
+        async with inquiry() as asking:
             while True:
-                await self.ask_all(session, wake)
+                await self.ask_all(asking, wake)
                 await asyncio.sleep(ROUND_SECONDS)
 
-    async def ask_all(self, session: aiohttp.ClientSession, wake: Callable[[Key], None]) -> None:
+    async def ask_all(self, asking: Inquiry, wake: Callable[[Key], None]) -> None:
         """Ask the doors of every namespace in which a pod drains."""
         draining: dict[str, list[PodView]] = {}
         for pod in self._cache.draining():
@@ -92,18 +81,18 @@ class Traffic:
                 draining.setdefault(pod.namespace, []).append(pod)
         self._known = {each: self._known.get(each, _Known()) for each in draining}
         await asyncio.gather(
-            *(self._ask_namespace(session, name, pods, wake) for name, pods in draining.items())
+            *(self._ask_namespace(asking, name, pods, wake) for name, pods in draining.items())
         )
 
     async def _ask_namespace(
         self,
-        session: aiohttp.ClientSession,
+        asking: Inquiry,
         namespace: str,
         pods: list[PodView],
         wake: Callable[[Key], None],
     ) -> None:
         doors = [pod for pod in self._cache.pods(names.door_uid(namespace)) if takes_requests(pod)]
-        found = await asyncio.gather(*(self._ask(session, door) for door in doors))
+        found = await asyncio.gather(*(self._ask(asking, door) for door in doors))
         known, now = self._known[namespace], self._clock()
         known.answers = {
             door.uid: answer or known.answers[door.uid]
@@ -118,34 +107,16 @@ class Traffic:
             if key is not None:
                 wake(key)
 
-    async def _ask(self, session: aiohttp.ClientSession, door: PodView) -> DoorTold | None:
+    async def _ask(self, asking: Inquiry, door: PodView) -> DoorTold | None:
         """Return what a door tells; None if it does not answer, or nothing that can be read."""
         asked = datetime.now(UTC)
         try:
-            content = await self._get(session, door.ip or "")
+            # Only of pods that this door knows to be draining: it sends them nothing new.
+            content = await asking.ask(door, self._port, "/in-flight?draining")
             return DoorTold(asked, parse(content))
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, TypeError) as error:
+        except NO_ANSWER as error:
             _log.debug("A door does not answer", pod=door.name, error=str(error))
             return None
-
-    async def _get(self, session: aiohttp.ClientSession, address: str) -> bytes:
-        url = URL.build(
-            scheme="http",
-            host=address,
-            port=self._port,
-            path="/in-flight",
-            # Only of pods that this door knows to be draining: it sends them nothing new.
-            query_string="draining",
-        )
-        async with session.get(url, allow_redirects=False) as response:
-            if response.status != HTTPStatus.OK:
-                raise ValueError(f"it answers {response.status}")
-            content = bytearray()
-            async for part in response.content.iter_chunked(65_536):
-                content += part
-                if len(content) > MAX_BYTES:
-                    raise ValueError("its answer is too long")
-            return bytes(content)
 
 
 def parse(content: bytes) -> dict[str, int]:

@@ -69,6 +69,30 @@ class NodeFault(NamedTuple):
     since: datetime
 
 
+class Fault(NamedTuple):
+    """What a pod does with the requests that the doors send it, since when; `ejected`: the doors
+    leave it out for a while each time, which they never do with more than half of the pods.
+    """
+
+    since: datetime
+    what: str
+    ejected: bool = False
+
+    def joined(self, other: Fault | None) -> Fault:
+        """Return what two doors say of one pod."""
+        if other is None:
+            return self
+        first = min(self, other)
+        return first._replace(ejected=self.ejected or other.ejected)
+
+
+class Fetched(NamedTuple):
+    """How far a serving pod is with its model."""
+
+    done_bytes: int
+    total_bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class PodView:
     """A pod. `gone`: its deletion was seen, and this is its last body, kept as a tombstone."""
@@ -90,6 +114,7 @@ class PodView:
     ip: str | None = None
     ready: bool = False
     ready_since: datetime | None = None
+    unready_since: datetime | None = None
     scheduled: bool = False
     scheduled_since: datetime | None = None
     sandbox_since: datetime | None = None  # its volumes and its network are there
@@ -99,6 +124,14 @@ class PodView:
     containers: tuple[ContainerView, ...] = ()
     init_containers: tuple[ContainerView, ...] = ()
     tolerations: tuple[Toleration, ...] = ()
+    # What a serving pod is said to do: by the doors, and by itself.
+    fault: Fault | None = None
+    fetched: Fetched | None = None
+
+    @property
+    def answers(self) -> bool:
+        """Whether requests that are sent to it are served."""
+        return self.ready and self.fault is None
 
     @property
     def reference(self) -> Reference:
@@ -107,6 +140,11 @@ class PodView:
     @property
     def finished(self) -> bool:
         return self.phase in ("Succeeded", "Failed")
+
+    @property
+    def stays_ready(self) -> bool:
+        """Whether it is ready, and not about to go."""
+        return self.ready and not (self.deleting or self.gone)
 
     def container(self, name: str) -> ContainerView | None:
         """Return the container or init container of this name."""
@@ -269,15 +307,26 @@ class TrainingView:
     told: Told | None = None
 
 
+class VersionUse(NamedTuple):
+    """A version that a service uses: its spec names it (`pinned`), or its status has pods of it."""
+
+    version: int
+    pinned: bool
+
+
 @dataclass(frozen=True, slots=True)
 class ModelView:
-    """What a LeptonModel's plan reads: `jobs` name it in output.model, `services` serve it."""
+    """What a LeptonModel's plan reads: `jobs` name it in output.model, services have `uses`.
+
+    Of a thousand services no more is read than which versions they use: every one of them would
+    have to be looked at whenever one changes.
+    """
 
     model: LeptonModel
     defaults: Defaults
     pods: tuple[PodView, ...] = ()
     jobs: tuple[TrainingJob, ...] = ()
-    services: tuple[InferenceService, ...] = ()
+    uses: frozenset[VersionUse] = frozenset()
     nodes: tuple[NodeView, ...] | None = None
     refusals: tuple[Refusal, ...] = ()
 
@@ -296,7 +345,8 @@ class InferenceView:
 
     `ports` are the door's ports in this namespace, each with the Service that it belongs to.
     `doors` are the pods of the namespace's door, `traffic` what they told, by their UIDs: they are
-    asked only while some pod of the namespace drains.
+    asked only while some pod of the namespace drains. `listening` are the ports on which each door
+    takes connections: told only while some Service of the namespace leads past the doors.
     """
 
     service: InferenceService
@@ -310,6 +360,7 @@ class InferenceView:
     refusals: tuple[Refusal, ...] = ()
     doors: tuple[PodView, ...] = ()
     traffic: Mapping[str, DoorTold] = field(default_factory=dict)
+    listening: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

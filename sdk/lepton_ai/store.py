@@ -240,18 +240,21 @@ class Store:
                 )
         logger.info("uploaded %s, %d bytes", file.name, size_bytes)
 
-    def download(self, path: str, file: Path) -> str | None:
+    def download(
+        self, path: str, file: Path, told: Callable[[int, int], None] = lambda _, __: None
+    ) -> str | None:
         """Stream an object into a file; return its sha256, or None if there is no such object.
 
+        `told` hears after each part how many bytes are here, and of how many in all.
         Read by ranges, so that a request's time limit bounds a part and not the whole object.
         """
         size_bytes = self.size_bytes(path)
         if size_bytes is None:
             return None
         digest = hashlib.sha256()
-        parts = Progress(f"downloading {file.name}", size_bytes).over(
-            self._ranges(path, size_bytes)
-        )
+        told(0, size_bytes)
+        progress = Progress(f"downloading {file.name}", size_bytes, told=told)
+        parts = progress.over(self._ranges(path, size_bytes))
         with file.open("wb") as target:
             for part in parts:
                 digest.update(part)
@@ -348,12 +351,16 @@ def _checked_parts(file: Path, sha256: str, part_bytes: int) -> Iterator[bytes]:
 
 @dataclass
 class Progress:
-    """Says how far a transfer is: one line each two seconds, with bytes."""
+    """Says how far a transfer is: one line each two seconds, with bytes.
+
+    `told` hears of each part.
+    """
 
     what: str
     total_bytes: int
     interval_seconds: float = 2.0
     clock: Callable[[], float] = time.monotonic
+    told: Callable[[int, int], None] = lambda _, __: None
 
     def over(self, parts: Iterator[bytes]) -> Iterator[bytes]:
         done_bytes = 0
@@ -361,6 +368,7 @@ class Progress:
         for part in parts:
             yield part
             done_bytes += len(part)
+            self.told(done_bytes, self.total_bytes)
             if self.clock() >= due:
                 due = self.clock() + self.interval_seconds
                 share = 100 * done_bytes // max(self.total_bytes, 1)

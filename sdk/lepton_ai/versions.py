@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -257,8 +257,17 @@ class ModelVersions:
         found = (re.fullmatch(r"([1-9][0-9]*)\.json", name) for name in names)
         return sorted((int(match[1]) for match in found if match), reverse=True)
 
-    def download(self, version: Version, path: str, target: Path) -> None:
-        """Bring a version's file; it appears under its name only whole and with its digest."""
+    def download(
+        self,
+        version: Version,
+        path: str,
+        target: Path,
+        told: Callable[[int, int], None] = lambda _, __: None,
+    ) -> None:
+        """Bring a version's file; it appears under its name only whole and with its digest.
+
+        `told` hears how many bytes are here, and of how many.
+        """
         wanted = version.manifest.file(path)
         if wanted is None:
             raise SourceNotFoundError(f"Version {version.version} of {self.name} has no {path}.")
@@ -266,7 +275,7 @@ class ModelVersions:
             logger.info("%s is here already, %d bytes", path, wanted.size_bytes)
             return
         partial = target.with_name(f".{target.name}.partial")
-        found = self.store.download(self._blob(wanted.sha256), partial)
+        found = self.store.download(self._blob(wanted.sha256), partial, told)
         if found is None:
             raise SourceNotFoundError(
                 f"The bytes of {path} of version {version.version} of {self.name} are missing in "

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import urllib.request
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from e2e.cluster.ports import free_port
+from lepton_ai.agent.fetch import Transfer, serve
 from lepton_ai.model_folder import read_manifest, source_digest
 from lepton_ai.onnx_model import Limits
 from lepton_ai.versions import ModelVersions
@@ -123,6 +126,42 @@ def test_a_model_that_cannot_be_batched_is_refused_before_it_is_fetched(
     assert "the first size of 'image' is always 1" in refused.record["message"]
     assert not models.exists()
     assert do_fetch(folder_store, version, models, "--max-batch-size", 8).code == 0
+
+
+def test_a_fetch_that_fails_says_how_many_bytes_it_had(
+    folder_store: StoreUnderTest, version: dict[str, Any], digits: Path, tmp_path: Path
+) -> None:
+    size = (digits / "model.onnx").stat().st_size
+    (blob,) = (
+        each
+        for each in (folder_store.objects / "models/team/reader/blobs").iterdir()
+        if each.read_bytes() == (digits / "model.onnx").read_bytes()
+    )
+    blob.write_bytes(b"x" * size)
+    ended = do_fetch(folder_store, version, tmp_path / "models", "--max-batch-size", 8)
+    assert (ended.code, ended.record["reason"]) == (2, "DigestMismatch")
+    assert ended.record["message"].startswith(f"After {size} of {size} bytes: The store's bytes")
+
+
+def test_a_full_disk_is_told_with_the_bytes_that_it_took(
+    folder_store: StoreUnderTest, version: dict[str, Any], digits: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "models" / "reader" / "1"
+    folder.mkdir(parents=True)
+    (folder / ".model.onnx.partial").symlink_to("/dev/full")
+    ended = do_fetch(folder_store, version, tmp_path / "models", "--max-batch-size", 8)
+    assert (ended.code, ended.record.get("reason")) == (1, None)
+    size = (digits / "model.onnx").stat().st_size
+    assert f"of {size} bytes: The model cannot be written" in ended.record["message"]
+    assert "(No space left on device)" in ended.record["message"]
+
+
+def test_how_far_a_fetch_is_can_be_asked() -> None:
+    transfer, port = Transfer(), free_port()
+    serve(transfer, port)
+    transfer.note(5, 10)
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/progress", timeout=10) as answer:
+        assert json.load(answer) == {"fetchedBytes": 5, "totalBytes": 10}
 
 
 def test_an_import_that_is_repeated_makes_no_second_version(

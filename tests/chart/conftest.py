@@ -31,6 +31,7 @@ CASES: Mapping[str, Values] = {
             "monitors": {"create": True, "labels": {"release": "stack"}},
         }
     },
+    "own-certificates": {"door": {"namespaces": [*TEAMS], "certificates": {"create": False}}},
     "no-priority-classes": {
         "priorityClasses": {"training": {"name": ""}, "inference": {"name": ""}}
     },

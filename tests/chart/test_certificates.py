@@ -105,6 +105,21 @@ def test_cert_manager_makes_them_with_the_same_names_and_the_chart_none(renders:
     assert not [name for name in documents if name.startswith("Secret")]
 
 
+def test_who_brings_their_own_gets_none_and_an_operator_that_waits_for_them(
+    renders: Renders,
+) -> None:
+    documents = named(renders["own-certificates"])
+    assert not [name for name in documents if name.startswith(("Secret", "Certificate"))]
+    pod = documents[f"Deployment/{SYSTEM}/{RELEASE}"]["spec"]["template"]["spec"]
+    (secret,) = [each["secret"] for each in pod["volumes"] if "secret" in each]
+    assert (secret["secretName"], secret["optional"]) == ("lepton-operator-xds", True)
+
+
+@pytest.mark.parametrize("case", ["cert-manager", "own-certificates"])
+def test_these_ways_render_the_same_each_time(helm: Helm, renders: Renders, case: str) -> None:
+    assert helm.render(CASES[case]) == renders[case]
+
+
 def test_each_render_without_a_cluster_makes_new_ones(helm: Helm, renders: Renders) -> None:
     """The limit that values.yaml tells of."""
     name = f"Secret/{SYSTEM}/lepton-operator-xds-ca"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,19 @@ class Scene:
         """Wait until the door has its listener, and pods behind it."""
         await self.envoy.until("/listeners", f":{self.port}")
         await self.envoy.until("/clusters", "digits/grpc::127.")
+        await self._until_listening()
+
+    async def _until_listening(self) -> None:
+        """What is listed is bound; its threads begin to listen a moment later."""
+        async with asyncio.timeout(5):
+            while True:
+                try:
+                    _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                except ConnectionRefusedError:
+                    await asyncio.sleep(0.01)
+                else:
+                    writer.close()
+                    return
 
 
 @pytest.fixture

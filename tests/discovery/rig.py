@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -29,6 +30,7 @@ from tests.door.authority import Authority
 
 NAMESPACE = "team-a"
 LIMITS = Limits(body_bytes=1 << 20, timeout_seconds=20, concurrency=64, queue=64)
+HEAP_BYTES = 448 << 20  # what the chart's memory limit leaves to Envoy
 _LIMIT_SECONDS = 20.0
 
 
@@ -94,7 +96,7 @@ class Envoy:
     log: Path
 
     async def ask(self, path: str) -> str:
-        return await asyncio.to_thread(self.admin._text, path)
+        return await asyncio.to_thread(self.admin.text, path)
 
     async def until(self, path: str, text: str, *, absent: bool = False) -> str:
         """Wait until what Envoy tells at a path holds a text, or does so no more."""
@@ -120,6 +122,11 @@ class Envoy:
         pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
         return int(pages) * 4096
 
+    def own_bytes(self) -> int:
+        """Return what a container's limit counts: without the pages of the program itself."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.findall(r"RssAnon:\s+(\d+) kB", status)[0]) * 1024
+
 
 @asynccontextmanager
 async def envoy(
@@ -136,7 +143,9 @@ async def envoy(
 
 def _start(folder: Path, certificates: Path, xds_port: int, threads: int) -> Envoy:
     folder.mkdir(parents=True, exist_ok=True)
-    settings = DoorSettings("localhost", xds_port, 5.0, None, threads, certificates=certificates)
+    settings = DoorSettings(
+        "localhost", xds_port, 5.0, HEAP_BYTES, threads, certificates=certificates
+    )
     file, log = folder / "bootstrap.json", folder / "envoy.log"
     file.write_text(json.dumps(bootstrap(settings, folder, "door-0")))
     for path, content in secrets(settings, folder).items():

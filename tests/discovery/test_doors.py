@@ -136,9 +136,29 @@ async def test_a_pod_that_answers_errors_is_taken_out(scene: Scene) -> None:
     one.is_broken = True
     scene.serve(one.endpoint(), other.endpoint())
     await scene.until_served()
-    found = [(await scene.get())[0] for _ in range(40)]
-    assert found.count(500) == 5
+    found = [(await scene.get())[0] for _ in range(100)]
+    assert found.count(500) <= 20
     assert set(found[-20:]) == {200}
+
+
+async def test_a_pod_that_fails_is_taken_out_sooner(scene: Scene) -> None:
+    one, other = scene.pods
+    scene.serve(one.endpoint(), other.endpoint())
+    await scene.until_served()
+    found = [(await scene.get("/?status=503"))[0] for _ in range(40)]
+    assert found == [503] * 40
+    told = await scene.envoy.ask("/clusters")
+    assert told.count("failed_outlier_check") == 1, "never more than half of them"
+
+
+async def test_a_client_that_makes_no_sense_takes_no_pod_from_the_others(scene: Scene) -> None:
+    one, other = scene.pods
+    scene.serve(one.endpoint(), other.endpoint())
+    await scene.until_served()
+    for _ in range(10):
+        for path in ("/?status=500", "/"):
+            assert len([await scene.get(path) for _ in range(12)]) == 12
+    assert "failed_outlier_check" not in await scene.envoy.ask("/clusters")
 
 
 async def test_a_restarted_operator_tells_a_door_nothing_new(scene: Scene) -> None:

@@ -44,7 +44,8 @@ class _Upstream(BaseHTTPRequestHandler):
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads = True
+    # Closing it waits for its answers: one that a door cut may still be asleep when all tests end.
+    daemon_threads = False
     request_queue_size = 128
 
     def handle_error(self, request: object, client_address: object) -> None:

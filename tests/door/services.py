@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from google.protobuf import json_format
+
 from images.door.bootstrap import bootstrap
 from images.door.settings import Settings
+from lepton_operator.door.clusters import OUTLIERS
+from lepton_operator.door.listeners import FAILURES
 
 _TYPES = "type.googleapis.com/envoy.extensions"
 PROTOCOLS = ("http", "grpc")
@@ -44,8 +48,11 @@ def _listener(name: str, port: int) -> dict[str, Any]:
         "stat_prefix": f"service/{name}",
         "codec_type": "AUTO",
         "access_log": [
-            {"name": counter, "typed_config": _counted(counter, name)}
-            for counter in ("requests", "over_target")
+            *(
+                {"name": counter, "typed_config": _counted(counter, name)}
+                for counter in ("requests", "over_target")
+            ),
+            json_format.MessageToDict(FAILURES),
         ],
         "route_config": {"name": name, "virtual_hosts": hosts},
         "http_filters": [{"name": "router", "typed_config": {"@type": router}}],
@@ -92,7 +99,7 @@ def _cluster(name: str, upstreams: dict[str, str]) -> dict[str, Any]:
         },
         "connect_timeout": "1s",
         "lb_policy": "LEAST_REQUEST",
-        "outlier_detection": {},
+        "outlier_detection": json_format.MessageToDict(OUTLIERS),
         "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
     }
 

@@ -46,10 +46,16 @@ def test_an_address_that_may_still_get_requests_is_not_among_the_draining(
     assert json.loads(door.ask("/in-flight?draining").text) == {DRAINING: 0}
 
 
+def test_a_door_tells_where_it_takes_connections(doors: Doors) -> None:
+    door = doors.start(2)
+    door.until_ready()
+    assert json.loads(door.ask("/listeners").text) == sorted(door.services.values())
+
+
 def test_what_is_not_served_is_named(door: RunningDoor) -> None:
     answer = door.ask("/stats")
     assert answer.status == 404
-    assert answer.text.startswith("There are /healthz, /ready, /in-flight")
+    assert answer.text.startswith("There are /healthz, /ready, /in-flight, /listeners")
 
 
 class KeepAlive(threading.Thread):
@@ -100,6 +106,21 @@ def test_nobody_is_cut_when_the_door_leaves(door: RunningDoor) -> None:
     assert idle.recv(1) == b"", "an idle connection is closed, not reset"
     idle.close()
     assert "1 idle connections are closed" in door.log.read_text()
+
+
+def test_a_door_of_many_services_is_there_until_each_of_them_has_heard_of_its_end(
+    doors: Doors, upstream: str
+) -> None:
+    """kube-controller-manager tells 20 services a second: others still lead here."""
+    door = doors.start(60, {upstream: "HEALTHY"})
+    door.until_ready()
+    door.leave()
+    began = time.monotonic()
+    while time.monotonic() - began < 2.5:
+        assert get(door.services["digits-59"], "/0").status == 200
+        time.sleep(0.1)
+    assert door.ended() == 0
+    assert time.monotonic() - began < 8
 
 
 def test_without_clients_the_door_leaves_at_once(door: RunningDoor) -> None:

@@ -17,7 +17,10 @@ SERIES = re.compile(r"^([a-z_]+)\{(.*)\} (\S+)$", re.MULTILINE)
 
 
 def scraped(door: RunningDoor) -> list[tuple[str, dict[str, str], float]]:
-    text = door.ask("/metrics").text
+    return series_of(door.ask("/metrics").text)
+
+
+def series_of(text: str) -> list[tuple[str, dict[str, str], float]]:
     return [
         (name, dict(re.findall(r'(\w+)="([^"]*)"', labels)), float(value))
         for name, labels, value in SERIES.findall(text)
@@ -61,6 +64,37 @@ def test_requests_are_counted_by_service_and_revision(door: RunningDoor) -> None
     assert found == {("digits-1", REVISIONS[0]): 2, ("digits-1", REVISIONS[1]): 1}
 
 
+def test_of_many_revisions_those_are_shown_that_had_requests_last(door: RunningDoor) -> None:
+    """Envoy forgets no revision, and a service has a new one with each change."""
+    port = door.services["digits-0"]
+    for revision in ("one", "two", "three", "four", "five", "six", "one", "seven"):
+        assert get(port, "/0", revision=revision).status == 200
+        door.ask("/metrics")
+    found = scraped(door)
+    shown = {
+        (labels["revision"], value)
+        for name, labels, value in found
+        if name == "envoy_service_requests" and labels["service"] == "digits-0"
+    }
+    assert shown == {("five", 1), ("six", 1), ("one", 2), ("seven", 1)}
+    series = Counter(labels.get("service") for _, labels, _ in found)
+    assert series["digits-0"] <= MOST_SERIES
+
+
+def test_what_comes_in_what_is_under_way_and_what_is_refused_is_counted(door: RunningDoor) -> None:
+    """The numbers that a service is scaled by."""
+    get(door.services["digits-1"], "/0")
+    counted = {name for name, labels, _ in scraped(door) if labels.get("service") == "digits-1"}
+    assert counted >= {
+        "envoy_http_downstream_rq_total",
+        "envoy_http_downstream_rq_active",
+        "envoy_http_downstream_rq_time_bucket",
+        "envoy_cluster_upstream_rq_active",
+        "envoy_cluster_upstream_rq_pending_active",
+        "envoy_cluster_upstream_rq_pending_overflow",
+    }
+
+
 def test_answers_are_as_fresh_as_the_scrape_and_latencies_some_seconds_old(
     door: RunningDoor,
 ) -> None:
@@ -80,18 +114,23 @@ def valued(door: RunningDoor, series: str, **labels: str) -> float:
 def test_a_thousand_services_are_scraped_in_half_a_second(doors: Doors, upstream: str) -> None:
     door = doors.start(1000, {upstream: "HEALTHY"})
     door.until_ready()
-    taken = []
+    itself = str(door.process.pid)
+    (envoy,) = Path(f"/proc/{itself}/task/{itself}/children").read_text().split()
+    before, taken = resident_bytes(itself), []
     for _ in range(3):
         began = time.monotonic()
         answer = door.ask("/metrics")
         taken.append(time.monotonic() - began)
     assert answer.status == 200
     assert min(taken) < 0.5
-    itself = str(door.process.pid)
-    children = Path(f"/proc/{itself}/task/{itself}/children").read_text().split()
-    memory = [resident_bytes(pid) for pid in (itself, *children)]
-    print(f"scrape {min(taken):.3f} s, {len(answer.text)} bytes, memory {memory} bytes")
-    assert sum(memory) < 250 * 10**6
+    series = Counter(labels.get("service") for _, labels, _ in series_of(answer.text))
+    assert len(series) == 1001, "those of the door itself have no service"
+    assert max(series.values()) <= MOST_SERIES
+    # PID 1 holds the configuration of this test here, and else takes some 20 MB.
+    memory, grown = resident_bytes(envoy), resident_bytes(itself) - before
+    print(f"scrape {min(taken):.3f} s, {len(answer.text)} bytes, Envoy {memory}, PID 1 +{grown}")
+    assert memory < 220 * 10**6
+    assert grown < 10 * 10**6
 
 
 def resident_bytes(pid: str) -> int:

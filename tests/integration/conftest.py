@@ -25,6 +25,8 @@ from e2e.waiting import wait_until
 from lepton_operator import cluster as clusters
 from lepton_operator.cluster import RESOURCES, Cluster
 from lepton_operator.metrics import Metrics
+from tests.integration import door as doors
+from tests.integration.door import Door
 
 ROOT = Path(__file__).parents[2]
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -218,6 +220,13 @@ def operators(plane: ControlPlane, namespace: Namespace, tmp_path: Path) -> Iter
     finally:
         for operator in found.started:
             operator.end()
+
+
+@pytest.fixture
+def door() -> Iterator[Door]:
+    """A door that answers at its address; `Kubelet.open_door` has its pod there."""
+    with doors.serving() as found:
+        yield found
 
 
 @pytest.fixture

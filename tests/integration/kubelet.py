@@ -49,6 +49,23 @@ class Kubelet:
             ],
         )
 
+    def bind(self, name: str, node: str) -> None:
+        """Put a pod on a node, as a scheduler does."""
+        target = {"apiVersion": "v1", "kind": "Node", "name": node}
+        binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": name}}
+        path = self.namespace.path("Pod", name, "binding")
+        self.namespace.api.create(path, {**binding, "target": target})
+
+    def lose(self, name: str) -> None:
+        """Say what the node controller says of a pod whose kubelet is silent."""
+        conditions = [{"type": "Ready", "status": "False", "lastTransitionTime": _STARTED}]
+        path = self.namespace.path("Pod", name, "status")
+        self.namespace.api.patch(path, {"status": {"conditions": conditions}})
+
+    def end(self, name: str) -> None:
+        """A pod on a node that was deleted is gone once its kubelet says so."""
+        self.namespace.api.delete(f"{self.namespace.path('Pod', name)}?gracePeriodSeconds=0")
+
     def open_door(self, address: str = "10.0.9.1") -> None:
         """A pod of the namespace's door is ready: nobody makes those of a Deployment here."""
         metadata = {"labels": names.door_labels(), "name": DOOR}

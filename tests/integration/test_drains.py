@@ -2,61 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import threading
 import time
-from collections.abc import Iterator
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-
-import pytest
 
 from e2e.waiting import wait_until
 from lepton_operator import names
-from lepton_operator.build.door import HEALTH_PORT
 from lepton_operator.build.serving import GRPC_PORT, HTTP_PORT, SERVE
 from tests.integration.conftest import Namespace, Operators
+from tests.integration.door import DOOR_ADDRESS, Door
 from tests.integration.kubelet import Kubelet
 from tests.integration.test_operator import writes
 
 SEEN, GONE = "an object is seen", "a pod is gone"
-DOOR_ADDRESS = "127.0.9.2"
 POD_ADDRESS = "10.0.1.2"
 DIGEST = f"sha256:{'ab' * 32}"
 OBJECTS = ("Deployment", "NetworkPolicy", "PodDisruptionBudget")
-
-
-class Door(ThreadingHTTPServer):
-    """Tells how many requests the second serving pod has."""
-
-    def __init__(self) -> None:
-        self.requests = 1
-        self.asked: list[str] = []
-        super().__init__((DOOR_ADDRESS, HEALTH_PORT), _Handler)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    server: Door
-
-    def do_GET(self) -> None:
-        self.server.asked.append(self.path)
-        told = json.dumps({f"{POD_ADDRESS}:8000": self.server.requests}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(told)))
-        self.end_headers()
-        self.wfile.write(told)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
-        """A test asserts; it does not chat."""
-
-
-@pytest.fixture
-def door() -> Iterator[Door]:
-    with Door() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
 
 
 def serve(namespace: Namespace, **spec: Any) -> None:
@@ -86,6 +47,8 @@ def test_the_first_service_brings_a_door_and_the_last_takes_it_away(
     assert writes(operator) == before
     namespace.delete("InferenceService", "digits")
     wait_until(lambda: objects_of_doors(namespace), lambda found: not found, GONE)
+    time.sleep(1)
+    assert writes(operator) == before + 4, "each object is deleted once"
 
 
 def kubernetes_service(namespace: Namespace) -> dict[str, Any]:
@@ -113,8 +76,8 @@ def make_service_of_old(namespace: Namespace) -> None:
     )
 
 
-def test_a_service_of_old_leads_to_its_pods_until_a_door_is_ready(
-    namespace: Namespace, operators: Operators
+def test_a_service_of_old_leads_to_its_pods_until_the_doors_listen_for_it(
+    namespace: Namespace, operators: Operators, door: Door
 ) -> None:
     serve(namespace)
     make_service_of_old(namespace)
@@ -128,12 +91,22 @@ def test_a_service_of_old_leads_to_its_pods_until_a_door_is_ready(
     assert announced["spec"] == before
     assert namespace.get("NetworkPolicy", names.SERVING_POLICY) is None
 
-    Kubelet(namespace).open_door()
-    led = wait_until(look, lambda found: found["spec"]["selector"] == names.door_labels(), SEEN)
     port = int(announced["metadata"]["annotations"][names.DOOR_PORT])
+    door.listeners = [port + 1]
+    Kubelet(namespace).open_door(DOOR_ADDRESS)
+    wait_until(lambda: list(door.asked), bool, "an object is seen")
+    time.sleep(2)
+    assert look()["spec"] == before
+
+    door.listeners = [port, port + 1]
+    led = wait_until(look, lambda found: found["spec"]["selector"] == names.door_labels(), SEEN)
     assert {each["targetPort"] for each in led["spec"]["ports"]} == {port}
     assert names.DOOR_PORT not in str(led)
     wait_until(lambda: objects_of_doors(namespace), lambda found: len(found) == 4, SEEN)
+    time.sleep(1)
+    door.asked.clear()
+    time.sleep(1)
+    assert door.asked == []
 
 
 def test_a_pod_goes_when_its_door_tells_that_it_has_no_requests(
@@ -144,6 +117,7 @@ def test_a_pod_goes_when_its_door_tells_that_it_has_no_requests(
     kubelet = Kubelet(namespace)
     kubelet.run("digits-serve-0", "10.0.1.1")
     kubelet.run("digits-serve-1", POD_ADDRESS)
+    door.in_flight = {POD_ADDRESS: 1}
     kubelet.open_door(DOOR_ADDRESS)
     namespace.wait_for_reason("InferenceService", "digits", "Serving")
     assert door.asked == []
@@ -163,7 +137,7 @@ def test_a_pod_goes_when_its_door_tells_that_it_has_no_requests(
     assert "1 request is in flight" in status["waiting"][0]["message"]
     assert status["conditions"][0]["status"] == "True"
 
-    door.requests = 0
+    door.in_flight = {POD_ADDRESS: 0}
     told = time.monotonic()
     wait_until(namespace.pods, lambda found: "digits-serve-1" not in found, GONE)
     assert time.monotonic() - told < 3

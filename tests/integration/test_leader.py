@@ -134,10 +134,13 @@ def test_a_standby_takes_over_when_the_leader_is_killed(
     second = operators.start("second", leaderElection=LEASE)
     namespace.train()
     namespace.wait_for_pods("digits-train-1-0")
+    assert second.says("Ready to lead"), "it knows everything before it asks for the Lease"
     first.signal(signal.SIGKILL)
     began = time.monotonic()
     second.wait_until_it_says("Everything is listed")
     assert 3 < time.monotonic() - began < 15
+    said = second.log.read_text()
+    assert said.index("Ready to lead") < said.index("Leading") < said.index("Everything is listed")
     namespace.train("another")
     namespace.wait_for_pods("another-train-1-0", "digits-train-1-0")
 

@@ -9,18 +9,16 @@ from typing import Any
 
 from lepton_operator import names
 from lepton_operator.api.training import TrainingJobStatus
-from lepton_operator.cache import Cache, Change, Key
-from lepton_operator.capacity import Capacity
+from lepton_operator.cache import Cache, Change, Key, door_key
 from lepton_operator.cluster import Cluster
 from lepton_operator.execute import Executor
 from lepton_operator.metrics import Metrics
 from lepton_operator.observe import Observer
 from lepton_operator.plan import Create, Delete, Event, Plan
 from lepton_operator.queue import End
+from lepton_operator.readers import readers
 from lepton_operator.reconcile import Reconciler
 from lepton_operator.settings import Settings
-from lepton_operator.telemetry import Telemetry
-from lepton_operator.traffic import Traffic
 from lepton_operator.views import TrainingView
 from tests.integration.conftest import DEFAULTS, Namespace
 
@@ -45,9 +43,9 @@ class Bench:
             {"defaults": DEFAULTS, "watchNamespaces": [self.namespace.name]}
         )
         self.cache = Cache(settings.defaults.gpu_resource)
-        telemetry, traffic = Telemetry(self.cache), Traffic(self.cache)
-        capacity = Capacity(self.client, self.cache, settings.defaults.gpu_resource)
-        self.observer = Observer(self.client, self.cache, settings, telemetry, traffic, capacity)
+        gpu = settings.defaults.gpu_resource
+        asked = readers(self.client, self.cache, gpu, sees_nodes=False)
+        self.observer = Observer(self.client, self.cache, settings, asked)
         self.reconciler = Reconciler(
             self.observer,
             Executor(self.client, self.cache),
@@ -306,3 +304,16 @@ async def test_an_object_that_is_being_deleted_is_left_alone(
     assert await bench.run() is End.GONE
     assert bench.views == []
     namespace.api.patch(namespace.path("TrainingJob", "digits"), {"metadata": {"finalizers": None}})
+
+
+async def test_before_a_door_goes_the_services_that_need_it_are_listed(
+    client: Cluster, namespace: Namespace
+) -> None:
+    """One that a watch has not told of yet would lose it."""
+    namespace.apply("InferenceService", "digits", spec={"model": {"name": "digits"}})
+    bench = Bench(client, namespace)
+    door = bench.cache.own(door_key(namespace.name))
+    assert door is not None
+    assert not bench.cache.serves(namespace.name)
+    await bench.observer.relist(door)
+    assert bench.cache.serves(namespace.name)

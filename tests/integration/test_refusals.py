@@ -31,6 +31,8 @@ BAD_NAMES = {
     "a leading digit": "3d",
     "a trailing hyphen": "digits-",
     "a dot": "digits.v2",
+    "letters of other alphabets": "z\u00e4hler-\u6570\u5b57",
+    "a picture": "digits-\U0001f522",
 }
 LONGEST_NAME = "n" * 40
 

@@ -26,6 +26,7 @@ from lepton_operator.settings import Images
 from lepton_operator.views import (
     ContainerView,
     DoorTold,
+    Fault,
     InferenceView,
     ObjectView,
     PodView,
@@ -61,6 +62,7 @@ class ServingWorld(World):
     room: dict[str, int] = field(default_factory=dict)  # GPUs of each node
     in_flight: dict[str, int] = field(default_factory=dict)  # by the pod's UID
     silent: set[str] = field(default_factory=set)  # doors that do not answer
+    failing: set[str] = field(default_factory=set)  # UIDs of pods that fail their requests
 
     def _create_pod(self, manifest: Mapping[str, Any]) -> None:
         super()._create_pod(manifest)
@@ -156,6 +158,18 @@ class ServingWorld(World):
             if door.name not in self.silent
         }
 
+    def listening(self) -> dict[str, frozenset[int]]:
+        """Where the doors that answer listen: at the port of the Service, if it has one."""
+        ports = {found.door_port for found in self.services.values()}
+        told = frozenset(port for port in ports if port is not None)
+        return {door.uid: told for door in self.doors() if door.name not in self.silent}
+
+    def as_told(self, pod: PodView) -> PodView:
+        """Return the pod with what the doors say of it: nothing once it drains."""
+        gets_requests = pod.ready and names.DRAINING not in pod.annotations
+        fails = gets_requests and pod.uid in self.failing
+        return replace(pod, fault=Fault(pod.created, "erred")) if fails else pod
+
     def become_ready(self, name: str) -> None:
         pod = self.pods[name]
         running = ContainerView(serving.TRITON, "running", ready=True)
@@ -207,13 +221,14 @@ class InferenceWorld(RuleBasedStateMachine):
         view = InferenceView(
             service=self.service,
             defaults=world.defaults,
-            pods=world.seen_pods(self.service.metadata.uid),
+            pods=tuple(map(self.world.as_told, world.seen_pods(self.service.metadata.uid))),
             kubernetes_service=self.world.services.get("digits"),
             budget=self.world.budgets.get("digits-serve"),
             model=self.model,
             nodes=tuple(world.nodes.values()),
             doors=self.world.doors(),
             traffic=self.world.traffic(),
+            listening=self.world.listening(),
         )
         found = plan(view, world.now)
         self.must_leave_enough(view, found)
@@ -329,6 +344,11 @@ class InferenceWorld(RuleBasedStateMachine):
         if pod.ready and not pod.deleting and names.DRAINING not in pod.annotations:
             self.world.in_flight[pod.uid] = requests
 
+    @precondition(lambda self: self.live())
+    @rule(data=st.data())
+    def fail_requests_or_not(self, data: st.DataObject) -> None:
+        self.world.failing ^= {self.world.pods[self.one(data)].uid}
+
     @rule()
     def answer_all(self) -> None:
         self.world.in_flight.clear()
@@ -375,16 +395,17 @@ class InferenceWorld(RuleBasedStateMachine):
     def must_leave_enough(self, view: InferenceView, found: Plan) -> None:
         """A plan takes requests from no pod that serves unless enough others do, or it said so."""
         marked = {each.target.uid for each in found.patch if _is_mark(each)}
-        serving_pods = {
-            pod.uid: pod
+        ready_pods = [
+            pod
             for pod in view.pods
-            if serves(pod, self.world.now)
+            if pod.ready
             and not (pod.deleting or pod.gone or pod.finished)
             and names.DRAINING not in pod.annotations
-        }
+        ]
         deleted = {each.target.uid for each in found.delete}
-        assert not deleted & set(serving_pods), "a pod goes that nobody marked"
-        gone = marked & set(serving_pods)
+        assert not deleted & {pod.uid for pod in ready_pods}, "a pod goes that nobody marked"
+        serving_pods = {pod.uid for pod in ready_pods if serves(pod, self.world.now)}
+        gone = marked & serving_pods
         left = len(serving_pods) - len(gone)
         if not gone or left >= view.service.spec.replicas:
             return
@@ -430,8 +451,20 @@ class InferenceWorld(RuleBasedStateMachine):
         if self.service.spec.rollout is not None and self.service.spec.rollout.strategy == "Surge":
             self.world.room[NODES[1]] = 1
         self.world.in_flight.clear()
+        self.world.silent.clear()
+        self.mend_what_is_to_serve()
         self.come_to_rest()
         self.must_rest_for_a_reason()
+
+    def mend_what_is_to_serve(self) -> None:
+        """Pods of other versions may go on failing: that keeps no rollout from its end."""
+        served = self.model.status.served if self.model is not None else None
+        assert served is not None
+        self.world.failing -= {
+            uid
+            for uid, version in self.world.versions.items()
+            if served.version in (version, BROKEN_VERSION)
+        }
 
     def come_to_rest(self) -> None:
         """Let pods become ready from now on: the plans must run out of work."""

@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from lepton_operator.api.inference import InferenceService
 from lepton_operator.api.model import KEPT_VERSIONS, LeptonModel
 from lepton_operator.api.training import TrainingJob
 from lepton_operator.build.steps import CONTAINER, Step, read
@@ -21,14 +20,14 @@ from lepton_operator.conditions import READY, RECONCILING, STALLED, is_true
 from lepton_operator.models import gate
 from lepton_operator.models.plan import plan
 from lepton_operator.plan import Plan
-from lepton_operator.views import ModelView, PodView
+from lepton_operator.views import ModelView, PodView, VersionUse
 from tests.builders import a_model, a_node, a_record
 from tests.unit.models.builders import (
     a_finished_job,
-    a_service,
     a_told_version,
     an_evaluation,
     digest,
+    pinned,
 )
 from tests.world import Key, Killed, World, is_empty
 
@@ -99,7 +98,7 @@ class ModelWorld(RuleBasedStateMachine):
         self.key: Key = ("LeptonModel", "digits")
         self.store = Store()
         self.jobs: list[TrainingJob] = []
-        self.services: tuple[InferenceService, ...] = ()
+        self.uses: frozenset[VersionUse] = frozenset()
 
     @property
     def model(self) -> LeptonModel:
@@ -113,7 +112,7 @@ class ModelWorld(RuleBasedStateMachine):
             defaults=world.defaults,
             pods=world.seen_pods(self.model.metadata.uid),
             jobs=tuple(self.jobs),
-            services=self.services,
+            uses=self.uses,
             nodes=tuple(world.nodes.values()),
         )
         return plan(view, world.now)
@@ -223,7 +222,7 @@ class ModelWorld(RuleBasedStateMachine):
 
     @rule(version=st.integers(1, 14))
     def pin(self, version: int) -> None:
-        self.services = (a_service(version=version),)
+        self.uses = pinned(version)
 
     @rule()
     def wipe_status(self) -> None:

@@ -16,6 +16,7 @@ from tests.resilience.experiment import Experiment, Sent
 from tests.resilience.faults import Fault
 from tests.resilience.plane import Plane
 from tests.resilience.process import Log, Operator
+from tests.resilience.promises import Promises
 from tests.resilience.proxy import FaultProxy
 from tests.resilience.scenarios import Scenario
 from tests.resilience.snapshot import Leaves
@@ -43,6 +44,7 @@ class Observation:
     log: str
     errors: tuple[str, ...]  # what the operator logged as one: no fault is a reason for that
     seconds: float
+    broken: tuple[str, ...] = ()  # promises of serving
     stuck: str = ""  # what was there when the scenario did not come to its end
 
 
@@ -62,6 +64,7 @@ class Reference:
         wanted = self.observation
         return [
             *found.errors,
+            *found.broken,
             *(f"the chart's role does not let it: {each}" for each in found.sent if each.forbidden),
             *snapshot.differences(wanted.leaves, found.leaves, self.masked),
             *_miscounted("the operator asked", wanted.asked, found.asked),
@@ -82,6 +85,7 @@ class _Trial:
     experiment: Experiment
     stage: Stage
     log: Log
+    promises: Promises
 
 
 class Harness:
@@ -118,7 +122,7 @@ class Harness:
             tuple(each for each in first.kill_points if each in second.kill_points),
             snapshot.differing_paths(first.leaves, second.leaves) | scenario.untold,
         )
-        wrong = reference.judge(second) or reference.judge(first)
+        wrong = reference.judge(first) or reference.judge(second)
         if wrong:
             text = "\n".join(wrong)
             raise AssertionError(f"{scenario} differs without any fault:\n{text}\n{second.log}")
@@ -128,16 +132,20 @@ class Harness:
         """Run a scenario in a new namespace, with this fault in its way."""
         began = time.monotonic()
         async with self._namespace(scenario) as namespace:
-            trial = self._begin(namespace, fault)
-            stuck = await self._play(scenario, trial)
-            return await self._observe(trial, stuck, began)
+            world = self._plane.history.world(namespace)
+            async with self._plane.doors.of(namespace, world) as door:
+                trial = self._begin(namespace, fault, Promises(world, door, scenario.needed))
+                stuck = await self._play(scenario, trial)
+                return await self._observe(trial, stuck, began)
 
-    def _begin(self, namespace: str, fault: Fault | None) -> _Trial:
+    def _begin(self, namespace: str, fault: Fault | None, promises: Promises) -> _Trial:
         experiment = Experiment(namespace, fault, self._operator.kill_and_restart)
-        world = self._plane.history.world(namespace)
-        stage = Stage(self._plane.api, world, namespace, self._deadline_seconds)
+        stage = Stage(
+            self._plane.api, promises.world, namespace, self._deadline_seconds, self._operator
+        )
         self._proxy.experiment = experiment
-        return _Trial(experiment, stage, self._operator.log_from_now())
+        promises.begin()
+        return _Trial(experiment, stage, self._operator.log_from_now(), promises)
 
     async def _play(self, scenario: Scenario, trial: _Trial) -> str:
         """Play the scenario to its end; return what there was if it does not come to one."""
@@ -157,6 +165,7 @@ class Harness:
             await scenario.prepare(stage)
             await self._quiet(trial)
         trial.experiment.arm()
+        trial.promises.arm()
         stage.world.events.clear()
         await scenario.act(stage)
         await stage.until(scenario.done)
@@ -179,6 +188,7 @@ class Harness:
             log=trial.log.last_lines(_LOG_LINES),
             errors=tuple(trial.log.errors()),
             seconds=time.monotonic() - began,
+            broken=tuple(trial.promises.broken()),
             stuck=stuck,
         )
 
@@ -211,6 +221,8 @@ class Harness:
         """Delete the objects first: an operator that sees their pods go would make new ones."""
         self._proxy.experiment = None
         await self._operator.restarted()
+        if not self._operator.runs:
+            await self._operator.start()
         world = self._plane.history.world(namespace)
         for kind, resource in _OWN.items():
             for each in list(world.list(resource)):

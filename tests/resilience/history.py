@@ -31,6 +31,10 @@ RESOURCES: Mapping[str, str] = {
 }
 
 
+Follower = Callable[[str, Body | None, Body], None]
+"""Is told of each event: the resource, what was there before, and what is there now."""
+
+
 @dataclass(slots=True)
 class World:
     """One namespace: what is there now, and every object that was ever made or removed in it."""
@@ -41,6 +45,7 @@ class World:
     pods: dict[str, Body] = field(default_factory=dict)  # the last state of each, by UID
     events: set[tuple[str, str]] = field(default_factory=set)  # resource and type
     last_event: float = field(default_factory=time.monotonic)
+    followers: list[Follower] = field(default_factory=list)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def get(self, resource: str, name: str) -> Body | None:
@@ -54,6 +59,7 @@ class World:
     def receive(self, resource: str, event: str, body: Body) -> None:
         metadata = body["metadata"]
         where = (resource, str(metadata["name"]))
+        before = self.present.get(where)
         self.made[metadata["uid"]] = where
         self.events.add((resource, event))
         if resource == "pods":
@@ -65,15 +71,14 @@ class World:
             self.present[where] = body
         self.last_event = time.monotonic()
         self.changed.set()
+        for each in self.followers:
+            each(resource, before, body)
 
     def effects(self) -> Counter[Target]:
         """Return how often each object was made and removed, whoever did it."""
         made = (Target("create", kind, normal_name(name)) for kind, name in self.made.values())
         gone = (Target("delete", kind, normal_name(name)) for kind, name in self.removed.values())
         return Counter([*made, *gone])
-
-
-Listener = Callable[[World, str, Body], None]
 
 
 class History:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
 import subprocess
 from collections.abc import AsyncIterator, Iterator
@@ -25,6 +26,7 @@ from e2e.cluster.tools import KUBERNETES_VERSION
 from e2e.installation import CHART, RELEASE, TRITON
 from e2e.kubectl import Kubectl
 from tests.resilience.api import Api
+from tests.resilience.doors import Doors
 from tests.resilience.history import History
 from tests.resilience.pods import write_stages
 from tests.resilience.process import SYSTEM_NAMESPACE, Operator, Setup, nursery
@@ -36,6 +38,7 @@ _GPU = "nvidia.com/gpu"
 _WORKLOADS = frozenset({"Deployment", "PodDisruptionBudget"})
 _TOKEN_SECONDS = 6 * 3600
 _READY_SECONDS = 30.0
+_FIRST_NETWORK, _NETWORKS = 64, 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,7 @@ class Plane:
     history: History
     setup: Setup
     trust: ssl.SSLContext
+    doors: Doors
 
     @asynccontextmanager
     async def operator(self, module: str = OPERATOR) -> AsyncIterator[tuple[Operator, FaultProxy]]:
@@ -77,10 +81,13 @@ async def running(folder: Path) -> AsyncIterator[Plane]:
         api = Api(control.api.url, trust)
         history = History(control.api.url, trust)
         try:
-            setup = _install(control, folder)
+            doors = Doors(folder / "doors", free_port())
+            setup = _install(control, folder, doors)
             _start_nodes(control, folder)
             await history.start()
-            yield Plane(control, folder, api, history, setup, trust)
+            await doors.start()
+            yield Plane(control, folder, api, history, setup, trust, doors)
+            await doors.close()
         finally:
             await history.close()
             await api.close()
@@ -94,7 +101,7 @@ def _admin_trust(control: ControlPlane) -> ssl.SSLContext:
     return trust
 
 
-def _install(control: ControlPlane, folder: Path) -> Setup:
+def _install(control: ControlPlane, folder: Path, doors: Doors) -> Setup:
     kubectl = Kubectl(control.kubeconfig, "lepton-bare", SYSTEM_NAMESPACE)
     kubectl.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SYSTEM_NAMESPACE}})
     rendered = [each for each in _rendered() if each["kind"] not in _WORKLOADS]
@@ -104,7 +111,8 @@ def _install(control: ControlPlane, folder: Path) -> Setup:
     token = kubectl.run("create", "token", RELEASE, "--duration", f"{_TOKEN_SECONDS}s").strip()
     port = free_port()
     settings = folder / "settings.json"
-    settings.write_text(json.dumps(_settings(rendered) | {"httpPort": port, "logLevel": "DEBUG"}))
+    changed = {"httpPort": port, "logLevel": "DEBUG", "xds": doors.settings}
+    settings.write_text(json.dumps(_settings(rendered) | changed))
     return Setup(folder, settings, port, token)
 
 
@@ -150,7 +158,9 @@ def _kwok(control: ControlPlane, folder: Path) -> Any:
             "kubeconfig": control.layout.config / "kwok.kubeconfig",
             "config": folder / "stages.yaml",
             "manage-all-nodes": "true",
-            "cidr": "10.62.0.1/16",
+            # Of this machine only, so that doors can be played at the addresses of their pods; by
+            # the process, so that two planes do not meet.
+            "cidr": f"127.{_FIRST_NETWORK + os.getpid() % _NETWORKS}.0.1/16",
             "node-ip": "10.61.0.1",
             "node-lease-duration-seconds": 40,
         },

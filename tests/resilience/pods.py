@@ -67,22 +67,41 @@ def _starts() -> Iterator[dict[str, Any]]:
 def _serving_ready() -> dict[str, Any]:
     status = _status("serve", "Running", {"running": {"startedAt": _NOW}}, ready=True)
     starting = '.status.conditions.[] | select(.type == "Ready") | .status'
-    selector = [_has_role("serve"), _ALIVE, _in(".status.phase", "Running"), _in(starting, "False")]
+    selector = [
+        *(_has_role("serve"), _ALIVE, _without(f'.metadata.annotations["{ENDING}"]')),
+        *(_in(".status.phase", "Running"), _in(starting, "False")),
+    ]
     return _stage("serve-ready", selector, status, milliseconds=SERVING_START_MILLISECONDS)
 
 
 def _end(ending: Ending) -> dict[str, Any]:
-    terminated = {
+    chosen = [_in(f'.metadata.annotations["{ENDING}"]', ending.name), _ALIVE]
+    running = _in(".status.phase", "Running")
+    if ending.role == "serve":
+        first = _without(".status.containerStatuses.[].lastState.terminated")
+        return _stage(f"end-{ending.name}", [*chosen, running, first], _crashed(ending))
+    phase = "Failed" if ending.exit_code else "Succeeded"
+    status = _status(ending.role, phase, {"terminated": _terminated(ending)}, ready=False)
+    return _stage(f"end-{ending.name}", [*chosen, running], status)
+
+
+def _terminated(ending: Ending) -> dict[str, Any]:
+    return {
         "exitCode": ending.exit_code,
         "reason": ending.reason,
         "message": ending.message,
         "startedAt": _NOW,
         "finishedAt": _NOW,
     }
-    phase = "Failed" if ending.exit_code else "Succeeded"
-    status = _status(ending.role, phase, {"terminated": terminated}, ready=False)
-    chosen = _in(f'.metadata.annotations["{ENDING}"]', ending.name)
-    return _stage(f"end-{ending.name}", [chosen, _ALIVE, _in(".status.phase", "Running")], status)
+
+
+def _crashed(ending: Ending) -> dict[str, Any]:
+    """A server's container is started again, for ever: the pod goes on."""
+    waiting = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}
+    status = _status(ending.role, "Running", waiting, ready=False)
+    (container,) = status["containerStatuses"]
+    container |= {"restartCount": 1, "lastState": {"terminated": _terminated(ending)}}
+    return status
 
 
 def _removals() -> Iterator[dict[str, Any]]:

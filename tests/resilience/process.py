@@ -80,6 +80,10 @@ class Operator:
         if self._door is not None:
             self._door.slam()
 
+    @property
+    def runs(self) -> bool:
+        return self._pid is not None
+
     def kill_and_restart(self) -> None:
         """Kill it; the next one is started at once."""
         self.kill()
@@ -159,7 +163,7 @@ async def nursery(module: str) -> Process:
 
 
 async def _leads(session: aiohttp.ClientSession, url: str) -> bool:
-    """Whether it holds the Lease and has listed everything; a standby calls itself ready too."""
+    """Whether it holds the Lease and has listed everything; a standby that has is ready too."""
     try:
         async with session.get(f"{url}/metrics") as metrics:
             if _LEADING not in await metrics.text():

@@ -21,7 +21,8 @@ Ending = Callable[[World, Body], str | None]
 class Scenario:
     """`prepare` is done before the kill points begin, `act` with them.
 
-    `untold` are paths of the end state that depend on who was there to see it.
+    `untold` are paths of the end state that depend on who was there to see it; `needed` is how many
+    serving pods must be in rotation from `act` on, at every moment.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Scenario:
     done: Callable[[World], bool]
     prepare: Act | None = None
     untold: frozenset[str] = frozenset()
+    needed: int = 0
 
     def __str__(self) -> str:
         return self.name
@@ -57,6 +59,10 @@ def _labels(pod: Body) -> tuple[str, str, str]:
     labels = pod["metadata"]["labels"]
     found = [labels.get(f"lepton.ai/{name}", "") for name in ("role", "attempt", "rank")]
     return found[0], found[1], found[2]
+
+
+def _pods(world: World, role: str) -> list[Body]:
+    return [pod for pod in world.list("pods") if _labels(pod)[0] == role]
 
 
 def _is_placed(pod: Body) -> bool:
@@ -197,10 +203,6 @@ def _digits_done(world: World) -> bool:
 # --- a second version of a model takes the place of the first in a service of two replicas
 
 
-# The doors that kwok plays answer nobody, so every drain takes all of its time.
-_DRAIN = {"drainTimeoutSeconds": 1}
-
-
 def _sources() -> list[dict[str, str]]:
     recorded = json.loads((RECORDED / "new_version.json").read_text())
     found: list[dict[str, str]] = recorded["sources"]
@@ -208,13 +210,17 @@ def _sources() -> list[dict[str, str]]:
 
 
 async def _serve_first(stage: Stage) -> None:
+    await _make_first(stage)
+    await _serve(stage, name="seeds")
+
+
+async def _make_first(stage: Stage) -> None:
     gate = {"thresholds": [{"metric": "accuracy", "minimum": "0.80"}]}
-    model = _manifest("LeptonModel", "seeds", evaluation=gate, source=_sources()[0])
-    service = _manifest(
-        "InferenceService", "seeds", model={"name": "seeds"}, replicas=2, rollout=_DRAIN
-    )
-    await stage.apply(model)
-    await stage.apply(service)
+    await stage.apply(_manifest("LeptonModel", "seeds", evaluation=gate, source=_sources()[0]))
+
+
+async def _serve(stage: Stage, **model: Any) -> None:
+    await stage.apply(_manifest("InferenceService", "seeds", model=model, replicas=2))
     await stage.until(lambda world: _serves(world, 1))
 
 
@@ -242,7 +248,7 @@ def _serves(world: World, version: int, replicas: int = 2) -> bool:
         and status.get("replicas") == counts
         and "rollout" not in status
         and len(status.get("revisions", ())) == 1
-        and len([pod for pod in world.list("pods") if _labels(pod)[0] == "serve"]) == replicas
+        and len(_pods(world, "serve")) == replicas
         and _holds(world, "inferenceservices", "seeds", "Ready")
         and _holds(world, "leptonmodels", "seeds", "Ready")
     )
@@ -255,28 +261,189 @@ async def _shrink(stage: Stage) -> None:
     await stage.change("InferenceService", "seeds", {"replicas": 1})
 
 
+# --- all pods are replaced by others of the same version
+
+
+_RESTARTED = {"restartedAt": "2026-11-22T17:00:00Z"}
+
+
+async def _restart(stage: Stage) -> None:
+    await stage.change("InferenceService", "seeds", {"rollout": _RESTARTED})
+
+
+def _has_restarted(world: World) -> bool:
+    """It is as it was before, but for what was asked: that has to have arrived here."""
+    service = world.get("inferenceservices", "seeds") or {}
+    asked = service.get("spec", {}).get("rollout", {})
+    return _RESTARTED.items() <= asked.items() and _serves(world, 1)
+
+
+# --- both versions are there, and a service of two replicas that serves the first
+
+
+async def _serve_first_of_two(stage: Stage) -> None:
+    await _make_first(stage)
+    await stage.until(lambda world: _has_version(world, 1))
+    await _change_source(stage)
+    await stage.until(lambda world: _has_version(world, 2))
+    await _serve(stage, name="seeds", version=1)
+
+
+def _has_version(world: World, number: int) -> bool:
+    served = _status(world, "leptonmodels", "seeds").get("served", {})
+    return bool(served.get("version") == number)
+
+
+async def _choose_second(stage: Stage) -> None:
+    await stage.change("InferenceService", "seeds", {"model": {"version": 2}})
+
+
+# --- the second does not load, and the first never leaves
+
+
+def _broken_ending(world: World, pod: Body) -> str | None:
+    if _labels(pod)[0] != "serve":
+        return _seeds_ending(world, pod)
+    command = pod["spec"]["initContainers"][0]["command"]
+    return "seeds-serve-2" if command[command.index("--version") + 1] == "2" else None
+
+
+def _is_back(world: World) -> bool:
+    status = _status(world, "inferenceservices", "seeds")
+    rollout, pods = status.get("rollout", {}), _pods(world, "serve")
+    return (
+        rollout.get("phase") == "RolledBack"
+        and status.get("version") == 1
+        and status.get("replicas") == dict.fromkeys(("current", "ready", "updated"), 2)
+        and {pod["metadata"]["labels"]["lepton.ai/revision"] for pod in pods} == {rollout["to"]}
+        and len(pods) == 2
+    )
+
+
+# --- the service is deleted when the first pod of the second version stands, and the door with it
+
+
+async def _delete_in_the_middle(stage: Stage) -> None:
+    await _choose_second(stage)
+    await stage.until(lambda world: len(_pods(world, "serve")) > 2)
+    await stage.delete("InferenceService", "seeds")
+
+
+def _nothing_serves(world: World) -> bool:
+    kinds = ("services", "deployments", "poddisruptionbudgets", "networkpolicies")
+    left = [each for kind in kinds for each in world.list(kind)]
+    left += [*_pods(world, "serve"), *_pods(world, "door")]
+    return not left and _holds(world, "leptonmodels", "seeds", "Ready")
+
+
+# --- a node is cordoned: its pod is made elsewhere before it goes
+
+
+async def _empty_a_node(stage: Stage) -> None:
+    first, second = (pod["spec"]["nodeName"] for pod in _pods(stage.world, "serve"))
+    if first == second:
+        raise RuntimeError(f"The scheduler put both pods on {first}.")
+    await stage.cordon(first, unschedulable=True)
+    try:
+        await stage.until(lambda world: _has_left(world, first))
+    finally:
+        await stage.cordon(first, unschedulable=False)
+
+
+def _has_left(world: World, node: str) -> bool:
+    return _serves(world, 1) and node not in {
+        pod["spec"]["nodeName"] for pod in _pods(world, "serve")
+    }
+
+
+# --- an operator with doors comes to a service that one without made
+
+
+async def _serve_as_of_old(stage: Stage) -> None:
+    """Turn back what the release before knew nothing of; its Services led to the pods."""
+    await _serve_first(stage)
+    stage.operator.kill()
+    labels = {
+        "app.kubernetes.io/managed-by": "lepton-operator",
+        "lepton.ai/kind": "InferenceService",
+        "lepton.ai/name": "seeds",
+        "lepton.ai/role": "serve",
+    }
+    ports = (("http", 8000), ("grpc", 8001))
+    found = [{"name": name, "port": port, "targetPort": name} for name, port in ports]
+    spec = {"selector": labels, "ports": found}
+    await stage.api.patch(stage.path("api/v1", "services", "seeds"), {"spec": spec})
+    for path in (
+        stage.path("apis/apps/v1", "deployments", "lepton-door"),
+        stage.path("apis/policy/v1", "poddisruptionbudgets", "lepton-door"),
+        stage.path("apis/policy/v1", "poddisruptionbudgets", "seeds-serve"),
+        stage.path("apis/networking.k8s.io/v1", "networkpolicies", "lepton-door"),
+        stage.path("apis/networking.k8s.io/v1", "networkpolicies", "lepton-serve"),
+    ):
+        await stage.api.delete(path)
+    await stage.until(lambda world: not _pods(world, "door"))
+
+
+async def _upgrade(stage: Stage) -> None:
+    await stage.operator.start()
+
+
+def _is_upgraded(world: World) -> bool:
+    found = world.get("services", "seeds") or {}
+    leads = found.get("spec", {}).get("selector", {}).get("lepton.ai/role") == "door"
+    policies = len(list(world.list("networkpolicies")))
+    return leads and policies == 2 and _serves(world, 1)
+
+
 GANG_RESTART = Scenario("gang_restart", _train, _gang_ending, _gang_done)
 GANG_POD_LOST = Scenario("gang_pod_lost", _lose_a_pod, _lost_ending, _lost_done, untold=_LAST_WORDS)
 # One event tells of it; else there are two, the first of which says enough.
 GANG_POD_GONE = replace(GANG_POD_LOST, name="gang_pod_gone", act=_lose_a_pod_at_once)
 TRAIN_EVALUATE_SERVE = Scenario("train_evaluate_serve", _apply_all, _digits_ending, _digits_done)
-NEW_VERSION = Scenario(
-    "new_version", _change_source, _seeds_ending, lambda world: _serves(world, 2), _serve_first
-)
 SUSPEND_RESUME = Scenario(
     "suspend_resume",
     _pause,
     _paused_ending,
     lambda world: _holds(world, "trainingjobs", "paused", "Complete"),
 )
+NEW_VERSION = Scenario(
+    "new_version",
+    _change_source,
+    _seeds_ending,
+    lambda world: _serves(world, 2),
+    _serve_first,
+    needed=2,
+)
+RESTARTED = replace(NEW_VERSION, name="restarted", act=_restart, done=_has_restarted)
 SCALE_DOWN = Scenario(
-    "scale_down", _shrink, _seeds_ending, lambda world: _serves(world, 1, replicas=1), _serve_first
+    "scale_down",
+    _shrink,
+    _seeds_ending,
+    lambda world: _serves(world, 1, replicas=1),
+    _serve_first,
+    needed=1,
 )
-SCENARIOS = (
-    TRAIN_EVALUATE_SERVE,
-    GANG_RESTART,
-    GANG_POD_LOST,
+FAILED_VERSION = Scenario(
+    "failed_version", _choose_second, _broken_ending, _is_back, _serve_first_of_two, needed=2
+)
+DELETED_IN_ROLLOUT = Scenario(
+    "deleted_in_rollout",
+    _delete_in_the_middle,
+    _seeds_ending,
+    _nothing_serves,
+    _serve_first_of_two,
+)
+NODE_CORDONED = replace(
+    NEW_VERSION, name="node_cordoned", act=_empty_a_node, done=lambda world: _serves(world, 1)
+)
+UPGRADED = Scenario("upgraded", _upgrade, _seeds_ending, _is_upgraded, _serve_as_of_old, needed=2)
+SERVING = (
     NEW_VERSION,
+    RESTARTED,
     SCALE_DOWN,
-    SUSPEND_RESUME,
+    FAILED_VERSION,
+    DELETED_IN_ROLLOUT,
+    NODE_CORDONED,
+    UPGRADED,
 )
+SCENARIOS = (TRAIN_EVALUATE_SERVE, GANG_RESTART, GANG_POD_LOST, SUSPEND_RESUME, *SERVING)

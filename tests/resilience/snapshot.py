@@ -15,7 +15,7 @@ Leaves = Mapping[str, str]
 _DROPPED_METADATA = frozenset({"uid", "resourceVersion", "creationTimestamp", "managedFields"})
 _UID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9:.]+(?:Z|[+-][0-9:]+)")
-_ADDRESS = re.compile(r"\b10(?:\.[0-9]{1,3}){3}\b")
+_ADDRESS = re.compile(r"\b(?:10|127)(?:\.[0-9]{1,3}){3}\b")
 _NODE = re.compile(r"\bfake-[0-9]+\b")
 # How long things took: an operator that was away has everybody wait for it.
 _DURATIONS = frozenset({"ledger", "activeSeconds"})

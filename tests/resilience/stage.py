@@ -11,6 +11,7 @@ from typing import Any
 from tests.resilience.api import Api, own_path
 from tests.resilience.history import Body, World
 from tests.resilience.pods import ENDING
+from tests.resilience.process import Operator
 
 _LOOK_SECONDS = 0.2
 
@@ -25,12 +26,23 @@ class Stage:
     world: World
     namespace: str
     deadline_seconds: float
+    operator: Operator
+
+    def path(self, api: str, resource: str, name: str) -> str:
+        """Return the path of an object that is not of ours."""
+        return f"/{api}/namespaces/{self.namespace}/{resource}/{name}"
 
     async def apply(self, manifest: dict[str, Any]) -> None:
         await self.api.create(own_path(self.namespace, manifest["kind"]), manifest)
 
     async def change(self, kind: str, name: str, spec: dict[str, Any]) -> None:
         await self.api.patch(own_path(self.namespace, kind, name), {"spec": spec})
+
+    async def delete(self, kind: str, name: str) -> None:
+        await self.api.delete(own_path(self.namespace, kind, name))
+
+    async def cordon(self, node: str, *, unschedulable: bool) -> None:
+        await self.api.patch(f"/api/v1/nodes/{node}", {"spec": {"unschedulable": unschedulable}})
 
     async def delete_pod(self, name: str, *, grace_seconds: int | None = None) -> None:
         """Delete it as a person would; with a grace period of 0 it is gone at once."""
@@ -59,7 +71,7 @@ class Stage:
         due: list[Awaitable[None]] = []
         for pod in self.world.list("pods"):
             metadata = pod["metadata"]
-            if pod["status"].get("phase") != "Running" or metadata["uid"] in told:
+            if not _is_to_be_told(pod) or metadata["uid"] in told:
                 continue
             name = ending(self.world, pod)
             if name is not None and "deletionTimestamp" not in metadata:
@@ -74,6 +86,12 @@ class Stage:
         for (resource, name), body in sorted(self.world.present.items()):
             lines.append(f"  {resource} {name}: {body.get('status', {})}")
         return "\n".join(lines)
+
+
+def _is_to_be_told(pod: Body) -> bool:
+    """Whether it runs; one that is to fail at its start has to know before."""
+    starts = pod["metadata"]["labels"].get("lepton.ai/role") == "serve"
+    return starts or bool(pod["status"].get("phase") == "Running")
 
 
 async def _next_event(world: World, seconds: float) -> None:

@@ -7,12 +7,22 @@ import pytest
 from tests.resilience.faults import ExpiredWatch, Fault, Kill
 from tests.resilience.harness import Harness, Reference
 from tests.resilience.laboratory import Laboratory
-from tests.resilience.scenarios import GANG_POD_GONE, GANG_RESTART, Scenario
+from tests.resilience.scenarios import (
+    GANG_POD_GONE,
+    GANG_RESTART,
+    RESTARTED,
+    SCALE_DOWN,
+    UPGRADED,
+    Scenario,
+)
 from tests.resilience.test_faults import CLOSE_ATTEMPT
+from tests.resilience.writes import Target, Write
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 DEADLINE_SECONDS = 12.0
+SERVING_DEADLINE_SECONDS = 30.0
+MARK_POD = Write(Target("patch", "pods", "seeds-serve-N"), 1)
 
 
 async def differences(
@@ -53,3 +63,30 @@ async def test_a_deletion_missed_in_a_gap_of_the_watch_stops_the_gang(
         fault = ExpiredWatch("pods", "DELETED")
         found = await differences(harness, GANG_POD_GONE, reference, fault)
     assert f"nothing more after {DEADLINE_SECONDS} s" in found
+
+
+@pytest.mark.parametrize(
+    ("module", "scenario", "told"),
+    [
+        ("no_drain", SCALE_DOWN, "was deleted before it had drained"),
+        ("no_surge", RESTARTED, "of 2 pods were in rotation"),
+        ("hasty_move", UPGRADED, "was led to the doors before they listen there"),
+    ],
+)
+async def test_a_promise_that_is_broken_on_the_way_is_told_though_the_end_is_right(
+    module: str, scenario: Scenario, told: str, laboratory: Laboratory
+) -> None:
+    broken = f"tests.resilience.broken.{module}"
+    async with laboratory.harness.replaced(broken, SERVING_DEADLINE_SECONDS) as harness:
+        found = await harness.run(scenario)
+    assert not found.stuck
+    assert told in "\n".join(found.broken)
+
+
+async def test_a_service_that_the_doors_lose_for_a_second_is_told(laboratory: Laboratory) -> None:
+    broken = "tests.resilience.broken.early_stream"
+    reference = await laboratory.reference(SCALE_DOWN)
+    async with laboratory.harness.replaced(broken, SERVING_DEADLINE_SECONDS) as harness:
+        found = await differences(harness, SCALE_DOWN, reference, Kill(MARK_POD, "before"))
+    assert "the door lost service seeds, which is there" in found
+    assert "only 0 of 1 pods were in rotation" in found

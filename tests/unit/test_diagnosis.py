@@ -64,7 +64,7 @@ def with_free(free: int, name: str = "node-1") -> NodeView:
         ),
         pytest.param(
             Asked(1, GPU, ()),
-            "the largest node has 0",
+            "and no node has any: add one that has 1, or ask for none",
             id="there is no node",
         ),
         pytest.param(Asked(2, GPU, None), "add a node that has 2", id="nodes are not watched"),

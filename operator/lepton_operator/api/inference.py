@@ -11,6 +11,7 @@ from lepton_operator.api.common import (
     MAX_VERSION,
     ApiModel,
     Digest,
+    LabelKey,
     Metadata,
     ObjectName,
     PodSettings,
@@ -91,6 +92,25 @@ class Disruption(ApiModel):
         default=None,
         description="maxUnavailable is how many pods evictions may take at once. Unset: none while "
         "another pod can be made ready elsewhere first, else one.",
+    )
+    safe_to_evict: bool = Field(
+        default=True,
+        description="safeToEvict: whether Cluster Autoscaler may remove a node under these pods. A "
+        "change concerns the pods that are made after it.",
+    )
+
+
+class Spread(ApiModel):
+    """how pods of one revision are spread over nodes"""
+
+    topology_key: LabelKey = Field(
+        default="kubernetes.io/hostname",
+        description="topologyKey is the nodes' label whose values get equal numbers of pods.",
+    )
+    when_unsatisfiable: Literal["ScheduleAnyway", "DoNotSchedule"] = Field(
+        default="ScheduleAnyway",
+        description="whenUnsatisfiable: ScheduleAnyway prefers it, DoNotSchedule keeps a pod "
+        "waiting for it.",
     )
 
 
@@ -207,6 +227,10 @@ class InferenceServiceSpec(PodSettings):
         description="limits is what a door lets through; a change of it restarts nothing.",
     )
     rollout: Rollout | None = Field(default=None, description="rollout: how pods are replaced.")
+    spread: Spread | None = Field(
+        default=None,
+        description="spread: how pods are spread. Unset: over hosts, as far as there is room.",
+    )
     disruption: Disruption | None = Field(
         default=None, description="disruption: what evictions (kubectl drain) may take."
     )

@@ -22,6 +22,9 @@ CERTIFICATES_PATH = "/etc/lepton/door"
 # Between the end of the drain and SIGKILL: what Envoy needs to end.
 _GRACE_MARGIN_SECONDS = 10
 
+# Envoy's bootstrap and its socket.
+_SCRATCH_SPACE = "16Mi"
+
 
 class ResolvedDoor(StatusModel):
     """The administrator's values that reach the pods of a door, as they are recorded."""
@@ -114,6 +117,7 @@ def _template(namespace: str, resolved: ResolvedDoor) -> dict[str, Any]:
         priority_class=resolved.priority_class,
         restart_policy="Always",
         spread=[_spread()],
+        temporary_size=_SCRATCH_SPACE,
     )
     grace_seconds = resolved.drain_timeout_seconds + _GRACE_MARGIN_SECONDS
     settings = resolved.pods.model_copy(update={"termination_grace_period_seconds": grace_seconds})

@@ -17,15 +17,18 @@ _DNS_PORT = 53
 
 
 def serving_policy(namespace: str, settings: Door) -> dict[str, Any]:
-    """Return who may talk to serving pods: the door, and on their metrics' port Prometheus."""
+    """Return who may talk to serving pods: the door, on their metrics' port Prometheus, and the
+    operator while they fetch their model.
+    """
     from_door = {
         "from": [{"podSelector": {"matchLabels": names.door_labels()}}],
         "ports": _tcp(serving.HTTP_PORT, serving.GRPC_PORT),
     }
+    asked = {"from": [_peer(settings.operator)], "ports": _tcp(serving.PROGRESS_PORT)}
     spec = {
         "podSelector": {"matchLabels": _serving_pods()},
         "policyTypes": ["Ingress"],
-        "ingress": [from_door, *_scraped(settings, serving.METRICS_PORT)],
+        "ingress": [from_door, asked, *_scraped(settings, serving.METRICS_PORT)],
     }
     return _policy(namespace, names.SERVING_POLICY, spec)
 

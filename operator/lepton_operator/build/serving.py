@@ -19,6 +19,7 @@ from lepton_operator.api.inference import (
     Batching,
     InferenceService,
     InferenceServiceSpec,
+    Spread,
     Triton,
 )
 from lepton_operator.build import pods
@@ -31,6 +32,7 @@ TRITON = "triton"
 HTTP_PORT = 8000
 GRPC_PORT = 8001
 METRICS_PORT = 8002
+PROGRESS_PORT = 9464  # of the init container, while it fetches the model
 SERVICE_PORTS = (("http", HTTP_PORT), ("grpc", GRPC_PORT))
 
 MODELS_VOLUME = "models"
@@ -42,7 +44,7 @@ GRACE_MARGIN_SECONDS = 5
 # Only a pod's own UID, which nobody outside the cluster knows, opens what changes a server.
 _RESTRICTED = "shared-memory,model-repository,trace,logging:lepton-restricted=$(POD_UID)"
 
-# Flags by the first server version that they were seen to work with. An unknown flag keeps Triton
+# Flags by a server version that knows them. An unknown flag keeps Triton
 # from starting, so older servers go without.
 _FLAGS: tuple[tuple[tuple[int, int], tuple[str, ...]], ...] = (
     (
@@ -70,14 +72,19 @@ _FLAGS: tuple[tuple[tuple[int, int], tuple[str, ...]], ...] = (
             f"--grpc-restricted-protocol={_RESTRICTED}",
         ),
     ),
-    # The door keeps a service's own limit on bodies; Triton's default would refuse 64 MiB.
-    ((2, 70), ("--allow-client-shm=false", f"--http-max-input-size={MAX_BODY_BYTES}")),
+    # The door keeps a service's own limit on bodies; Triton's default would refuse 64 MiB. (Since
+    # 2.58, by its source.)
+    ((2, 60), (f"--http-max-input-size={MAX_BODY_BYTES}",)),
+    # The default since 2.68, by its source: said for a release that thinks again.
+    ((2, 70), ("--allow-client-shm=false",)),
 )
 
+# Beside the version's own files: its config.pbtxt, and what a file system takes for itself.
+_ROOM_MEBIBYTES = 64
 _UNIT_BYTES = {"Mi": 2**20, "Gi": 2**30}
 
 # A pod that Cluster Autoscaler does not know the controller of would keep its node for ever.
-_MAY_BE_EVICTED = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "true"}
+_MAY_BE_EVICTED = "cluster-autoscaler.kubernetes.io/safe-to-evict"
 
 
 class Resolved(StatusModel):
@@ -100,6 +107,7 @@ class Resolved(StatusModel):
     # Revisions from before there were bounds go without.
     shared_memory: str | None = None
     scratch_space: str | None = None
+    models_space: str | None = None
 
     def written(self) -> str:
         """Return the annotation of a pod."""
@@ -121,8 +129,13 @@ class Target:
     digest: str
 
 
-def resolve(service: InferenceService, defaults: Defaults) -> Resolved:
-    """Return what the administrator's values mean for a revision that is made now."""
+def resolve(
+    service: InferenceService, defaults: Defaults, model_bytes: int | None = None
+) -> Resolved:
+    """Return what the administrator's values mean for a revision that is made now.
+
+    `model_bytes` is the size of its version, if that is known.
+    """
     spec, triton = service.spec, defaults.triton
     return Resolved(
         image=defaults.images.triton,
@@ -141,7 +154,14 @@ def resolve(service: InferenceService, defaults: Defaults) -> Resolved:
         priority_class=defaults.inference_priority_class,
         shared_memory=defaults.inference_shared_memory,
         scratch_space=defaults.inference_scratch_space,
+        models_space=_models_space(model_bytes),
     )
+
+
+def _models_space(model_bytes: int | None) -> str | None:
+    if not model_bytes:
+        return None
+    return f"{-(-model_bytes // _UNIT_BYTES['Mi']) + _ROOM_MEBIBYTES}Mi"
 
 
 def flags(server_version: str) -> tuple[str, ...]:
@@ -184,7 +204,7 @@ def serving_pod(
         init_containers=[_fetch(service, target, resolved)],
         containers=[_triton(target, resolved, grace_seconds)],
         volumes=[
-            pods.empty_volume(MODELS_VOLUME),
+            pods.empty_volume(MODELS_VOLUME, size=resolved.models_space),
             pods.empty_volume(
                 pods.SHARED_MEMORY_VOLUME,
                 memory=True,
@@ -196,7 +216,7 @@ def serving_pod(
             names.REVISION: revision,
             names.RESOLVED_HASH: names.short_hash(written),
         },
-        annotations={names.RESOLVED: written, **_MAY_BE_EVICTED},
+        annotations={names.RESOLVED: written, _MAY_BE_EVICTED: _may_be_evicted(service.spec)},
         priority_class=resolved.priority_class,
         restart_policy="Always",
         spread=[_spread(service, revision)],
@@ -336,13 +356,18 @@ def _probe(path: str, *, period: int, timeout: int, failures: int) -> dict[str, 
     }
 
 
+def _may_be_evicted(spec: InferenceServiceSpec) -> str:
+    return str(spec.disruption is None or spec.disruption.safe_to_evict).lower()
+
+
 def _spread(service: InferenceService, revision: str) -> Mapping[str, Any]:
-    """Prefer nodes with fewer pods of the revision; never keep a pod Pending for it."""
+    """Prefer nodes with fewer pods of the revision; unasked, keep no pod Pending for it."""
     labels: Mapping[str, str] = {**selector(service), names.REVISION: revision}
+    asked = service.spec.spread or Spread()
     return {
         "maxSkew": 1,
-        "topologyKey": "kubernetes.io/hostname",
-        "whenUnsatisfiable": "ScheduleAnyway",
+        "topologyKey": asked.topology_key,
+        "whenUnsatisfiable": asked.when_unsatisfiable,
         "labelSelector": {"matchLabels": dict(labels)},
     }
 

@@ -42,8 +42,14 @@ _KEEPALIVE_SECONDS = 10
 _KEEPALIVE_TIMEOUT_SECONDS = 5
 _KEEPALIVE_PROBES = 3
 
-# After so many errors in a row a pod gets no requests for a while, each time for longer.
-_CONSECUTIVE_ERRORS = 5
+# After so many failures in a row (no connection, no answer, 502 to 504) a pod gets no requests for
+# a while, each time for longer.
+_CONSECUTIVE_FAILURES = 5
+# Triton answers 500 and INTERNAL to requests that make no sense too, and one client that sends many
+# must not take the pods from all others: of such answers it needs more in a row, or nearly all.
+_CONSECUTIVE_ERRORS = 20
+_ERROR_PERCENT = 95
+_JUDGED_REQUESTS = 10
 _EJECTION_SECONDS = 10
 _MAX_EJECTION_SECONDS = 120
 _SWEEP_SECONDS = 2
@@ -105,7 +111,7 @@ def _nameless(protocol: Protocol, limits: Limits) -> Cluster:
         # By default, where no pod takes requests, they would go to those that are leaving.
         common_lb_config=Cluster.CommonLbConfig(healthy_panic_threshold=Percent(value=0)),
         circuit_breakers=_breakers(protocol, limits),
-        outlier_detection=_OUTLIERS,
+        outlier_detection=OUTLIERS,
         upstream_connection_options=_CONNECTIONS,
         typed_extension_protocol_options={_PROTOCOLS: _UPSTREAM[protocol]},
     )
@@ -150,13 +156,17 @@ _LEAST_LOADED = {
         }
     ]
 }
-_OUTLIERS = OutlierDetection(
+OUTLIERS = OutlierDetection(
     consecutive_5xx=UInt32Value(value=_CONSECUTIVE_ERRORS),
-    consecutive_gateway_failure=UInt32Value(value=_CONSECUTIVE_ERRORS),
+    consecutive_gateway_failure=UInt32Value(value=_CONSECUTIVE_FAILURES),
     enforcing_consecutive_gateway_failure=UInt32Value(value=100),
     split_external_local_origin_errors=True,
-    consecutive_local_origin_failure=UInt32Value(value=_CONSECUTIVE_ERRORS),
+    consecutive_local_origin_failure=UInt32Value(value=_CONSECUTIVE_FAILURES),
     enforcing_consecutive_local_origin_failure=UInt32Value(value=100),
+    failure_percentage_threshold=UInt32Value(value=_ERROR_PERCENT),
+    failure_percentage_request_volume=UInt32Value(value=_JUDGED_REQUESTS),
+    failure_percentage_minimum_hosts=UInt32Value(value=1),
+    enforcing_failure_percentage=UInt32Value(value=100),
     enforcing_success_rate=UInt32Value(value=0),
     enforcing_local_origin_success_rate=UInt32Value(value=0),
     interval=Duration(seconds=_SWEEP_SECONDS),

@@ -40,11 +40,7 @@ def service_of(resource_name: str) -> str:
 def runtime(targets: Mapping[str, int]) -> Resource:
     """Return the runtime values of a namespace: the latency targets of its services."""
     found = Runtime(name=RUNTIME_LAYER)
-    found.layer.update(
-        {
-            target_key(service): milliseconds
-            for service, milliseconds in sorted(targets.items())
-            if milliseconds != ASSUMED_TARGET_MILLISECONDS
-        }
-    )
+    for service, milliseconds in targets.items():
+        if milliseconds != ASSUMED_TARGET_MILLISECONDS:
+            found.layer.fields[target_key(service)].number_value = milliseconds
     return resource(RUNTIME_LAYER, found)

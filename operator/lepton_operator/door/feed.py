@@ -12,6 +12,7 @@ from lepton_operator.api.inference import InferenceService
 from lepton_operator.cache import Cache, Change, Key, OwnObject
 from lepton_operator.door.catalogue import Catalogue
 from lepton_operator.door.config import runtime, service_config
+from lepton_operator.door.listeners import ASSUMED_TARGET_MILLISECONDS
 from lepton_operator.door.served import Served, endpoints, place, served
 from lepton_operator.settings import DoorDefaults
 from lepton_operator.views import NodeView, PodView
@@ -99,11 +100,12 @@ class Feed:
             return replace(before, port=port, endpoints=places) if before else None
 
     def _put(self, key: Key, found: Served) -> None:
+        before = self._served.get(key)
         self._served[key] = found
         self.catalogue.put(key.namespace, key.name, service_config(found))
-        targets = self._targets.setdefault(key.namespace, {})
-        if targets.get(key.name) != found.target_milliseconds:
-            targets[key.name] = found.target_milliseconds
+        assumed = before.target_milliseconds if before else ASSUMED_TARGET_MILLISECONDS
+        if found.target_milliseconds != assumed:
+            self._targets.setdefault(key.namespace, {})[key.name] = found.target_milliseconds
             self._retargeted.add(key.namespace)
 
     def _withdraw(self, key: Key) -> None:

@@ -12,7 +12,9 @@ from envoy.config.accesslog.v3.accesslog_pb2 import (
     AndFilter,
     ComparisonFilter,
     DurationFilter,
+    GrpcStatusFilter,
     HeaderFilter,
+    OrFilter,
     ResponseFlagFilter,
     StatusCodeFilter,
 )
@@ -24,11 +26,13 @@ from envoy.config.core.v3.base_pb2 import (
     RuntimeUInt32,
     TrafficDirection,
 )
-from envoy.config.core.v3.protocol_pb2 import Http2ProtocolOptions
+from envoy.config.core.v3.protocol_pb2 import Http2ProtocolOptions, KeepaliveSettings
+from envoy.config.core.v3.substitution_format_string_pb2 import SubstitutionFormatString
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_components_pb2 import HeaderMatcher
 from envoy.extensions.access_loggers.stats.v3.stats_pb2 import Config as Statistics
+from envoy.extensions.access_loggers.stream.v3.stream_pb2 import StdoutAccessLog
 from envoy.extensions.filters.http.buffer.v3.buffer_pb2 import Buffer
 from envoy.extensions.filters.http.router.v3.router_pb2 import Router
 from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (  # noqa: E501 - a module's name
@@ -54,10 +58,20 @@ ASSUMED_TARGET_MILLISECONDS = 1000
 """The latency target where the runtime holds no other; part of every listener, so never changed."""
 
 _HEADERS_SECONDS = 10
+# A stream that got no answer at all has no longer either. Routes could say less by their stream
+# duration, but one that does ignores its timeout.
+_REQUEST_SECONDS = 3600
 _MAX_STREAMS = 1024
+_KEEPALIVE_SECONDS = 15
+_KEEPALIVE_TIMEOUT_SECONDS = 10
 _RETRY_AFTER_SECONDS = "1"
 _TOO_MANY_REQUESTS = 429
+_INTERNAL_ERROR = 500
 _PAYLOAD_TOO_LARGE = 413
+_REQUEST_TIMEOUT = 408
+# What Envoy itself answers where it sheds load; a pod's own 500 is left as it is.
+_OUT_OF_MEMORY = 500
+_UNAVAILABLE = 503
 _RESOURCE_EXHAUSTED = "8"
 _DEADLINE_EXCEEDED = "4"
 _REVISION_OF_THE_POD = f"%UPSTREAM_METADATA({METADATA}:{REVISION})%"
@@ -106,16 +120,17 @@ def _connections(service: str) -> HttpConnectionManager:
         stat_prefix=f"{STATISTICS}/{service}",
         rds=Rds(config_source=ADS, route_config_name=service),
         http_filters=_FILTERS,
-        http2_protocol_options=Http2ProtocolOptions(
-            max_concurrent_streams=UInt32Value(value=_MAX_STREAMS)
-        ),
+        http2_protocol_options=_HTTP2,
+        request_timeout=Duration(seconds=_REQUEST_SECONDS),
         request_headers_timeout=Duration(seconds=_HEADERS_SECONDS),
         use_remote_address=BoolValue(value=True),
         internal_address_config=_NOBODY_IS_INTERNAL,
         normalize_path=BoolValue(value=True),
+        merge_slashes=True,
+        path_with_escaped_slashes_action=HttpConnectionManager.REJECT_REQUEST,
         server_header_transformation=HttpConnectionManager.PASS_THROUGH,
         local_reply_config=LocalReplyConfig(mappers=_REPLIES),
-        access_log=_counted(service),
+        access_log=[*_counted(service), FAILURES],
     )
 
 
@@ -152,9 +167,9 @@ def _flagged(flag: str) -> AccessLogFilter:
     return AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=[flag]))
 
 
-def _status(code: int) -> AccessLogFilter:
+def _status(code: int, operation: ComparisonFilter.Op = ComparisonFilter.EQ) -> AccessLogFilter:
     value = RuntimeUInt32(default_value=code, runtime_key="lepton.unset")
-    comparison = ComparisonFilter(op=ComparisonFilter.EQ, value=value)
+    comparison = ComparisonFilter(op=operation, value=value)
     return AccessLogFilter(status_code_filter=StatusCodeFilter(comparison=comparison))
 
 
@@ -180,6 +195,14 @@ def _reply(
     )
 
 
+# A client that is gone without a word would keep its streams, and pods that drain would wait.
+_HTTP2 = Http2ProtocolOptions(
+    max_concurrent_streams=UInt32Value(value=_MAX_STREAMS),
+    connection_keepalive=KeepaliveSettings(
+        interval=Duration(seconds=_KEEPALIVE_SECONDS),
+        timeout=Duration(seconds=_KEEPALIVE_TIMEOUT_SECONDS),
+    ),
+)
 # What internal clients ask of the router in x-envoy headers is done: timeouts, retries. Without a
 # range, everybody with a private address is internal.
 _NOBODY_IS_INTERNAL = HttpConnectionManager.InternalAddressConfig(
@@ -203,12 +226,46 @@ _GRPC_REQUEST = AccessLogFilter(
         )
     )
 )
+# What Envoy's outlier detection takes for an error: gRPC's statuses that stand for 5xx.
+_ERRORS = (
+    GrpcStatusFilter.UNKNOWN,
+    GrpcStatusFilter.DEADLINE_EXCEEDED,
+    GrpcStatusFilter.UNIMPLEMENTED,
+    GrpcStatusFilter.INTERNAL,
+    GrpcStatusFilter.UNAVAILABLE,
+    GrpcStatusFilter.DATA_LOSS,
+)
+_GRPC_ERROR = _both(
+    _GRPC_REQUEST, AccessLogFilter(grpc_status_filter=GrpcStatusFilter(statuses=_ERRORS))
+)
+_FAILED = AccessLogFilter(
+    or_filter=OrFilter(filters=[_status(_INTERNAL_ERROR, ComparisonFilter.GE), _GRPC_ERROR])
+)
+# The door's PID 1 reads each line (images/door/failing.py).
+FAILURES = AccessLog(
+    name="envoy.access_loggers.stdout",
+    filter=_FAILED,
+    typed_config=packed(
+        StdoutAccessLog(
+            log_format=SubstitutionFormatString(
+                text_format_source=DataSource(
+                    inline_string="%UPSTREAM_CLUSTER_RAW% %UPSTREAM_HOST% %RESPONSE_CODE% "
+                    "%GRPC_STATUS_NUMBER% %RESPONSE_FLAGS%\n"
+                )
+            )
+        )
+    ),
+)
 _FULL = _flagged(_OVERFLOW)
 _TOO_LARGE = _status(_PAYLOAD_TOO_LARGE)
 _RETRY_AFTER = _header("retry-after", _RETRY_AFTER_SECONDS)
 _FULL_SENTENCE = "Every place of this InferenceService and of its queue is taken; try again later."
 _LARGE_SENTENCE = "The body is larger than limits.bodyBytes of this InferenceService."
 _LATE_SENTENCE = "There was no answer within limits.timeoutSeconds of this InferenceService."
+_SLOW_SENTENCE = (
+    f"The request did not come in in time: {_HEADERS_SECONDS} s for its headers, "
+    f"{_REQUEST_SECONDS} s for all of it."
+)
 _REPLIES = [
     _reply(
         _both(_FULL, _GRPC_REQUEST),
@@ -229,6 +286,13 @@ _REPLIES = [
         _header("grpc-status", _DEADLINE_EXCEEDED),
     ),
     _reply(_flagged(_TIMEOUT), _LATE_SENTENCE),
+    _reply(_status(_REQUEST_TIMEOUT), _SLOW_SENTENCE),
+    _reply(
+        _status(_OUT_OF_MEMORY),
+        "This door has no memory left for so many large requests at once; try again later.",
+        _RETRY_AFTER,
+        code=_UNAVAILABLE,
+    ),
     _reply(
         _flagged(_NO_POD),
         "No pod of this InferenceService takes requests now; its status says why.",

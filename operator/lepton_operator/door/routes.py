@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from envoy.config.core.v3.base_pb2 import DataSource
 from envoy.config.route.v3.route_components_pb2 import (
+    DirectResponseAction,
     RetryPolicy,
     Route,
     RouteAction,
@@ -14,6 +16,7 @@ from envoy.config.route.v3.route_components_pb2 import (
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.http.buffer.v3.buffer_pb2 import Buffer, BufferPerRoute
 from envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2 import PreviousHostsPredicate
+from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.wrappers_pb2 import UInt32Value
@@ -26,6 +29,16 @@ BUFFER = "envoy.filters.http.buffer"
 
 # The one call of the Open Inference Protocol whose request has no end before its first answer.
 STREAM_PATH = "/inference.GRPCInferenceService/ModelStreamInfer"
+
+# What changes a server is no client's business: repository, logging, traces, shared memory. Triton
+# keeps these to itself too, by a secret header, and that check has been got round before
+# (CVE-2026-24207). Envoy takes no longer pattern, and a second route would cost 8 KB a service.
+_CLOSED_PATHS = (
+    r"/(v2|inference\.GRPCInferenceService)/"
+    r"(models/.*/trace|[Rr]epo|[Ll]og|[Tt]race|[Ss]ystem|[Cc]uda).*"
+)
+_FORBIDDEN = 403
+_CLOSED_SENTENCE = "This is no part of what an InferenceService serves: its spec says how it runs."
 
 _IDLE_MARGIN_SECONDS = 5
 _RETRIES = 3
@@ -43,7 +56,12 @@ def routes(service: Served) -> Resource:
                 VirtualHost(
                     name=service.name,
                     domains=["*"],
-                    routes=[_stream(service), _unary(service, GRPC), _unary(service, HTTP)],
+                    routes=[
+                        _CLOSED,
+                        _stream(service),
+                        _unary(service, GRPC),
+                        _unary(service, HTTP),
+                    ],
                 )
             ],
         ),
@@ -93,6 +111,14 @@ def _at_most(body_bytes: int) -> AnyMessage:
 
 
 _UNBOUNDED = packed(BufferPerRoute(disabled=True))
+_CLOSED = Route(
+    name="closed",
+    match=RouteMatch(safe_regex=RegexMatcher(regex=_CLOSED_PATHS)),
+    direct_response=DirectResponseAction(
+        status=_FORBIDDEN, body=DataSource(inline_string=_CLOSED_SENTENCE)
+    ),
+    typed_per_filter_config={BUFFER: _UNBOUNDED},
+)
 _GRPC_ONLY = RouteMatch.GrpcRouteMatchOptions()
 _UNSENT_ONLY = RetryPolicy(
     retry_on="connect-failure,refused-stream,reset-before-request",

@@ -17,7 +17,7 @@ from lepton_operator import logs
 from lepton_operator.door.catalogue import Catalogue
 from lepton_operator.door.certificates import Certificates, namespace_of
 from lepton_operator.door.resources import Kind
-from lepton_operator.door.subscriptions import Refusal, Subscriptions
+from lepton_operator.door.subscriptions import Refusal, Subscriptions, TooManyNamesError
 from lepton_operator.metrics import Metrics
 from lepton_operator.settings import Xds
 
@@ -97,10 +97,13 @@ class DiscoveryService(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):  # type
         stream = _Stream(Subscriptions(self._catalogue.shelf(namespace)))
 
         async def read() -> None:
-            async for request in requests:
-                refusal = stream.receive(request)
-                if refusal is not None:
-                    self._say(namespace, refusal)
+            try:
+                async for request in requests:
+                    refusal = stream.receive(request)
+                    if refusal is not None:
+                        self._say(namespace, refusal)
+            except TooManyNamesError as error:
+                _log.warning("A door is sent away", namespace=namespace, error=str(error))
 
         with self._catalogue.followed(namespace, stream):
             reading = asyncio.create_task(read(), name=f"door of {namespace}")

@@ -23,6 +23,8 @@ from lepton_operator.door.resources import Kind, Resource
 EVERYTHING = "*"
 _WHOLE_KINDS = frozenset({Kind.CLUSTER, Kind.LISTENER})
 _KINDS = {kind.value: kind for kind in Kind}
+MAX_NAMES = 50_000
+"""Of a kind: two for each port of a namespace (`names.DOOR_PORTS`), and some that are old."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +44,25 @@ class _Sent:
 
 @dataclass(slots=True)
 class _Subscription:
-    """What a door has of one kind: `versions` by name, as far as it was sent or as it told."""
+    """What a door has of one kind: `versions` by name, as far as it was sent or as it told.
+
+    `brought`: the names by service that it had when it came.
+    """
 
     whole: bool
     names: set[str] = field(default_factory=set)
     versions: dict[str, str] = field(default_factory=dict)
+    brought: dict[str, list[str]] = field(default_factory=dict)
     waiting: set[str] = field(default_factory=set)
     owes_first: bool = False
     sent: _Sent | None = None
 
     def wants(self, name: str) -> bool:
         return self.whole or name in self.names
+
+
+class TooManyNamesError(Exception):
+    """A door asks for more than any namespace can have."""
 
 
 class Subscriptions:
@@ -62,7 +72,10 @@ class Subscriptions:
         self._nonces = itertools.count(1)
 
     def receive(self, request: DeltaDiscoveryRequest) -> Refusal | None:
-        """Take in a door's request, which may be a NACK. Kinds that nobody serves are ignored."""
+        """Take in a door's request, which may be a NACK. Kinds that nobody serves are ignored.
+
+        Raises TooManyNamesError.
+        """
         kind = _KINDS.get(request.type_url)
         if kind is None:
             return None
@@ -71,6 +84,8 @@ class Subscriptions:
             self._begin(kind, request)
             return None
         self._subscribe(subscription, request)
+        if len(subscription.names) > MAX_NAMES:
+            raise TooManyNamesError(f"more than {MAX_NAMES} names of {kind.word}")
         sent = subscription.sent
         if sent is None or request.response_nonce != sent.nonce:
             return None
@@ -87,10 +102,9 @@ class Subscriptions:
             subscription.waiting.add(name)
 
     def review(self, service: str) -> None:
-        """Look again at all that the door has of a service."""
+        """Look again at all that the door brought of a service: what it was sent is known."""
         for subscription in self._subscriptions.values():
-            has = subscription.versions
-            subscription.waiting.update(name for name in has if service_of(name) == service)
+            subscription.waiting.update(subscription.brought.pop(service, ()))
 
     def answer(self) -> DeltaDiscoveryResponse | None:
         """Return what is to be sent now, if anything is and the door answered the last."""
@@ -107,6 +121,8 @@ class Subscriptions:
         asked = set(request.resource_names_subscribe)
         whole = EVERYTHING in asked or (not asked and kind in _WHOLE_KINDS)
         found = _Subscription(whole, asked - {EVERYTHING}, dict(request.initial_resource_versions))
+        for name in found.versions:
+            found.brought.setdefault(service_of(name), []).append(name)
         found.waiting = found.names | found.versions.keys()
         if whole:
             found.waiting.update(self._shelf.names(kind))

@@ -47,6 +47,8 @@ def _removed(view: GatewayView) -> Plan:
     return Plan(
         because="; ".join(f"delete {each.kind} {each.name}" for each in view.objects),
         delete=tuple(Delete(each.reference) for each in view.objects),
+        # What goes here goes for every service of the namespace.
+        relist=bool(view.objects),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -46,7 +46,7 @@ class Fleet:
 
     @property
     def ready(self) -> tuple[PodView, ...]:
-        return tuple(pod for pod in self.alive if pod.ready)
+        return tuple(pod for pod in self.alive if pod.answers)
 
     def without(self, gone: Iterable[PodView]) -> Fleet:
         """Return the pods that are alive but for these."""
@@ -69,21 +69,31 @@ def fleet(view: InferenceView, revision: str | None, now: datetime) -> Fleet:
     lost = {uid for uid, at in lost_from.items() if at <= now}
     selector = serving.selector(view.service).items()
     found = [pod for pod in there if pod.uid not in lost]
-    ours = [pod for pod in found if selector <= pod.labels.items()]
-    alive = [pod for pod in ours if not is_draining(pod)]
+    ours, released = _parted(found, lambda pod: selector <= pod.labels.items())
+    draining, alive = _parted(ours, is_draining)
+    wanted, old = _parted(alive, lambda pod: revision in (None, revision_of(pod)))
     emptied = emptied_nodes(view.nodes)
-    wanted = [pod for pod in alive if revision in (None, revision_of(pod))]
     return Fleet(
         current=tuple(pod for pod in wanted if pod.node not in emptied),
         moving=tuple(pod for pod in wanted if pod.node in emptied),
-        old=tuple(pod for pod in alive if pod not in wanted),
-        draining=tuple(pod for pod in ours if is_draining(pod)),
+        old=tuple(old),
+        draining=tuple(draining),
         leaving=tuple(leaving),
         ended=tuple(ended),
         lost=tuple(pod for pod in there if pod.uid in lost),
-        released=tuple(pod for pod in found if pod not in ours),
+        released=tuple(released),
         due=min((at for uid, at in lost_from.items() if uid not in lost), default=None),
     )
+
+
+def _parted(
+    pods: Iterable[PodView], holds: Callable[[PodView], bool]
+) -> tuple[list[PodView], list[PodView]]:
+    """Return those of which something holds, and the others."""
+    found: tuple[list[PodView], list[PodView]] = ([], [])
+    for pod in pods:
+        found[not holds(pod)].append(pod)
+    return found
 
 
 def emptied_nodes(nodes: Iterable[NodeView] | None) -> frozenset[str]:
@@ -92,8 +102,8 @@ def emptied_nodes(nodes: Iterable[NodeView] | None) -> frozenset[str]:
 
 
 def serves_from(pod: PodView) -> datetime | None:
-    """Return when every door sends this pod requests; None if it is not ready."""
-    if not pod.ready:
+    """Return when every door sends this pod requests; None if it is not ready, or fails them."""
+    if not pod.answers:
         return None
     return (pod.ready_since or pod.created) + timedelta(seconds=ROUTED_SECONDS)
 

@@ -105,6 +105,8 @@ def _moves(situation: Situation) -> Moves:
 
 def _restorable(situation: Situation) -> list[PodView]:
     """Return the draining pods that could take requests again, if pods are missing."""
+    if not situation.fleet.draining:
+        return []
     revision = situation.course.wanted
     name = revision.name if revision is not None else None
     emptied = emptied_nodes(situation.view.nodes)
@@ -156,7 +158,8 @@ def _acting(decision: _Decision, after: InferenceServiceStatus) -> Plan:
     pods = list(_missing_pods(decision))
     children = list(_missing_children(decision))
     mended = [*_mended_service(decision), *_mended_budget(decision)]
-    changed = after.wire() != before.wire()
+    wire = after.wire()
+    changed = wire != before.wire()
     because = [
         *(f"delete {each.pod.name}: {each.because}" for each in (*finished, *doomed)),
         *(f"drain {each.pod.name}: {each.because}" for each in decision.moves.drain),
@@ -175,7 +178,7 @@ def _acting(decision: _Decision, after: InferenceServiceStatus) -> Plan:
         ),
         create=tuple(Create(each) for each in (*pods, *children)),
         patch=(*_marks(decision), *mended),
-        status=after.wire() if changed else None,
+        status=wire if changed else None,
         events=(
             *(events(before, after) if changed else ()),
             *cut_short(each for each in decision.situation.drains if each.is_cut),
@@ -262,14 +265,15 @@ def _missing_children(decision: _Decision) -> Iterator[dict[str, Any]]:
 def _mended_service(decision: _Decision) -> Iterator[Patch]:
     """Yield a patch if our Service does not lead to the door, or to a port that is another's.
 
-    One from before there were doors is given its port first, and led there once a door is ready.
+    One from before there were doors is given its port first, and led there once the doors listen.
     """
     found, target = decision.view.kubernetes_service, port(decision.view)
     if found is None:
         return
-    if decision.situation.is_past_doors and found.announced_port != target:
+    situation = decision.situation
+    if situation.is_past_doors and found.announced_port != target:
         yield Patch(found.reference, _announcement(str(target)))
-    elif not decision.situation.is_past_doors or decision.situation.has_door:
+    elif not situation.is_past_doors or situation.is_listened_on(target):
         yield from _led_to_door(found, target)
 
 

@@ -174,8 +174,10 @@ def _said(gap: int | None) -> str:
 
 
 def _start(situation: Situation, _: Phase, __: int | None) -> str | None:
-    pod = next((each for each in situation.fleet.wanted if not each.ready), None)
-    return f"{pod.name} to become ready" if pod is not None else None
+    pod = next((each for each in situation.fleet.wanted if not each.answers), None)
+    if pod is None:
+        return None
+    return f"{pod.name} to {'answer without errors' if pod.ready else 'become ready'}"
 
 
 def _route(situation: Situation, _: Phase, __: int | None) -> str | None:

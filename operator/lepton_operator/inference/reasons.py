@@ -41,7 +41,9 @@ class ServingReason(StrEnum):
     EVICTED = "Evicted"
     POD_FAILED = "PodFailed"
 
-    # What keeps requests from it.
+    # What keeps requests from it, or from being answered.
+    REQUESTS_FAIL = "RequestsFail"
+    NOT_ANSWERING = "NotAnswering"
     DOOR_NOT_READY = "DoorNotReady"
 
     # What keeps it from being made.

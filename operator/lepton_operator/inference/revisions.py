@@ -47,7 +47,13 @@ def wanted(view: InferenceView, target: Target) -> Wanted | Blocked:
     found = next(_recorded(view, name), None)
     if found is None and (refusal := _too_old(view.defaults.triton)):
         return Blocked(ServingReason.SERVER_TOO_OLD, refusal)
-    return Wanted(name, view.service, target, found or resolve(view.service, view.defaults))
+    made = resolve(view.service, view.defaults, _size_bytes(view, target))
+    return Wanted(name, view.service, target, found or made)
+
+
+def _size_bytes(view: InferenceView, target: Target) -> int | None:
+    listed = view.model.status.versions if view.model is not None else ()
+    return next((each.size_bytes for each in listed if each.digest == target.digest), None)
 
 
 def recorded(view: InferenceView, name: str | None) -> Wanted | None:
@@ -104,7 +110,7 @@ def _said(service: InferenceService) -> dict[str, Any]:
         mode="json", by_alias=True, exclude_defaults=True, exclude=set(_NOT_OF_PODS)
     )
     # Empty resources are a word: no GPU. These say nothing.
-    silent = [name for name in ("batching", "triton") if spec.get(name) == {}]
+    silent = [name for name in ("batching", "spread", "triton") if spec.get(name) == {}]
     spec = {name: value for name, value in spec.items() if name not in silent}
     rollout = service.spec.rollout
     if rollout is not None and rollout.restarted_at is not None:
@@ -173,5 +179,5 @@ def _first(view: InferenceView) -> str:
 def _counted(view: InferenceView, revision: Revision) -> Revision:
     pods = [pod for pod in view.pods if revision_of(pod) == revision.name and not pod.gone]
     there = [pod for pod in pods if not (pod.finished or pod.deleting)]
-    ready = [pod for pod in there if pod.ready and not is_draining(pod)]
+    ready = [pod for pod in there if pod.answers and not is_draining(pod)]
     return revision.model_copy(update={"replicas": len(there), "ready": len(ready)})

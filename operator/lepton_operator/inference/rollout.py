@@ -88,22 +88,23 @@ def _replaced(fleet: Fleet, replicas: int, now: datetime, terms: Terms) -> list[
     starting = sum(not serves(pod, now) for pod in fleet.current)
     unneeded = max(len(fleet.alive) - replicas - starting, 0)
     # A pod that serves nothing may hold the room that a new one waits for.
-    room = int(terms.starved and not fleet.leaving)
-    failed = [pod for pod in candidates if not pod.ready and revision_of(pod) == terms.failed]
-    others = [pod for pod in candidates if not pod.ready and pod not in failed]
+    room = int(terms.starved and not (fleet.leaving or fleet.draining))
+    unanswering = [pod for pod in candidates if not pod.answers]
+    failed = [pod for pod in unanswering if revision_of(pod) == terms.failed]
+    others = [pod for pod in unanswering if revision_of(pod) != terms.failed]
     idle = others[: max(unneeded - len(failed), room)]
     spare = max(sum(serves(pod, now) for pod in fleet.alive) - replicas, 0)
     serving = [pod for pod in candidates if serves(pod, now)][:spare]
+    what = {
+        **{pod.uid: "on a node that is being emptied" for pod in fleet.moving},
+        **{pod.uid: "of an old revision" for pod in fleet.old},
+    }
     return [
         *(Doomed(pod, "its revision was given up") for pod in failed),
-        *(Doomed(pod, f"it is {_why(fleet, pod)} and not ready") for pod in idle),
-        *(Doomed(pod, f"it is {_why(fleet, pod)}, and enough others serve") for pod in serving),
+        *(Doomed(pod, f"it is {what[pod.uid]} and does not answer") for pod in idle),
+        *(Doomed(pod, f"it is {what[pod.uid]}, and enough others serve") for pod in serving),
         *([] if idle or failed or serving else _in_place(fleet, now, terms)),
     ]
-
-
-def _why(fleet: Fleet, pod: PodView) -> str:
-    return "of an old revision" if pod in fleet.old else "on a node that is being emptied"
 
 
 def _in_place(fleet: Fleet, now: datetime, terms: Terms) -> list[Doomed]:

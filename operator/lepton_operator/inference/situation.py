@@ -59,8 +59,8 @@ class Situation:
 
     @property
     def updated(self) -> int:
-        """Return how many pods of the wanted revision are ready."""
-        return sum(pod.ready for pod in self.fleet.wanted)
+        """Return how many pods of the wanted revision answer."""
+        return sum(pod.answers for pod in self.fleet.wanted)
 
     @property
     def served_version(self) -> int | None:
@@ -70,7 +70,16 @@ class Situation:
     @property
     def has_door(self) -> bool:
         """Whether requests can come in by a door."""
-        return any(pod.ready and not (pod.deleting or pod.gone) for pod in self.view.doors)
+        return bool(self._open_doors)
+
+    def is_listened_on(self, port: int) -> bool:
+        """Whether there are doors, and every one that gets connections takes them on this port."""
+        told = self.view.listening
+        return self.has_door and all(port in told.get(pod.uid, ()) for pod in self._open_doors)
+
+    @property
+    def _open_doors(self) -> list[PodView]:
+        return [pod for pod in self.view.doors if pod.stays_ready]
 
     @property
     def is_past_doors(self) -> bool:
@@ -89,13 +98,15 @@ class Situation:
 
     def _troubled(self) -> Iterator[PodView]:
         for pod in self.fleet.current:
-            reason = "" if pod.ready else explain(pod, self.asked).reason
+            reason = "" if pod.answers else explain(pod, self.asked).reason
             if reason and reason not in TRANSIENT and reason != PodReason.NO_CAPACITY:
                 yield pod
 
 
 def drains(view: InferenceView, pods: Fleet, now: datetime) -> tuple[Drain, ...]:
     """Return how far the draining pods are, by what the doors told."""
+    if not pods.draining:
+        return ()
     silent = lost_nodes(view.nodes, view.defaults.node_not_ready_seconds)
     lost = {node for node, at in silent.items() if at <= now}
     doors = [Door(pod, pod.node in lost) for pod in view.doors]

@@ -19,11 +19,15 @@ from lepton_operator.inference.reasons import ServingReason
 from lepton_operator.inference.situation import Situation
 
 _NO_DOOR = (
-    "The pods are ready, and no door of this namespace is, so that no request reaches them. The "
-    "pods of Deployment lepton-door say what they wait for; most often this namespace is not in "
-    "the chart's door.namespaces, and has no certificate."
+    "The pods are ready, and no door of this namespace is, so that no request reaches them. Most "
+    "often this namespace is not in the chart's value door.namespaces, and its doors have no "
+    "certificate: add it there and upgrade the release. Else the pods of Deployment lepton-door "
+    "log what they wait for."
 )
-_PAST_DOORS = " Requests go to the pods directly until a door of this namespace is ready."
+_PAST_DOORS = (
+    " Requests go to the pods directly until the doors of this namespace are ready and listen for "
+    "this service: it takes that the namespace is in the chart's value door.namespaces."
+)
 
 
 def judge(situation: Situation, under_way: RolloutStatus | None) -> Verdict:

@@ -20,11 +20,11 @@ from lepton_operator.diagnosis import (
     last_line,
     last_message,
 )
-from lepton_operator.inference.draining import Drain
+from lepton_operator.inference.draining import Drain, clock
 from lepton_operator.inference.fleet import Fleet
 from lepton_operator.inference.reasons import ServingReason
 from lepton_operator.records import STORE_REASONS, Reason, parse
-from lepton_operator.views import ContainerView, PodView, Refusal
+from lepton_operator.views import ContainerView, Fault, Fetched, PodView, Refusal
 
 # Triton's log: E1122 04:26:23.3 1 model_lifecycle.cc:642] "failed to load 'digits' version 1: why"
 _LOAD_FAILURE = re.compile(r"failed to load '[^'\n]*' version \d+: (?P<why>[^\n]*)")
@@ -45,16 +45,64 @@ _RELEASED = (
 
 
 def explain(pod: PodView, asked: Asked) -> Diagnosis:
-    """Return why this serving pod is not ready."""
+    """Return why this serving pod does not answer."""
+    if pod.fault is not None and pod.ready and not pod.deleting:
+        return _fault(pod.fault)
     found = diagnose(pod, asked)
     if pod.phase == "Failed" and found.reason not in (PodReason.EVICTED, PodReason.DRAINING):
         return Diagnosis(ServingReason.POD_FAILED, f"The pod failed: {found.message}")
+    if found.reason == PodReason.STARTING:
+        return _start(pod) or found
     if found.reason != PodReason.CRASH_LOOP:
         return found
     container = next(iter(failing(pod)))
     if container.name == FETCH:
         return _fetch_failure(container)
     return _load_failure(container) or found if container.name == TRITON else found
+
+
+def _fault(fault: Fault) -> Diagnosis:
+    way = (
+        "The doors leave it out for a while each time"
+        if fault.ejected
+        else "It goes on getting requests, because at least half of the pods always do"
+    )
+    return Diagnosis(
+        ServingReason.REQUESTS_FAIL,
+        f"The pod is ready, and fails the requests that it gets: since {clock(fault.since)} it "
+        f"{fault.what}, and nothing without an error. {way}. Its log says why; delete it if a new "
+        "one would do better, or serve another version.",
+    )
+
+
+def _start(pod: PodView) -> Diagnosis | None:
+    stopped = _stopped_answering(pod)
+    if stopped is not None:
+        return Diagnosis(
+            ServingReason.NOT_ANSWERING,
+            f"The pod was ready, and is not since {clock(stopped)}: its model does not answer the "
+            "kubelet's probe. Its log says why; it is started again if Triton itself answers no "
+            "more either.",
+        )
+    if pod.fetched is not None:
+        return Diagnosis(ServingReason.STARTING, _fetching(pod.fetched))
+    return None
+
+
+def _stopped_answering(pod: PodView) -> datetime | None:
+    """Return since when a pod is not ready whose server has been, since it was started."""
+    server, since = pod.container(TRITON), pod.unready_since
+    if server is None or server.state != "running" or server.started is None or since is None:
+        return None
+    return since if since > server.started else None
+
+
+def _fetching(fetched: Fetched) -> str:
+    share = 100 * fetched.done_bytes // max(fetched.total_bytes, 1)
+    return (
+        f"The pod fetches its model: {fetched.done_bytes} of {fetched.total_bytes} bytes, "
+        f"{share} %."
+    )
 
 
 def _fetch_failure(container: ContainerView) -> Diagnosis:
@@ -119,7 +167,7 @@ def waiting(
 
 def _of_pods(fleet: Fleet, asked: Asked) -> Iterator[Waiting]:
     for pod in fleet.alive:
-        if not pod.ready:
+        if not pod.answers:
             yield _entry(pod.name, explain(pod, asked))
     for pod in fleet.lost:
         message = f"Node {pod.node} does not answer; another pod takes this one's place."
@@ -147,7 +195,7 @@ def _entry(pod: str, found: Diagnosis) -> Waiting:
 
 def trouble(fleet: Fleet, asked: Asked) -> Diagnosis | None:
     """Return what is wrong with the wanted revision, beyond that it still starts."""
-    found = (explain(pod, asked) for pod in fleet.wanted if not pod.ready)
+    found = (explain(pod, asked) for pod in fleet.wanted if not pod.answers)
     return next((each for each in found if each.reason not in TRANSIENT), None)
 
 
@@ -165,12 +213,14 @@ def last_failure(fleet: Fleet, recorded: LastFailure | None, asked: Asked) -> La
 
 def _failures(pod: PodView, asked: Asked) -> Iterator[LastFailure]:
     crashed = [container for container in failing(pod) if _ended_at(container) is not None]
-    if pod.phase != "Failed" and not crashed:
+    stopped = pod.fault.since if pod.ready and pod.fault else _stopped_answering(pod)
+    if pod.phase != "Failed" and not crashed and stopped is None:
         return
     found = explain(pod, asked)
     if found.reason in TRANSIENT:
         return
     times = [at for each in crashed if (at := _ended_at(each)) is not None]
+    times += [stopped] if stopped is not None else []
     yield LastFailure(
         pod=pod.name,
         reason=str(found.reason),

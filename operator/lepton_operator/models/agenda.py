@@ -124,7 +124,7 @@ def _evaluate(view: ModelView, status: LeptonModelStatus) -> Iterator[Wanted]:
     if asked is None:
         return
     newest = versions.newest(status.versions)
-    pinned = versions.pinned(view.services)
+    pinned = versions.pinned(view.uses)
     for each in status.versions:
         step = Step("evaluate", version=each.version, digest=each.digest, dataset=asked.dataset)
         if each == newest and (not each.evaluation or each.evaluation.dataset != asked.dataset):

@@ -57,7 +57,7 @@ def recorded(view: ModelView, status: LeptonModelStatus, now: datetime) -> Lepto
 def tidied(view: ModelView, status: LeptonModelStatus) -> LeptonModelStatus:
     """Return the status without old versions that nobody uses, and without settled failures."""
     status = status.model_copy(
-        update={"versions": versions.kept(status.versions, versions.in_use(status, view.services))}
+        update={"versions": versions.kept(status.versions, versions.in_use(status, view.uses))}
     )
     steps = {each.step for each in wanted(view, status)}
     failing = tuple(each for each in status.failing if step_of(each) in steps)

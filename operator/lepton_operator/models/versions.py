@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from lepton_operator.api.inference import InferenceService
 from lepton_operator.api.model import (
     KEPT_VERSIONS,
     MAX_LISTED,
@@ -13,6 +12,7 @@ from lepton_operator.api.model import (
     VersionEvaluation,
 )
 from lepton_operator.records import EvaluationRecord, VersionRecord
+from lepton_operator.views import VersionUse
 
 
 def newest(versions: Iterable[Version]) -> Version | None:
@@ -66,19 +66,17 @@ def kept(versions: Sequence[Version], in_use: frozenset[int]) -> tuple[Version, 
     return (*ordered[:KEPT_VERSIONS], *rest)[:MAX_LISTED]
 
 
-def pinned(services: Iterable[InferenceService]) -> frozenset[int]:
-    """Return the versions that these services name in their spec."""
-    named = (each.spec.model.version for each in services)
-    return frozenset(each for each in named if each is not None)
+def pinned(uses: Iterable[VersionUse]) -> frozenset[int]:
+    """Return the versions that services name in their specs."""
+    return frozenset(each.version for each in uses if each.pinned)
 
 
-def in_use(status: LeptonModelStatus, services: Iterable[InferenceService]) -> frozenset[int]:
+def in_use(status: LeptonModelStatus, uses: Iterable[VersionUse]) -> frozenset[int]:
     """Return the versions that must stay listed: pinned, on pods, served, imported last."""
-    every = tuple(services)
-    running = {each.version for service in every for each in service.status.revisions}
+    used = {each.version for each in uses}
     served = {status.served.version} if status.served else set()
     imported = {status.imported.version} if status.imported else set()
-    return pinned(every) | running | served | imported
+    return frozenset(used | served | imported)
 
 
 def evaluation(record: EvaluationRecord) -> VersionEvaluation:

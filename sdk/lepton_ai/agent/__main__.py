@@ -175,6 +175,7 @@ def _add_fetch(parser: argparse.ArgumentParser) -> None:
         "--response-cache", action="store_true", help="answer equal requests from memory"
     )
     parser.add_argument("--priority-levels", type=_natural, default=0)
+    parser.add_argument("--port", type=_natural, default=9464, help="of /progress")
 
 
 def _add_import(parser: argparse.ArgumentParser) -> None:

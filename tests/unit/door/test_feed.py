@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from lepton_operator.api.inference import InferenceService
-from lepton_operator.cache import Cache, OwnObject
+from lepton_operator.cache import Cache, Change, OwnObject
 from lepton_operator.door.feed import Feed
 from lepton_operator.door.resources import Kind
 from lepton_operator.names import DOOR_PORT, owner_labels
@@ -46,12 +46,13 @@ class Scene:
     def review(self, service: str) -> None:
         pass
 
-    def put(self, kind: str, body: dict[str, Any]) -> None:
+    def put(self, kind: str, body: dict[str, Any]) -> Change | None:
         self.version += 1
         body["metadata"]["resourceVersion"] = str(self.version)
         change = self.cache.put(kind, body)
         if change is not None:
             self.feed.note(change)
+        return change
 
     def delete(self, kind: str, body: dict[str, Any]) -> None:
         change = self.cache.remove(kind, body)
@@ -171,6 +172,21 @@ def test_an_older_service_that_is_seen_later_takes_its_port_back() -> None:
     scene.put("InferenceService", inference_service("old", "svc-2"))
     scene.put("Service", kubernetes_service("old", "svc-2", created="2026-11-22T03:00:00Z"))
     assert scene.names() == ["old:18231"]
+
+
+def test_targets_are_told_once_they_are_not_the_ones_that_every_listener_assumes() -> None:
+    assert "Runtime lepton-door" not in heard_of_another(DoorDefaults())
+    other = DoorDefaults(latency_target_milliseconds=200)
+    assert "Runtime lepton-door" in heard_of_another(other)
+
+
+def heard_of_another(defaults: DoorDefaults) -> list[str]:
+    scene = Scene()
+    scene.feed.defaults = defaults
+    scene.begin()
+    scene.put("InferenceService", inference_service("new", "svc-2"))
+    scene.put("Service", kubernetes_service("new", "svc-2", 18_232))
+    return scene.heard
 
 
 def test_a_defect_about_one_service_holds_up_no_other() -> None:

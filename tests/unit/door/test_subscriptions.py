@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pytest
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest, DeltaDiscoveryResponse
 from google.rpc.status_pb2 import Status
 
@@ -11,7 +12,7 @@ from lepton_operator.door.catalogue import Catalogue
 from lepton_operator.door.config import service_config
 from lepton_operator.door.resources import Kind
 from lepton_operator.door.served import Served
-from lepton_operator.door.subscriptions import Refusal, Subscriptions
+from lepton_operator.door.subscriptions import MAX_NAMES, Refusal, Subscriptions, TooManyNamesError
 from tests.unit.door.builders import PODS, a_served
 
 TEAM = "team"
@@ -247,6 +248,15 @@ def test_a_door_that_asks_again_gets_it_again() -> None:
     assert door.settle() == []
     door.ask(Kind.ROUTES, "digits")
     assert told(door.settle()) == [("RouteConfiguration", ["digits"], [])]
+
+
+def test_a_door_cannot_ask_for_ever_more_names() -> None:
+    door = Door(Catalogue())
+    half = MAX_NAMES // 2
+    door.ask(Kind.ROUTES, *(f"digits-{number}" for number in range(half)))
+    door.ask(Kind.ROUTES, *(f"digits-{number}" for number in range(half, 2 * half)))
+    with pytest.raises(TooManyNamesError):
+        door.ask(Kind.ROUTES, "one-more")
 
 
 def test_what_nobody_serves_is_not_answered() -> None:

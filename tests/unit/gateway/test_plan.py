@@ -42,6 +42,7 @@ def test_a_door_that_is_there_needs_nothing() -> None:
 
 def test_a_namespace_without_services_has_no_door() -> None:
     found = plan(a_view(*made(), needed=False), NOW)
+    assert found.relist, "a service that was only overlooked would lose its door"
     assert deleted(found) == ["lepton-serve", "lepton-door", "lepton-door", "lepton-door"]
     assert plan(a_view(needed=False), NOW) == Plan()
 

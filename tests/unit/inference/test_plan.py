@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -13,7 +14,14 @@ from lepton_operator.conditions import find
 from lepton_operator.inference.plan import plan
 from lepton_operator.plan import Plan
 from lepton_operator.settings import Images, Triton
-from lepton_operator.views import ContainerView, InferenceView, PodView, Refusal, ServicePort
+from lepton_operator.views import (
+    ContainerView,
+    Fetched,
+    InferenceView,
+    PodView,
+    Refusal,
+    ServicePort,
+)
 from tests.builders import (
     NOW,
     a_model,
@@ -78,6 +86,10 @@ CUT_WARM_UP = (
 )
 DIED_OF_WARM_UP = _COLOURED + (
     "I1122 13:50:28.009906 15151 pb_stub.cc:2145]  Non-graceful termination detected. \n"
+)
+FETCHED_HALF = a_record(
+    "Failed",
+    message="After 8388608 of 16777216 bytes: The model cannot be written. Make room on the node.",
 )
 UNBATCHED = (
     "The model cannot be batched: the first size of 'image' is always 1. Export it with one "
@@ -222,24 +234,57 @@ PAST_DOORS = a_kubernetes_service(
 )
 
 
-def past_doors(*, door: bool, announced: int | None = PORT) -> Plan:
-    """A service from before there were doors."""
-    service = replace(PAST_DOORS, announced_port=announced)
-    doors = (a_door(),) if door else (a_door(ready=False),)
-    view = a_view(a_service(), a_pod(ready=True), kubernetes_service=service, doors=doors)
+Told = Sequence[tuple[PodView, Collection[int]]]
+"""Doors, each with the ports that it told."""
+
+
+def past_doors(told: Told, *, announced: int | None = PORT) -> Plan:
+    """A service from before there were doors, by what its doors told of their ports."""
+    view = a_view(
+        a_service(),
+        a_pod(ready=True),
+        kubernetes_service=replace(PAST_DOORS, announced_port=announced),
+        doors=tuple(door for door, _ in told),
+        listening={door.uid: frozenset(ports) for door, ports in told if ports},
+    )
     return plan(settled(view), NOW)
 
 
 @pytest.mark.parametrize("door", [True, False])
 def test_the_doors_learn_the_port_of_an_old_service_before_it_leads_to_them(*, door: bool) -> None:
-    (patch,) = past_doors(door=door, announced=None).patch
+    (patch,) = past_doors([(a_door(ready=door), [PORT])], announced=None).patch
     assert patch.body.keys() == {"metadata"}
     assert int(patch.body["metadata"]["annotations"][names.DOOR_PORT]) in names.DOOR_PORTS
 
 
-def test_an_old_service_leads_to_its_pods_until_a_door_is_ready() -> None:
-    assert past_doors(door=False) == Plan()
-    (patch,) = past_doors(door=True).patch
+LISTENS, LISTENS_FOR_OTHERS = (PORT, PORT + 1), (PORT + 1,)
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        pytest.param([], id="there is none"),
+        pytest.param([(a_door(ready=False), LISTENS)], id="none is ready"),
+        pytest.param([(a_door(), ())], id="it has not told where it listens"),
+        pytest.param([(a_door(), LISTENS_FOR_OTHERS)], id="it listens for others only"),
+        pytest.param([(a_door(), LISTENS), (a_door(1), ())], id="one of two listens"),
+        pytest.param([(a_door(deleting=True), LISTENS)], id="it leaves"),
+    ],
+)
+def test_an_old_service_leads_to_its_pods_while_of_the_doors(told: Told) -> None:
+    assert past_doors(told) == Plan()
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        pytest.param([(a_door(), LISTENS)], id="the only one"),
+        pytest.param([(a_door(), LISTENS), (a_door(1), LISTENS)], id="both"),
+        pytest.param([(a_door(), LISTENS), (a_door(1, ready=False), ())], id="one that is ready"),
+    ],
+)
+def test_an_old_service_is_led_to_the_doors_once_they_listen_there(told: Told) -> None:
+    (patch,) = past_doors(told).patch
     assert patch.body["spec"]["selector"][names.ROLE] == "door"
     assert {each["targetPort"] for each in patch.body["spec"]["ports"]} == {PORT}
     assert patch.body["metadata"]["annotations"] == {names.DOOR_PORT: None}
@@ -250,7 +295,7 @@ def test_an_old_service_is_ready_without_a_door() -> None:
     ready = find(status(plan(view, NOW)).conditions, "Ready")
     assert ready is not None
     assert (ready.status, ready.reason) == ("True", "Serving")
-    assert "directly until a door of this namespace is ready" in ready.message
+    assert "directly until the doors of this namespace are ready" in ready.message
 
 
 def test_other_limits_replace_no_pod() -> None:
@@ -358,7 +403,7 @@ def test_another_model_that_is_not_there_yet_replaces_nothing() -> None:
         pytest.param(a_service(rollout={}), True, id="a rollout that says nothing"),
         pytest.param(a_service(resources={}), False, id="no GPU"),
         pytest.param(a_service(batching={"maxBatchSize": 4}), False, id="batching"),
-        pytest.param(a_service(batching={}, triton={}), True, id="batching that says nothing"),
+        pytest.param(a_service(batching={}, spread={}, triton={}), True, id="what says nothing"),
         pytest.param(a_service(triton={"instances": 2}), False, id="instances"),
         pytest.param(a_service(limits={"queue": 10}), True, id="limits: they are the door's"),
     ],
@@ -625,8 +670,8 @@ def test_in_a_rollout_that_fails_the_sentence_says_what_is_served_meanwhile() ->
         pytest.param(
             unschedulable(a_pod()),
             "NoCapacity",
-            "it asks for 1 nvidia.com/gpu, the largest node has 0; ask for at most 0, or add a "
-            f"larger node. The scheduler says: {UNSCHEDULABLE}",
+            "it asks for 1 nvidia.com/gpu, and no node has any: add one that has 1, or ask for "
+            f"none. The scheduler says: {UNSCHEDULABLE}",
             id="no node has room",
         ),
         pytest.param(
@@ -712,7 +757,41 @@ def test_in_a_rollout_that_fails_the_sentence_says_what_is_served_meanwhile() ->
             "Container triton ended with exit code 139",
             id="something else ended it",
         ),
+        pytest.param(
+            a_pod(init_containers=(crashed("fetch", FETCHED_HALF),)),
+            "FetchFailed",
+            "After 8388608 of 16777216 bytes: The model cannot be written. Make room on the node. "
+            "It is tried again.",
+            id="the disk was full half-way",
+        ),
+        pytest.param(
+            a_pod(
+                fetched=Fetched(1 << 20, 3 << 20),
+                init_containers=(ContainerView("fetch", "running"),),
+            ),
+            "Starting",
+            "The pod fetches its model: 1048576 of 3145728 bytes, 33 %.",
+            id="it fetches its model",
+        ),
         pytest.param(a_pod(), "Starting", "The pod runs and is not ready yet", id="it starts"),
+        pytest.param(
+            a_pod(
+                unready_since=ago(60),
+                containers=(ContainerView("triton", "running", started=ago(30)),),
+            ),
+            "Starting",
+            "The pod runs and is not ready yet",
+            id="it was not ready before it was started",
+        ),
+        pytest.param(
+            a_pod(
+                unready_since=ago(30),
+                containers=(ContainerView("triton", "running", started=ago(60)),),
+            ),
+            "NotAnswering",
+            "The pod was ready, and is not since 03:59:30 UTC: its model does not answer",
+            id="it has stopped answering",
+        ),
         pytest.param(
             a_pod(deleting=True), "Draining", "finishes what it has begun", id="it drains"
         ),

@@ -11,11 +11,13 @@ import pytest
 
 from lepton_operator import names
 from lepton_operator.api.inference import RolloutStatus
+from lepton_operator.api.model import LeptonModel
 from lepton_operator.inference.plan import plan
 from lepton_operator.plan import Plan
 from lepton_operator.views import InferenceView, PodView, Refusal, Taint
 from tests.builders import NOW, a_node, ago
 from tests.plans import deleted, told
+from tests.steps import steps
 from tests.unit.inference.builders import (
     a_budget,
     a_door,
@@ -553,3 +555,28 @@ def test_pods_that_no_request_reaches_do_not_make_a_service_ready() -> None:
     for doors in ((), (a_door(ready=False),), (a_door(deleting=True),)):
         found = plan(replace(serving(OLD), doors=doors), NOW)
         assert told(found) == ("False", "DoorNotReady", "Reconciling")
+
+
+# Many pods
+
+
+def a_crowd(replicas: int) -> tuple[PodView, ...]:
+    return tuple(a_pod(index, ready=True) for index in range(replicas))
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(a_served_model(1), id="at rest"),
+        pytest.param(NEW_MODEL, id="all of them old"),
+        pytest.param(None, id="without its model"),
+    ],
+)
+def test_the_work_grows_with_the_pods_and_not_with_their_square(model: LeptonModel | None) -> None:
+    def view(replicas: int) -> InferenceView:
+        pods = a_crowd(replicas)
+        return replace(serving(*pods, replicas=replicas), model=model)
+
+    few, many = view(40), view(400)
+    plan(few, NOW)  # what is done once only
+    assert steps(lambda: plan(many, NOW)) < 12 * steps(lambda: plan(few, NOW))

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from lepton_operator import names
 from lepton_operator.build import serving
 from lepton_operator.build.serving import Target
-from tests.builders import defaults
+from lepton_operator.inference.plan import plan
+from tests.builders import NOW, a_model, defaults
 from tests.conftest import Golden
-from tests.unit.inference.builders import PORT, a_service, digest, revision
+from tests.unit.inference.builders import PORT, a_service, a_view, digest, revision
 
 TARGET = Target("digits", 3, digest(3))
 
@@ -35,7 +38,7 @@ def test_the_service(golden: Golden) -> None:
         ("2.70", "--allow-client-shm=false", None),
         ("3.0.0", "--allow-client-shm=false", None),
         ("2.51.0", "--trace-config=level=off", "--http-max-input-size=1073741824"),
-        ("2.70.0", "--http-max-input-size=1073741824", None),
+        ("2.60.0", "--http-max-input-size=1073741824", "--allow-client-shm=false"),
     ],
 )
 def test_a_server_gets_only_flags_that_it_knows(
@@ -130,7 +133,7 @@ def test_versions_are_compared_as_numbers(version: str, floor: str, *, older: bo
     assert serving.is_older(version, floor) is older
 
 
-def volumes(pod: dict[str, Any]) -> dict[str, Any]:
+def volumes(pod: Mapping[str, Any]) -> dict[str, Any]:
     return {each["name"]: each["emptyDir"] for each in pod["spec"]["volumes"] if "emptyDir" in each}
 
 
@@ -161,3 +164,52 @@ def test_no_serving_pod_can_write_its_root_or_has_a_token(spec: dict[str, Any]) 
     assert [each["readOnlyRootFilesystem"] for each in contexts] == [True, True]
     (models,) = (m for m in found["containers"][0]["volumeMounts"] if m["name"] == "models")
     assert models["readOnly"]
+
+
+@pytest.mark.parametrize(
+    ("model_bytes", "bound"),
+    [
+        pytest.param(None, {}, id="a size that nobody knows bounds nothing"),
+        pytest.param(1, {"sizeLimit": "65Mi"}, id="a small model has room beside it"),
+        pytest.param(7 * 2**30, {"sizeLimit": "7232Mi"}, id="a large one too"),
+    ],
+)
+def test_the_models_folder_is_bounded_by_the_size_of_the_version(
+    model_bytes: int | None, bound: dict[str, str]
+) -> None:
+    service = a_service()
+    resolved = serving.resolve(service, defaults(), model_bytes)
+    pod = serving.serving_pod(service, 0, revision(3, service), TARGET, resolved)
+    assert volumes(pod)["models"] == bound
+
+
+def test_the_size_of_a_version_reaches_its_pods_by_the_models_status() -> None:
+    version = {"version": 1, "digest": digest(1), "sizeBytes": 5 * 2**20}
+    listed = {"versions": [version], "served": {"version": 1, "digest": digest(1)}}
+    found = plan(a_view(model=a_model(status=listed)), NOW)
+    (pod,) = [each.manifest for each in found.create if each.manifest["kind"] == "Pod"]
+    assert volumes(pod)["models"] == {"sizeLimit": "69Mi"}
+    resolved = serving.Resolved.model_validate_json(pod["metadata"]["annotations"][names.RESOLVED])
+    assert resolved.models_space == "69Mi"
+
+
+def test_spread_and_eviction_are_preferred_and_allowed_unless_a_service_says_otherwise() -> None:
+    def found(pod: dict[str, Any]) -> tuple[str, str, str]:
+        (spread,) = pod["spec"]["topologySpreadConstraints"]
+        evicted = pod["metadata"]["annotations"]["cluster-autoscaler.kubernetes.io/safe-to-evict"]
+        return spread["topologyKey"], spread["whenUnsatisfiable"], evicted
+
+    own = {"topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "DoNotSchedule"}
+    assert found(a_serving_pod()) == ("kubernetes.io/hostname", "ScheduleAnyway", "true")
+    asked = a_serving_pod(spread=own, disruption={"safeToEvict": False})
+    assert found(asked) == ("topology.kubernetes.io/zone", "DoNotSchedule", "false")
+
+
+def test_everything_that_a_pod_writes_to_is_bounded_and_its_root_is_not_among_it() -> None:
+    service = a_service()
+    resolved = serving.resolve(service, defaults(), 1)
+    pod = serving.serving_pod(service, 0, revision(3, service), TARGET, resolved)
+    assert all("sizeLimit" in each for each in volumes(pod).values())
+    assert pod["spec"]["automountServiceAccountToken"] is False
+    for each in (*pod["spec"]["initContainers"], *pod["spec"]["containers"]):
+        assert each["securityContext"]["readOnlyRootFilesystem"]

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from lepton_operator import names
-from lepton_operator.api.inference import InferenceService
 from lepton_operator.api.model import LeptonModel
 from lepton_operator.api.training import TrainingJob
 from lepton_operator.build.steps import CONTAINER, Step
 from lepton_operator.plan import Plan
-from lepton_operator.views import ContainerView, ModelView, PodView
+from lepton_operator.views import ContainerView, ModelView, PodView, VersionUse
 from tests.builders import (
     NAMESPACE,
     a_model,
@@ -22,7 +21,6 @@ from tests.builders import (
     a_training_job,
     ago,
     defaults,
-    metadata,
     stamp,
 )
 
@@ -171,20 +169,14 @@ def a_finished_job(version: int, name: str = "train") -> TrainingJob:
     return a_training_job(name=name, output="digits", status={"output": output})
 
 
-def a_service(
-    name: str = "digits", *, version: int | None = None, serves: Sequence[int] = ()
-) -> InferenceService:
-    revisions = [
-        {"name": f"revision{each}", "version": each, "digest": digest(each)} for each in serves
-    ]
-    reference = {"name": "digits", **({"version": version} if version else {})}
-    return InferenceService.model_validate(
-        {
-            "metadata": metadata(name),
-            "spec": {"model": reference},
-            "status": {"revisions": revisions},
-        }
-    )
+def pinned(*versions: int) -> frozenset[VersionUse]:
+    """What services use that name these versions."""
+    return frozenset(VersionUse(each, pinned=True) for each in versions)
+
+
+def running(*versions: int) -> frozenset[VersionUse]:
+    """What services use that have pods of these versions."""
+    return frozenset(VersionUse(each, pinned=False) for each in versions)
 
 
 def a_view(model: LeptonModel | None = None, **more: Any) -> ModelView:

@@ -23,7 +23,6 @@ from tests.unit.models.builders import (
     SOURCE_DIGEST,
     a_failing,
     a_finished_job,
-    a_service,
     a_status,
     a_step_pod,
     a_told_version,
@@ -38,6 +37,8 @@ from tests.unit.models.builders import (
     failed,
     imported,
     indexed,
+    pinned,
+    running,
 )
 
 IMPORTED = {"digest": SOURCE_DIGEST, "version": 1}
@@ -131,7 +132,7 @@ def settled(start: ModelView) -> ModelView:
             view(
                 evaluation=GATE,
                 status=a_status(a_version(2, accuracy="0.95"), a_version(1)),
-                services=(a_service(version=1),),
+                uses=pinned(1),
             ),
             ["digits-evaluate-1-1"],
             id="and one that a service names",
@@ -140,7 +141,7 @@ def settled(start: ModelView) -> ModelView:
             view(
                 evaluation={**GATE, "dataset": "mnist"},
                 status=a_status(a_version(2, accuracy="0.95"), a_version(1, accuracy="0.95")),
-                services=(a_service(version=1),),
+                uses=pinned(1),
             ),
             ["digits-evaluate-2-1"],
             id="a changed dataset evaluates the newest version only",
@@ -242,8 +243,7 @@ def test_versions_too_old_to_be_kept_are_not_asked_for_for_ever() -> None:
 
 def test_the_newest_twenty_and_those_in_use_are_kept() -> None:
     many = [a_version(each) for each in range(30, 0, -1)]
-    services = (a_service("a", version=3), a_service("b", serves=[5]))
-    start = settled(view(status=a_status(*many), services=services))
+    start = settled(view(status=a_status(*many), uses=pinned(3) | running(5)))
     assert [each.version for each in start.model.status.versions] == [*range(30, 10, -1), 5, 3]
 
 
@@ -322,7 +322,7 @@ def test_every_evaluation_that_a_status_may_list_can_fail_in_it() -> None:
     start = view(
         evaluation=GATE,
         status=a_status(*(a_version(each) for each in numbers)),
-        services=tuple(a_service(version=each, name=f"pins-{each}") for each in numbers),
+        uses=pinned(*numbers),
         pods=tuple(failed(evaluate(each), "NoData", "no data") for each in numbers),
     )
     assert len(status(plan(start, NOW)).failing) == len(numbers)

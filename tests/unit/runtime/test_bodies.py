@@ -59,6 +59,11 @@ def test_a_running_pod() -> None:
     assert view.scheduled_since == datetime(2026, 11, 22, 4, 0, 1, tzinfo=UTC)
     assert view.sandbox_since == datetime(2026, 11, 22, 4, 0, 2, tzinfo=UTC)
     assert view.ready_since == datetime(2026, 11, 22, 4, 0, 5, tzinfo=UTC)
+    assert view.unready_since is None
+    ready = next(each for each in body["status"]["conditions"] if each["type"] == "Ready")
+    ready["status"] = "False"
+    stopped = bodies.pod_view(body)
+    assert (stopped.ready_since, stopped.unready_since) == (None, view.ready_since)
     assert view.labels == {"lepton.ai/rank": "0"}
     assert view.annotations == {"lepton.ai/attempt": "{}"}
     train, prepare = view.container("train"), view.container("prepare")

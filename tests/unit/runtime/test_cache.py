@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lepton_operator.cache import MAX_TOMBSTONE_SECONDS, Cache, Key
-from lepton_operator.views import PodView
+from lepton_operator.views import PodView, VersionUse
 from tests.unit.door.cluster import kubernetes_service
 from tests.unit.runtime import objects
 
@@ -180,10 +180,54 @@ def test_an_object_made_anew_under_its_old_name_is_another_one(cache: Cache) -> 
     assert cache.own(JOB) is own
 
 
-def test_a_job_wakes_the_model_that_it_hands_its_result_to(cache: Cache) -> None:
-    change = cache.put("TrainingJob", objects.job(version=2, model="digits"))
+def test_a_job_wakes_its_model_when_it_comes_hands_its_result_over_and_goes(cache: Cache) -> None:
+    began = cache.put("TrainingJob", objects.job("other", "job-2", model="digits"))
+    output = {"output": {"model": "digits", "version": 1}}
+    over = cache.put("TrainingJob", objects.job(version=2, model="digits", status=output))
+    gone = cache.remove("TrainingJob", objects.job(version=3, model="digits", status=output))
+    for change in (began, over, gone):
+        assert change
+        assert MODEL in cache.affected(change)
+
+
+def test_a_job_that_only_goes_on_does_not_wake_its_model(cache: Cache) -> None:
+    status = {"progress": {"step": 3}}
+    change = cache.put("TrainingJob", objects.job(version=2, model="digits", status=status))
     assert change
-    assert cache.affected(change) == {JOB, MODEL}
+    assert cache.affected(change) == {JOB}
+
+
+def a_user(version: int, *, pinned: int | None = None, runs: tuple[int, ...] = ()) -> Any:
+    body = objects.service(version=version)
+    body["spec"]["model"] |= {"version": pinned} if pinned else {}
+    return body | {"status": {"revisions": [{"version": each} for each in runs]}}
+
+
+def test_a_model_is_woken_when_a_service_uses_other_versions_of_it(cache: Cache) -> None:
+    woken = []
+    for number, body in enumerate(
+        (a_user(1), a_user(2, runs=(1,)), a_user(3, runs=(1,)), a_user(4, pinned=2, runs=(1,))), 1
+    ):
+        body["status"]["selector"] = str(number)
+        change = cache.put("InferenceService", body)
+        assert change
+        woken.append(MODEL in cache.affected(change))
+    assert woken == [False, True, False, True]
+    assert cache.uses("team", "digits") == {VersionUse(1, False), VersionUse(2, True)}
+
+
+def test_a_version_is_used_until_its_last_service_uses_it_no_more(cache: Cache) -> None:
+    cache.put("InferenceService", a_user(1, runs=(1,)))
+    other = objects.service("other", "svc-2") | {"status": {"revisions": [{"version": 1}]}}
+    cache.put("InferenceService", other)
+    cache.put("InferenceService", a_user(2, runs=(2,)))
+    assert {each.version for each in cache.uses("team", "digits")} == {1, 2}
+    change = cache.remove("InferenceService", other)
+    assert change
+    assert MODEL in cache.affected(change)
+    assert {each.version for each in cache.uses("team", "digits")} == {2}
+    cache.put("InferenceService", objects.service(version=3, model="else"))
+    assert cache.uses("team", "digits") == frozenset()
 
 
 def test_a_model_wakes_the_services_and_jobs_that_name_it(cache: Cache) -> None:
@@ -192,12 +236,12 @@ def test_a_model_wakes_the_services_and_jobs_that_name_it(cache: Cache) -> None:
     change = cache.put("LeptonModel", objects.model())
     assert change
     assert cache.affected(change) == {MODEL, JOB, SERVICE}
-    assert cache.users("team", "digits") == [SERVICE, JOB]
+    assert cache.jobs("team", "digits") == [JOB]
 
 
 def test_a_job_that_is_gone_is_no_user_of_its_model(cache: Cache) -> None:
     cache.remove("TrainingJob", objects.job(version=2, model="digits"))
-    assert cache.users("team", "digits") == []
+    assert cache.jobs("team", "digits") == []
 
 
 def test_a_pod_whose_owner_was_changed_is_the_first_owners_no_more(cache: Cache) -> None:

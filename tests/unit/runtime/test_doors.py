@@ -30,11 +30,10 @@ def woken(cache: Cache, kind: str, body: dict[str, Any]) -> set[Key]:
 def test_the_first_service_wakes_the_door_of_its_namespace() -> None:
     cache = Cache("nvidia.com/gpu")
     assert woken(cache, "InferenceService", objects.service()) >= {SERVICE, DOOR}
-    assert woken(cache, "InferenceService", objects.service(version=2)) == {
-        SERVICE,
-        Key("LeptonModel", "team", "digits"),
-    }
-    assert cache.own_keys() == [SERVICE, DOOR]
+    assert woken(cache, "InferenceService", objects.service(version=2)) == {SERVICE}
+    second = Key("InferenceService", "team", "second")
+    assert woken(cache, "InferenceService", objects.service("second", "svc-2")) == {second}
+    assert cache.own_keys() == [SERVICE, second, DOOR]
 
 
 def test_the_last_service_wakes_it_again(cache: Cache) -> None:
@@ -57,14 +56,41 @@ def test_its_pods_are_its_own_though_a_replica_set_controls_them(cache: Cache) -
     assert [pod.name for pod in cache.pods(own.uid)] == ["lepton-door-1"]
 
 
-def test_services_are_woken_only_when_a_door_begins_or_ceases_to_take_requests(
+def test_services_are_woken_when_the_first_door_takes_requests_and_when_the_last_ceases_to(
     cache: Cache,
 ) -> None:
-    assert woken(cache, "Pod", objects.door_pod(ready=False)) == {DOOR, SERVICE}
+    """A thousand services: what each door does besides must not have all of them looked at."""
+    assert woken(cache, "Pod", objects.door_pod(ready=False)) == {DOOR}
     assert woken(cache, "Pod", objects.door_pod(version=2)) == {DOOR, SERVICE}
     moved = objects.door_pod(version=3)
     moved["metadata"]["annotations"] = {"lepton.ai/note": "x"}
     assert woken(cache, "Pod", moved) == {DOOR}
+    assert woken(cache, "Pod", objects.door_pod("second", "door-2")) == {DOOR}
+    leaving = objects.door_pod(version=4)
+    leaving["metadata"]["deletionTimestamp"] = objects.CREATED
+    assert woken(cache, "Pod", leaving) == {DOOR}
+    change = cache.remove("Pod", objects.door_pod("second", "door-2", version=2))
+    assert change
+    assert cache.affected(change) == {DOOR, SERVICE}
+
+
+def test_several_changes_that_are_looked_at_together_hide_none(cache: Cache) -> None:
+    """After a list a first door that began, and one that ceased, are told at once."""
+    began = cache.put("Pod", objects.door_pod())
+    ceased = cache.put("Pod", objects.door_pod(version=2, ready=False))
+    assert began
+    assert ceased
+    assert SERVICE in cache.affected(began)
+    assert SERVICE in cache.affected(ceased)
+
+
+def test_a_service_whose_pod_drains_is_woken_by_every_door(cache: Cache) -> None:
+    cache.put("Pod", objects.door_pod("first", "door-0"))
+    cache.put("Pod", objects.serving_pod(since=objects.CREATED))
+    assert woken(cache, "Pod", objects.door_pod()) == {DOOR, SERVICE}
+    change = cache.remove("Pod", objects.door_pod(version=2))
+    assert change
+    assert cache.affected(change) == {DOOR, SERVICE}
 
 
 def test_a_door_of_another_namespace_wakes_nobody_here(cache: Cache) -> None:
@@ -91,6 +117,14 @@ def a_service_of_old(version: int, selected: str, port: int | str, announced: st
     body["metadata"]["annotations"] = {names.DOOR_PORT: announced}
     body["spec"]["selector"] = names.owner_labels(selected, "digits")
     return body
+
+
+def test_a_service_that_waits_to_be_led_to_all_doors_is_woken_by_each(cache: Cache) -> None:
+    cache.put("Pod", objects.door_pod("first", "door-0"))
+    cache.put("Service", a_service_of_old(1, "InferenceService", "http", "10000"))
+    assert woken(cache, "Pod", objects.door_pod()) == {DOOR, SERVICE}
+    cache.put("Service", a_service_of_old(2, "Door", 10_000))
+    assert woken(cache, "Pod", objects.door_pod(version=2, ready=False)) == {DOOR}
 
 
 def test_a_service_that_leads_past_the_doors_is_known_until_it_does_not(cache: Cache) -> None:

@@ -101,3 +101,22 @@ def test_a_new_generation_forgives_failures_and_a_status_does_not() -> None:
     before, after_status, after_spec = virtual_time.run(scenario())
     assert before == after_status > 5
     assert after_spec == 0
+
+
+def test_a_standby_follows_and_puts_nothing_on_the_queue() -> None:
+    async def scenario() -> tuple[bool, int]:
+        async def process(_: Key) -> Outcome:
+            return Outcome(End.SETTLED)
+
+        queue = WorkQueue[Key](
+            process,
+            workers=1,
+            patience_seconds=1,
+            metrics=Metrics(),
+            randomness=random.Random(0),  # noqa: S311
+        )
+        inbox = Inbox(Cache("nvidia.com/gpu"), queue)
+        inbox.receive("TrainingJob", "ADDED", objects.job())
+        return inbox.cache.own(JOB) is not None, queue.waiting
+
+    assert virtual_time.run(scenario()) == (True, 0)

@@ -21,12 +21,17 @@ LEDGER = {
 }
 
 
-def rendered(*statuses: dict[str, Any]) -> list[str]:
+def rendered(*statuses: dict[str, Any], leads: bool = True) -> list[str]:
     cache, registry = Cache("nvidia.com/gpu"), CollectorRegistry()
-    registry.register(LedgerCollector(cache))
+    registry.register(LedgerCollector(cache, lambda: leads))
     for version, status in enumerate(statuses, 1):
         cache.put("TrainingJob", objects.job(version=version, status=status))
     return generate_latest(registry).decode().splitlines()
+
+
+def test_a_standby_tells_no_ledger_or_each_job_would_count_twice() -> None:
+    lines = rendered({"ledger": LEDGER, "attempts": [LAST]}, leads=False)
+    assert not [line for line in lines if line.startswith("lepton_")]
 
 
 def test_a_ledger_is_told_by_class_and_use() -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
 
 from lepton_operator.cache import Cache, Key
-from lepton_operator.traffic import MAX_BYTES, Traffic, parse
+from lepton_operator.inquiry import MAX_BYTES, MOST_AT_ONCE, Inquiry, inquiry
+from lepton_operator.traffic import Traffic, parse
 from tests.unit.runtime import objects
 
 SERVICE = Key("InferenceService", "team", "digits")
@@ -45,15 +46,16 @@ class Door:
 class Asking:
     """A Traffic over a cache, and whom it woke."""
 
-    def __init__(self, cache: Cache, port: int, session: aiohttp.ClientSession) -> None:
+    def __init__(self, cache: Cache, port: int, asking: Inquiry) -> None:
         self.clock = Clock()
         self.woken: list[Key] = []
+        self.port = port
         self._traffic = Traffic(cache, port, self.clock)
-        self._session = session
+        self._asking = asking
 
     async def once(self) -> list[dict[str, int]]:
         """Ask once, and return what is told then, door by door."""
-        await self._traffic.ask_all(self._session, self.woken.append)
+        await self._traffic.ask_all(self._asking, self.woken.append)
         return [dict(each.in_flight) for each in self._traffic.told("team").values()]
 
 
@@ -64,8 +66,8 @@ async def asking(door: Door, cache: Cache) -> AsyncIterator[Asking]:
     runner = web.AppRunner(app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
-    async with aiohttp.ClientSession(auto_decompress=False) as session:
-        yield Asking(cache, runner.addresses[0][1], session)
+    async with inquiry() as found:
+        yield Asking(cache, runner.addresses[0][1], found)
     await runner.cleanup()
 
 
@@ -131,6 +133,7 @@ async def test_it_is_over_when_no_pod_drains_any_more() -> None:
         pytest.param({"10.0.0.1:8000": -1}, 200, id="less than nothing"),
         pytest.param({"10.0.0.1:8000": True}, 200, id="yes"),
         pytest.param(b" " * (MAX_BYTES + 1), 200, id="no end"),
+        pytest.param(b"[" * 100_000, 200, id="a deep one"),
     ],
 )
 async def test_an_answer_that_cannot_be_read_is_none(answer: Any, status: int) -> None:
@@ -156,3 +159,20 @@ async def test_a_door_that_nobody_listens_at_holds_up_nobody() -> None:
 
 def test_an_address_without_a_port_is_no_pod() -> None:
     assert parse(b'{"nonsense": 1}') == {"": 1}
+
+
+async def test_many_silent_doors_do_not_use_up_the_time_of_one_that_answers() -> None:
+    door = Door({"10.0.0.1:8000": 2})
+    cache = a_cache()
+    async with asking(door, cache) as asked:
+        addresses = [f"127.0.1.{number + 1}" for number in range(2 * MOST_AT_ONCE)]
+        silent = [socket.create_server((each, asked.port)) for each in addresses]
+        # The one that answers is the last.
+        cache.remove("Pod", objects.door_pod())
+        for number, address in enumerate(addresses):
+            cache.put("Pod", objects.door_pod(f"a-{number}", f"silent-{number}", address=address))
+        cache.put("Pod", objects.door_pod("z", "door-2"))
+        cache.put("Pod", draining())
+        assert await asked.once() == [{"10.0.0.1": 2}]
+        for each in silent:
+            each.close()

@@ -1,0 +1,1 @@
+"""What happens to services, and what of it their clients notice."""
