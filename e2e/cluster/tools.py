@@ -92,7 +92,8 @@ MODULES = (
     Module("k6", {"k6": "go.k6.io/k6"}, minutes=1),
 )
 # Who only wants a cluster does not wait for what tests it: that is built when it is asked for.
-OF_A_CLUSTER = tuple(
+_OF_TESTS = ("k6", "kstatus", "prometheus")
+OF_A_CLUSTER = tuple(each.name for each in MODULES if each.name not in _OF_TESTS)
     each.name for each in MODULES if each.name not in ("k6", "kstatus", "prometheus")
 )
 _OF_COMMAND = {command: module for module in MODULES for command in module.commands}

@@ -407,7 +407,7 @@ class Cache:
         elif isinstance(last, PodView):
             self._bury(last)
         elif isinstance(last, ScalerView):
-            self._unindex_scaler(entry.value if entry else None)
+            self._unindex_scaler(before)
         elif isinstance(last, NodeView):
             self._nodes.pop(uid, None)
             self._sorted_nodes = None
