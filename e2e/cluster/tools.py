@@ -94,8 +94,6 @@ MODULES = (
 # Who only wants a cluster does not wait for what tests it: that is built when it is asked for.
 _OF_TESTS = ("k6", "kstatus", "prometheus")
 OF_A_CLUSTER = tuple(each.name for each in MODULES if each.name not in _OF_TESTS)
-    each.name for each in MODULES if each.name not in ("k6", "kstatus", "prometheus")
-)
 _OF_COMMAND = {command: module for module in MODULES for command in module.commands}
 
 
