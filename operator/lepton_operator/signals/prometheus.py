@@ -18,6 +18,7 @@ MAX_BYTES = 64 << 20
 ANSWER_SECONDS = 5.0
 
 _SAMPLED = "sampled"
+_COUNTED_LABEL = "counted"
 _DOOR = {
     "envoy_http_downstream_rq_total": "arrivals",
     "envoy_http_downstream_rq_active": "active",
@@ -58,9 +59,12 @@ def query(matchers: Mapping[str, str], namespaces: Iterable[str] = ()) -> str:
     within = ",".join(chosen)
     counted = ",".join((f"__name__=~{_quoted(_COUNTED)}", *chosen))
     sampled = f"timestamp(envoy_http_downstream_rq_active{{{within}}})"
+    # `or` compares all labels but the name, which therefore becomes another label.
+    counts = f"sum by (__name__, namespace, service, pod) ({{{counted}}})"
+    times = f"max by (namespace, service, pod) ({sampled})"
     return (
-        f"sum by (__name__, namespace, service, pod) ({{{counted}}}) or label_replace("
-        f'max by (namespace, service, pod) ({sampled}), "__name__", "{_SAMPLED}", "", "")'
+        f'label_replace({counts}, "{_COUNTED_LABEL}", "$1", "__name__", "(.+)") or '
+        f'label_replace({times}, "{_COUNTED_LABEL}", "{_SAMPLED}", "", "")'
     )
 
 
@@ -95,7 +99,7 @@ def _rows(rows: Iterable[Any]) -> Iterator[Row]:
     for row in rows:
         try:
             metric, (_, text) = row["metric"], row["value"]
-            name, pod, value = metric["__name__"], metric["pod"], float(text)
+            name, pod, value = metric[_COUNTED_LABEL], metric["pod"], float(text)
             service = Service(metric["namespace"], metric["service"])
         except (KeyError, TypeError, ValueError):
             continue
