@@ -95,6 +95,14 @@ SERVED_BADLY: tuple[tuple[str, Mapping[str, Any], str], ...] = (
     ("space in words", {"scratchSpace": "lots"}, "scratchSpace"),
 )
 
+
+SCALED: dict[str, Any] = {"maxReplicas": 3, "target": {"latencyMilliseconds": 500}}
+
+
+def scheduled(**schedule: Any) -> dict[str, Any]:
+    return SCALED | {"schedules": [{"start": "0 8 * * *", "end": "0 18 * * *"} | schedule]}
+
+
 BAD = (
     job("a flag of torchrun", "torchrun's own flags", entrypoint=["--nnodes=2", "train.py"]),
     job("a module without its name", "'-m' and a module", entrypoint=["-m"]),
@@ -377,4 +385,43 @@ BAD = (
     ),
     service("a service without a model", "Required", model={}, rule=False),
     *(service(case, said, rule=False, **spec) for case, spec, said in SERVED_BADLY),
+    service(
+        "a minimum above the maximum",
+        "minReplicas may not be above maxReplicas",
+        autoscaling=SCALED | {"minReplicas": 5, "maxReplicas": 3},
+    ),
+    service(
+        "a latency of nothing",
+        "greater than or equal to 1",
+        autoscaling=SCALED | {"target": {"latencyMilliseconds": 0}},
+        rule=False,
+    ),
+    service(
+        "a percentile of all requests",
+        "less than or equal to 99",  # as the API server writes 99.9
+        autoscaling=SCALED | {"target": {"latencyMilliseconds": 500, "percentile": 100}},
+        rule=False,
+    ),
+    service(
+        "a schedule in a zone that cannot be one",
+        "should match",
+        autoscaling=scheduled(timeZone="next to Berlin", minReplicas=2),
+        rule=False,
+    ),
+    service(
+        "a schedule that changes nothing",
+        "set at least one",
+        autoscaling=scheduled(),
+    ),
+    service(
+        "a schedule with a minimum above its maximum",
+        "schedules: minReplicas may not be above maxReplicas",
+        autoscaling=scheduled(minReplicas=3, maxReplicas=2),
+    ),
+    service(
+        "a schedule of four fields",
+        "should match",
+        autoscaling=scheduled(start="0 8 * *", minReplicas=2),
+        rule=False,
+    ),
 )

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
+from lepton_operator.api.autoscaling import Autoscaling
 from lepton_operator.api.common import (
     MAX_NAME_LENGTH,
     MAX_VERSION,
@@ -206,6 +207,10 @@ class InferenceServiceSpec(PodSettings):
     model: ModelReference = Field(description="model is what is served.")
     replicas: Annotated[int, Field(ge=0, le=MAX_REPLICAS)] = Field(
         default=1, description="replicas is the number of pods; `kubectl scale` and an HPA set it."
+    )
+    autoscaling: Autoscaling | None = Field(
+        default=None,
+        description="autoscaling chooses replicas. Unset: they are what replicas says.",
     )
     resources: Resources | None = Field(
         default=None,

@@ -28,7 +28,7 @@ from lepton_operator.settings import Triton
 from lepton_operator.views import InferenceView, PodView
 
 # What is no word about pods, so that it replaces none.
-_NOT_OF_PODS = frozenset({"model", "replicas", "limits", "rollout", "disruption"})
+_NOT_OF_PODS = frozenset({"model", "replicas", "autoscaling", "limits", "rollout", "disruption"})
 
 
 @dataclass(frozen=True, slots=True)

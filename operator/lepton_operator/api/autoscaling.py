@@ -1,0 +1,153 @@
+"""InferenceService.spec.autoscaling: the latency that is asked for, and how the number may move."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
+
+from lepton_operator.api.common import ApiModel, Rule, cel_rules
+
+MAX_AUTOSCALED = 1000
+MAX_LATENCY_MILLISECONDS = 600_000
+# autoscaling/v2's own bounds.
+MAX_WINDOW_SECONDS = 3600
+MAX_PERIOD_SECONDS = 1800
+
+Replicas = Annotated[int, Field(ge=1, le=MAX_AUTOSCALED)]
+
+
+# CEL cannot ask whether a zone exists: the operator does (autoscale.schedules.problem), and says so.
+TimeZone = Annotated[
+    str, StringConstraints(min_length=1, max_length=64, pattern="^[A-Za-z0-9+_/-]+$")
+]
+
+# Five fields of digits, names, and * , - / : what they mean the operator reads, and says.
+Cron = Annotated[
+    str,
+    StringConstraints(max_length=128, pattern=r"^[0-9A-Za-z*,/#-]+( +[0-9A-Za-z*,/#-]+){4}$"),
+]
+
+_BOUNDS = Rule(
+    "self.minReplicas <= self.maxReplicas",
+    "autoscaling: minReplicas may not be above maxReplicas",
+    lambda bounds: bounds.min_replicas <= bounds.max_replicas,
+)
+_SCHEDULED_BOUNDS = Rule(
+    "!has(self.minReplicas) || !has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
+    "schedules: minReplicas may not be above maxReplicas",
+    lambda bounds: (
+        bounds.min_replicas is None
+        or bounds.max_replicas is None
+        or bounds.min_replicas <= bounds.max_replicas
+    ),
+)
+_SOMETHING = Rule(
+    "has(self.minReplicas) || has(self.maxReplicas)",
+    "schedules: one without minReplicas and maxReplicas changes nothing: set at least one",
+    lambda bounds: bounds.min_replicas is not None or bounds.max_replicas is not None,
+)
+
+
+class LatencyTarget(ApiModel):
+    """the latency that is asked for"""
+
+    latency_milliseconds: Annotated[int, Field(ge=1, le=MAX_LATENCY_MILLISECONDS)] = Field(
+        description="latencyMilliseconds that a request may take, from the door's first byte of it "
+        "to its last byte of the answer."
+    )
+    percentile: Annotated[float, Field(ge=50, le=99.9)] = Field(
+        default=95,
+        description="percentile of requests that are to take no longer. It is also the price of "
+        "lateness: at 95 a late request weighs as much as twenty requests' GPU time.",
+    )
+
+
+class ScalingPolicy(ApiModel):
+    """how much may change in a time, as in autoscaling/v2"""
+
+    type: Literal["Pods", "Percent"] = Field(description="type of value.")
+    value: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        description="value: so many pods, or percent of the present ones."
+    )
+    period_seconds: Annotated[int, Field(ge=1, le=MAX_PERIOD_SECONDS)] = Field(
+        description="periodSeconds in which no more than that changes."
+    )
+
+
+class ScalingRules(ApiModel):
+    """limits in one direction, as in autoscaling/v2; unset, there is none"""
+
+    stabilization_window_seconds: Annotated[int, Field(ge=0, le=MAX_WINDOW_SECONDS)] | None = Field(
+        default=None,
+        description="stabilizationWindowSeconds: the number goes only where every decision of this "
+        "time would have let it go. Unset: up at once, down by the law's own reckoning.",
+    )
+    select_policy: Literal["Max", "Min", "Disabled"] = Field(
+        default="Max",
+        description="selectPolicy: of several policies the one that lets through the most, or the "
+        "least; Disabled lets nothing through in this direction.",
+    )
+    policies: Annotated[tuple[ScalingPolicy, ...], Field(max_length=10)] = Field(
+        default=(), description="policies that limit a change."
+    )
+
+
+class Behavior(ApiModel):
+    """how fast the number may change, as in autoscaling/v2"""
+
+    scale_up: ScalingRules | None = Field(
+        default=None, description="scaleUp: limits on the way up."
+    )
+    scale_down: ScalingRules | None = Field(
+        default=None, description="scaleDown: limits on the way down."
+    )
+
+
+class Schedule(ApiModel):
+    """other bounds from each time that start names to the next that end names"""
+
+    start: Cron = Field(
+        description="start: a cron expression of five fields, e.g. `0 8 * * 1-5`. Replicas are "
+        "asked for earlier by what they take to start."
+    )
+    end: Cron = Field(description="end: a cron expression of five fields.")
+    time_zone: TimeZone = Field(default="UTC", description="timeZone of both; IANA's name.")
+    min_replicas: Replicas | None = Field(
+        default=None, description="minReplicas in this time. Unset: as at other times."
+    )
+    max_replicas: Replicas | None = Field(
+        default=None, description="maxReplicas in this time. Unset: as at other times."
+    )
+
+    model_config = ApiModel.model_config | ConfigDict(
+        json_schema_extra=cel_rules(_SOMETHING, _SCHEDULED_BOUNDS)
+    )
+
+    @model_validator(mode="after")
+    def _keep_the_rules(self) -> Self:
+        for rule in (_SOMETHING, _SCHEDULED_BOUNDS):
+            rule.check(self)
+        return self
+
+
+class Autoscaling(ApiModel):
+    """the number of replicas is the operator's to choose, for a latency at the least cost"""
+
+    min_replicas: Replicas = Field(default=1, description="minReplicas: never fewer.")
+    max_replicas: Replicas = Field(description="maxReplicas: never more.")
+    target: LatencyTarget = Field(description="target that the replicas are to meet.")
+    behavior: Behavior | None = Field(
+        default=None, description="behavior: how fast the number may change. Unset: no limit."
+    )
+    schedules: Annotated[tuple[Schedule, ...], Field(max_length=20)] = Field(
+        default=(),
+        description="schedules: other bounds at certain times; where several hold, the highest.",
+    )
+
+    model_config = ApiModel.model_config | ConfigDict(json_schema_extra=cel_rules(_BOUNDS))
+
+    @model_validator(mode="after")
+    def _keep_the_rules(self) -> Self:
+        _BOUNDS.check(self)
+        return self

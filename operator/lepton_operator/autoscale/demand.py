@@ -1,0 +1,94 @@
+"""The rate of requests: now, at its most within a start-up, and where it goes.
+
+A short window sees a jump at once and is noisy; a long one is neither. So the rate is the highest
+of the means over windows of 1, 2, 4, ... samples up to a start-up, each less its own standard
+error, which for n requests of a Poisson process is sqrt(n).
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from itertools import pairwise
+from statistics import median
+from typing import NamedTuple
+
+from lepton_operator.autoscale.values import Moment
+
+# Five changes between blocks of a fourth of the horizon: a step makes two of them at most, so their
+# median is not moved by one, wherever it lies.
+_BLOCKS, _CHANGES = 4, 5
+# Standard errors: noise alone looks like this once in 740 times.
+_CERTAIN = 3
+
+
+class Coming(NamedTuple):
+    """The demand that a steady change leads to."""
+
+    rate: float  # requests a second at the horizon, if it grows; else 0
+    falling: bool
+
+
+def newest_rate(moments: tuple[Moment, ...], time: float, arrivals: float) -> float:
+    """Return the mean rate since the last moment."""
+    if not moments:
+        return 0.0
+    return (arrivals - moments[-1].arrivals) / (time - moments[-1].time)
+
+
+def envelope(
+    moments: tuple[Moment, ...], time: float, arrivals: float, longest_seconds: float
+) -> float:
+    """Return the highest lower bound of the rate over windows of all scales."""
+    highest, back = 0.0, 1
+    while back <= len(moments):
+        moment = moments[-back]
+        seconds, count = time - moment.time, arrivals - moment.arrivals
+        if back > 1 and seconds > longest_seconds:
+            break
+        highest = max(highest, (count - math.sqrt(count)) / seconds)
+        back *= 2
+    return highest
+
+
+def most_within(moments: tuple[Moment, ...], since: float) -> float:
+    """Return the highest rate since a time."""
+    return max((moment.rate for moment in _since(moments, since)), default=0.0)
+
+
+def coming(moments: tuple[Moment, ...], horizon_seconds: float) -> Coming:
+    """Return where a steady change leads: what lasted for a horizon goes on for another one.
+
+    Of what has lasted for a time, half lasts for as long again (Lindy's law, the scale-free prior).
+    The change is the median of those between blocks of a fourth of the horizon, times the share of
+    it that the noise of counting does not explain: its square over that plus its error's square.
+    """
+    block = horizon_seconds / _BLOCKS
+    end = moments[-1].time if moments else 0.0
+    if not moments or moments[0].time > end - block * (_CHANGES + 1):
+        return Coming(0.0, falling=False)
+    counts = [arrivals_at(moments, end - block * back) for back in range(_CHANGES + 2)]
+    rates = [(late - early) / block for late, early in pairwise(counts)]
+    change = median(late - early for late, early in pairwise(rates))
+    # A change has the noise of two blocks; a median of n has pi/2 of the variance of their mean.
+    error = math.sqrt(math.pi / _CHANGES * max(rates[0], 1 / block) / block)
+    sure = change**2 / (change**2 + error**2)
+    # The newest block's mean is half a block old.
+    rate = rates[0] + (_BLOCKS + 0.5) * change * sure
+    return Coming(rate if change > 0 else 0.0, falling=change < -_CERTAIN * error)
+
+
+def arrivals_at(moments: tuple[Moment, ...], time: float) -> float:
+    """Return the cumulative arrivals at a time, linear between moments."""
+    place = bisect_left(moments, time, key=lambda moment: moment.time)
+    if place == 0:
+        return moments[0].arrivals
+    if place == len(moments):
+        return moments[-1].arrivals
+    before, after = moments[place - 1], moments[place]
+    part = (time - before.time) / (after.time - before.time)
+    return before.arrivals + part * (after.arrivals - before.arrivals)
+
+
+def _since(moments: tuple[Moment, ...], time: float) -> tuple[Moment, ...]:
+    return moments[bisect_left(moments, time, key=lambda moment: moment.time) :]

@@ -1,0 +1,141 @@
+"""What the model takes, learned while it runs: execution by batch size, and how requests wait.
+
+A batch of b takes T(b) = t0 + t1 b (least squares over what was seen). A replica serves b / T(b)
+requests a second with the largest batch that a request can meet twice: the one before it, and its
+own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from lepton_operator.autoscale.queueing import Door, mean_wait
+from lepton_operator.autoscale.values import Samples, Service, Spec
+
+# The mean of a thousand exponential times has a standard error of three percent.
+_MEMORY_REQUESTS = 1000.0
+# Poisson arrivals and constant service, which inference nearly has: (1 + 0) / 2. Less is not
+# believed: a time of regular arrivals says nothing of the next.
+_LEAST_VARIABILITY = 0.5
+_MOST_VARIABILITY = 50.0
+# That prior weighs as much as a hundred requests that wait for one service each.
+_PRIOR_WAITS = 100.0
+# What was answered in such a time came after what had piled up; formulas of a steady state hold.
+_CALM_SECONDS = 30.0
+_STEADY = 0.9
+# Batches of two, once in a hundred.
+_ONE_BY_ONE = 1.01
+# The least latency seen is forgotten by doubling in a day: models and pods change.
+_FORGET_SECONDS = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """The service as the law counts with it."""
+
+    seconds_alone: float  # how long one request takes, alone
+    seconds_batched: float  # how long the batch takes that a replica is counted with
+    work_seconds: float  # of one replica, for one request
+    variability: float
+
+
+def learn(service: Service, before: Samples, now: Samples, rate: float, door: Door) -> Service:
+    """Take in what was completed between two samples."""
+    done = _grown(before.completions, now.completions)
+    took = _grown(before.latency_seconds, now.latency_seconds)
+    if done < 1 or took <= 0:
+        return service
+    least = min(took / done, _forgotten(service.least_latency, now.time - before.time))
+    service = replace(service, least_latency=least)
+    executed = _executed(before, now)
+    if executed is not None:
+        service = _execution(service, done, *executed)
+    return _waits(service, (before, now), rate, door)
+
+
+def model(service: Service, spec: Spec) -> Model | None:
+    """Return what is known of the model, or None before anything was."""
+    if service.weight == 0:
+        if service.least_latency is None:
+            return None
+        alone = batched = work = service.least_latency
+    else:
+        fixed, each = _batch_time(service)
+        alone = fixed + each
+        size = _batch_size(fixed, each, spec)
+        batched = fixed + each * size
+        work = batched / size
+    prior = _PRIOR_WAITS * work
+    variability = (service.waited + _LEAST_VARIABILITY * prior) / (service.foretold + prior)
+    return Model(alone, batched, work, min(max(variability, _LEAST_VARIABILITY), _MOST_VARIABILITY))
+
+
+def _grown(before: float, now: float) -> float:
+    """Return a counter's growth: one that fell has begun again at 0."""
+    return now - before if now >= before else now
+
+
+def _forgotten(least: float | None, seconds: float) -> float:
+    return float("inf") if least is None else least * 2 ** (seconds / _FORGET_SECONDS)
+
+
+def _executed(before: Samples, now: Samples) -> tuple[float, float] | None:
+    """Return the seconds that executions took, summed over requests, and the number of batches."""
+    if now.compute_seconds is None or before.compute_seconds is None:
+        return None
+    seconds = _grown(before.compute_seconds, now.compute_seconds)
+    batches = _grown(before.batches or 0.0, now.batches or 0.0)
+    return (seconds, batches) if seconds > 0 and batches >= 1 else None
+
+
+def _execution(service: Service, done: float, seconds: float, batches: float) -> Service:
+    kept = max(0.0, 1 - done / _MEMORY_REQUESTS)
+    each, size = seconds / done, max(1.0, done / batches)
+    return replace(
+        service,
+        weight=service.weight * kept + done,
+        seconds=service.seconds * kept + done * each,
+        size=service.size * kept + done * size,
+        size_squared=service.size_squared * kept + done * size**2,
+        seconds_size=service.seconds_size * kept + done * each * size,
+    )
+
+
+def _batch_time(service: Service) -> tuple[float, float]:
+    """Return t0 and t1; of one size only, all of it is taken for t1: nothing speaks for more."""
+    seconds, size = service.seconds / service.weight, service.size / service.weight
+    spread = service.size_squared / service.weight - size**2
+    if spread <= 1e-3 * size**2:
+        return 0.0, seconds / size
+    slope = (service.seconds_size / service.weight - seconds * size) / spread
+    slope = min(max(slope, 0.0), seconds / size)
+    return seconds - slope * size, slope
+
+
+def _batch_size(fixed: float, each: float, spec: Spec) -> int:
+    if each <= 0:
+        return spec.max_batch
+    return int(min(max(1.0, (spec.target_seconds / 2 - fixed) / each), spec.max_batch))
+
+
+def _waits(service: Service, between: tuple[Samples, Samples], rate: float, door: Door) -> Service:
+    """Compare how long requests waited with M/M/c, once nothing has piled up for a while."""
+    before, now = between
+    if now.ready != before.ready or now.in_flight > 2 * now.ready:
+        return replace(service, calm_since=None)
+    if service.calm_since is None:
+        return replace(service, calm_since=now.time)
+    if service.weight == 0 or service.size > _ONE_BY_ONE * service.weight:
+        return service
+    seconds, done = service.seconds / service.weight, _grown(before.completions, now.completions)
+    offered = rate * seconds
+    if now.time - service.calm_since < _CALM_SECONDS or offered >= _STEADY * now.ready:
+        return service
+    own, others = mean_wait(now.ready, offered, door)
+    kept = max(0.0, 1 - done / _MEMORY_REQUESTS)
+    took = _grown(before.latency_seconds, now.latency_seconds)
+    return replace(
+        service,
+        waited=service.waited * kept + max(0.0, took - done * (1 + others) * seconds),
+        foretold=service.foretold * kept + done * own * seconds,
+    )

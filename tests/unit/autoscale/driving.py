@@ -1,0 +1,64 @@
+"""Samples of a service as the doors would show it, for tests of the law."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+
+from lepton_operator.autoscale.law import decide
+from lepton_operator.autoscale.values import Decision, History, Samples, Spec
+
+INTERVAL = 2.0
+SERVICE_SECONDS = 0.1
+
+SPEC = Spec(target_seconds=0.5, percentile=95.0, min_replicas=1, max_replicas=20)
+
+
+@dataclass
+class Drive:
+    """A service that does at once what is decided; in flight is what Little's law says."""
+
+    spec: Spec = SPEC
+    ready: int = 3
+    startup_seconds: float = 60.0
+    time: float = 0.0
+    arrivals: float = 0.0
+    history: History = field(default_factory=History)
+    decision: Decision | None = None
+
+    def step(self, rate: float, in_flight: float | None = None) -> Decision:
+        first = self.decision is None
+        if not first:
+            self.time += INTERVAL
+            self.arrivals += rate * INTERVAL
+        samples = Samples(
+            time=self.time,
+            arrivals=self.arrivals,
+            in_flight=rate * SERVICE_SECONDS if in_flight is None else in_flight,
+            completions=self.arrivals,
+            latency_seconds=self.arrivals * SERVICE_SECONDS,
+            ready=self.ready,
+            startups_seconds=(self.startup_seconds,) if first else (),
+            compute_seconds=self.arrivals * SERVICE_SECONDS,
+            batches=self.arrivals,
+        )
+        self.decision = self.feed(samples)
+        self.ready = self.decision.replicas
+        return self.decision
+
+    def feed(self, samples: Samples) -> Decision:
+        decision = decide(self.spec, samples, self.history, samples.time)
+        self.history = decision.history
+        return decision
+
+    def run(self, seconds: float, rate: float | Callable[[float], float]) -> Iterator[Decision]:
+        for _ in range(round(seconds / INTERVAL)):
+            yield self.step(rate(self.time) if callable(rate) else rate)
+
+    def last(self, seconds: float, rate: float | Callable[[float], float]) -> Decision:
+        *_, decision = self.run(seconds, rate)
+        return decision
+
+
+def with_spec(**changes: object) -> Drive:
+    return Drive(replace(SPEC, **changes))  # type: ignore[arg-type]  # fields of Spec

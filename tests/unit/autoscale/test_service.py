@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from lepton_operator.autoscale.queueing import Door
+from lepton_operator.autoscale.service import learn, model
+from lepton_operator.autoscale.values import Samples, Service, Spec
+
+DOOR = Door(doors=1)
+SPEC = Spec(target_seconds=0.5, percentile=95.0)
+ZERO = Samples(0.0, 0, 1, 0, 0.0, 4, compute_seconds=0.0, batches=0)
+
+
+def served(
+    before: Samples, *, requests: float, batch: float, each: float, wait: float = 0.0
+) -> Samples:
+    """Return samples 2 s later, after batches that took `each` seconds."""
+    return replace(
+        before,
+        time=before.time + 2,
+        arrivals=before.arrivals + requests,
+        completions=before.completions + requests,
+        latency_seconds=before.latency_seconds + requests * (each + wait),
+        compute_seconds=(before.compute_seconds or 0) + requests * each,
+        batches=(before.batches or 0) + requests / batch,
+    )
+
+
+def test_nothing_is_known_before_a_request_was_answered() -> None:
+    assert model(Service(), SPEC) is None
+    assert learn(Service(), ZERO, replace(ZERO, time=2.0), 0.0, DOOR) == Service()
+
+
+def test_the_service_time_is_tritons() -> None:
+    service = learn(
+        Service(), ZERO, served(ZERO, requests=40, batch=1, each=0.1, wait=0.3), 20, DOOR
+    )
+    found = model(service, SPEC)
+    assert found is not None
+    assert found.seconds_alone == pytest.approx(0.1)
+    assert found.work_seconds == pytest.approx(0.1)
+
+
+def test_without_triton_it_is_the_least_mean_latency() -> None:
+    before, service = replace(ZERO, compute_seconds=None, batches=None), Service()
+    for wait in (0.2, 0.02, 0.4):
+        after = replace(
+            served(before, requests=40, batch=1, each=0.1, wait=wait),
+            compute_seconds=None,
+            batches=None,
+        )
+        service, before = learn(service, before, after, 20, DOOR), after
+    found = model(service, SPEC)
+    assert found is not None
+    assert found.work_seconds == pytest.approx(0.12, rel=1e-3)
+
+
+def test_what_batches_save_is_learned() -> None:
+    service, before = Service(), ZERO
+    for size in (1, 2, 4, 8, 4, 2, 1):
+        after = served(before, requests=40, batch=size, each=0.05 + 0.01 * size)
+        service, before = learn(service, before, after, 20, DOOR), after
+    found = model(service, replace(SPEC, max_batch=16))
+    assert found is not None
+    assert found.seconds_alone == pytest.approx(0.06)
+    # A batch of 16 takes 0.21 s, and a request can meet two of them within 0.5 s.
+    assert found.seconds_batched == pytest.approx(0.21)
+    assert found.work_seconds == pytest.approx(0.21 / 16)
+
+
+def test_a_batch_is_no_larger_than_the_target_lets_it() -> None:
+    service, before = Service(), ZERO
+    for size in (1, 2, 4, 8):
+        after = served(before, requests=40, batch=size, each=0.05 + 0.05 * size)
+        service, before = learn(service, before, after, 20, DOOR), after
+    found = model(service, replace(SPEC, max_batch=64))
+    assert found is not None
+    assert found.seconds_batched == pytest.approx(0.25)
+
+
+def test_one_size_of_batches_says_nothing_of_larger_ones() -> None:
+    service = learn(Service(), ZERO, served(ZERO, requests=40, batch=1, each=0.1), 20, DOOR)
+    found = model(service, replace(SPEC, max_batch=8))
+    assert found is not None
+    assert found.work_seconds == pytest.approx(0.1)
+
+
+def test_a_counter_that_begins_again_is_no_loss() -> None:
+    service = learn(Service(), ZERO, served(ZERO, requests=40, batch=1, each=0.1), 20, DOOR)
+    high = replace(ZERO, completions=1e6, latency_seconds=1e5, compute_seconds=1e5, batches=1e6)
+    after = replace(served(ZERO, requests=40, batch=1, each=0.1), time=2.0, latency_seconds=4.0)
+    found = model(learn(service, high, after, 20, DOOR), SPEC)
+    assert found is not None
+    assert found.work_seconds == pytest.approx(0.1)
+
+
+def calm(wait: float, seconds: int) -> Service:
+    service, before = Service(), ZERO
+    for _ in range(seconds // 2):
+        after = served(before, requests=60, batch=1, each=0.1, wait=wait)
+        service, before = learn(service, before, after, 30.0, DOOR), after
+    return service
+
+
+def test_longer_waits_than_foretold_are_variability() -> None:
+    usual, longer = model(calm(0.02, 300), SPEC), model(calm(0.2, 300), SPEC)
+    assert usual is not None
+    assert longer is not None
+    assert longer.variability > 2 * usual.variability >= 1
+
+
+def test_what_waited_because_it_had_piled_up_is_not() -> None:
+    service, before = Service(), replace(ZERO, in_flight=400)
+    for _ in range(100):
+        after = served(before, requests=60, batch=1, each=0.1, wait=9.0)
+        service, before = learn(service, before, after, 30.0, DOOR), after
+    found = model(service, SPEC)
+    assert found is not None
+    assert found.variability == 0.5
