@@ -39,7 +39,8 @@ class Meter:
     """Of one service. A pod that is seen for the first time begins with what it counted before.
 
     That is too little by what a new door counted before its first sample, and never too much: what
-    a door counted while nobody looked may be of days ago.
+    a door counted while nobody looked may be of days ago. A sample that is no newer than the one
+    before is that one: two sources may tell the same counts, one of them later.
     """
 
     counts: Counts | None = None
@@ -50,22 +51,27 @@ class Meter:
         if not counts.doors:
             return None
         before = self.counts or counts
-        doors = [
-            _since(before.doors.get(pod, counted), counted) for pod, counted in counts.doors.items()
-        ]
-        tritons = [
-            _since(before.tritons.get(pod, counted), counted)
-            for pod, counted in counts.tritons.items()
-        ]
-        newest = max(each.at for each in counts.doors.values())
-        silent = {
-            pod: counted
-            for pod, counted in before.doors.items()
-            if newest - counted.at < _FORGOTTEN_SECONDS
+        newest = {
+            pod: _newer(before.doors.get(pod, counted), counted)
+            for pod, counted in counts.doors.items()
         }
-        self.counts = Counts({**silent, **counts.doors}, counts.tritons)
+        doors = [_since(before.doors.get(pod, each), each) for pod, each in newest.items()]
+        tritons = [
+            _since(before.tritons.get(pod, each), each) for pod, each in counts.tritons.items()
+        ]
+        self.counts = Counts({**_remembered(before, newest), **newest}, counts.tritons)
         self.totals = _added(self.totals, doors, tritons)
         return self.totals
+
+
+def _newer(before: DoorCounts, after: DoorCounts) -> DoorCounts:
+    return after if after.at > before.at else before
+
+
+def _remembered(before: Counts, newest: dict[str, DoorCounts]) -> dict[str, DoorCounts]:
+    """Return what is known of doors that missed this look."""
+    at = max(each.at for each in newest.values())
+    return {pod: each for pod, each in before.doors.items() if at - each.at < _FORGOTTEN_SECONDS}
 
 
 def _since(before: Counted, after: Counted) -> Counted:

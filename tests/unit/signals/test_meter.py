@@ -86,3 +86,8 @@ def test_what_tritons_counted_is_in_seconds() -> None:
     assert totals is not None
     assert (totals.batched_requests, totals.batches) == (6, 3)
     assert (totals.queue_seconds, round(totals.compute_seconds, 9)) == (0.5, 0.6)
+
+
+def test_a_sample_that_is_no_newer_is_none() -> None:
+    looks = doors(a=(0, 10, 0)), doors(a=(4, 20, 0)), doors(a=(2, 15, 0)), doors(a=(6, 21, 0))
+    assert arrivals(*looks) == [0, 10, 10, 11]
