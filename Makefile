@@ -100,7 +100,7 @@ images: venv  ## build every image whose inputs changed; on another base: BASE=p
 images-push: venv  ## push them, and write images.json for the chart: REGISTRY=registry/path
 	@test -n "$(REGISTRY)" || { echo "Say where to: make images-push REGISTRY=registry/path"; exit 2; }
 	$(RUN) -m images push --registry $(REGISTRY) --values images.json $(ON_BASE) \
-		operator agent trainer triton door store
+		operator agent trainer triton door store prometheus
 
 ##@ Benchmarks (a table, and a JSON object as the last line)
 

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parent.parent
 CHART = ROOT / "charts" / "lepton-operator"
 RELEASE = "lepton"
 SYSTEM = "lepton-system"
-IMAGES = ("operator", "agent", "trainer", "triton", "door", "store")
+IMAGES = ("operator", "agent", "trainer", "triton", "door", "store", "prometheus")
 TEST_IMAGES = ("torch", "debian")  # of users: Python and torch only, and one whose user is root
 # images/triton is the newest that PyPI has for any machine, and older than the chart's floor.
 TRITON = {"version": "2.51.0", "minimumVersion": "2.51.0"}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from e2e.cluster.progress import Progress
-from images import mnist, rootfs, store_server
+from images import mnist, prometheus_server, rootfs, store_server
 from images.errors import ImageError
 
 ROOT = Path(__file__).parent.parent
@@ -72,6 +72,12 @@ IMAGES = {
             parent="base",
             duration="a minute",
             artefacts=(Artefact(store_server.make, "bin", store_server.DECIDED_BY),),
+        ),
+        Image(
+            "prometheus",
+            parent="base",
+            duration="4 minutes",
+            artefacts=(Artefact(prometheus_server.make, "bin", prometheus_server.DECIDED_BY),),
         ),
         Image(
             "operator",

@@ -30,6 +30,7 @@ class Module:
     commands: dict[str, str]
     minutes: float
     ldflags: str = "-s -w"
+    tags: str = ""
 
     @property
     def source(self) -> Path:
@@ -46,7 +47,7 @@ class Module:
         """The first 12 hex digits of the sha256 of what decides the build."""
         files = [self.source / "go.mod", self.source / "go.sum", *sorted(self.source.glob("*.go"))]
         content = b"".join(file.read_bytes() for file in files if file.exists())
-        return hashlib.sha256(content).hexdigest()[:12]
+        return hashlib.sha256(content + self.tags.encode()).hexdigest()[:12]
 
     @property
     def folder(self) -> Path:
@@ -75,13 +76,24 @@ MODULES = (
     Module("coredns", {"coredns": "github.com/coredns/coredns"}, minutes=2),
     Module("kwok", {"kwok": "sigs.k8s.io/kwok/cmd/kwok"}, minutes=1),
     Module("versitygw", {"versitygw": "github.com/versity/versitygw/cmd/versitygw"}, minutes=1),
+    Module(
+        "prometheus",
+        {
+            command: f"github.com/prometheus/prometheus/cmd/{command}"
+            for command in ("prometheus", "promtool")
+        },
+        minutes=4,
+        # Of some thirty ways to find targets, the one of Kubernetes.
+        tags="remove_all_sd,enable_kubernetes_sd",
+    ),
     Module("helm", {"helm": "helm.sh/helm/v3/cmd/helm"}, minutes=1),
     Module("pause", {"pause": "."}, minutes=0.2),
     Module("kstatus", {"kstatus": "."}, minutes=1),
     Module("k6", {"k6": "go.k6.io/k6"}, minutes=1),
 )
 # Who only wants a cluster does not wait for what tests it: that is built when it is asked for.
-OF_A_CLUSTER = tuple(each.name for each in MODULES if each.name not in ("k6", "kstatus"))
+_OF_TESTS = ("k6", "kstatus", "prometheus")
+OF_A_CLUSTER = tuple(each.name for each in MODULES if each.name not in _OF_TESTS)
 _OF_COMMAND = {command: module for module in MODULES for command in module.commands}
 
 
@@ -131,10 +143,10 @@ def _build(module: Module, work: Path, progress: Progress) -> None:
     output = work / module.name
     output.mkdir()
     listing = _Step(module, work, progress, f"{title}: fetching sources")
-    total = len(listing.run(["go", "list", "-deps", *packages]))
+    total = len(listing.run(["go", "list", "-deps", "-tags", module.tags, *packages]))
     building = _Step(module, work, progress, f"{title}: compiling", total)
-    flags = ["-v", "-trimpath", "-ldflags", module.ldflags, "-o", f"{output}/"]
-    building.run(["go", "build", *flags, *packages])
+    flags = ["-v", "-trimpath", "-tags", module.tags, "-ldflags", module.ldflags]
+    building.run(["go", "build", *flags, "-o", f"{output}/", *packages])
     for command, package in module.commands.items():
         (output / _default_name(package, module)).rename(output / command)
     output.rename(module.folder)

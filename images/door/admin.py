@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import re
 import socket
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -32,6 +32,13 @@ _LISTENER_PORT = re.compile(r"^.+::.+:(\d+)$", re.MULTILINE)
 _DRAINING, _EJECTED = "/eds_status_draining", "/failed_outlier_check"
 _CONNECTED = "control_plane.connected_state"
 _LISTENERS = "listener_manager.total_listeners_active"
+# What autoscaling asks for where there is no Prometheus, and under which names it is told.
+_TOLD_AS = {
+    "downstream_rq_total": "arrivals",
+    "downstream_rq_active": "active",
+    "upstream_rq_pending_overflow": "rejected",
+}
+_COUNTS = rf"\.({'|'.join(_TOLD_AS)})$"
 
 
 class AdminError(Exception):
@@ -138,6 +145,15 @@ class Admin:
         for name, value in found.items():
             totals[name.rpartition(".")[2]] += value
         return Downstream(totals[_CONNECTIONS], totals[_REQUESTS])
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Return of each service the requests that came, that are open, and that were rejected."""
+        found: dict[str, Counter[str]] = defaultdict(Counter)
+        for name, value in self.stats(_COUNTS).items():
+            place, _, counted = name.rpartition(".")
+            service = place.removeprefix("http.service/").removeprefix("cluster.").partition("/")[0]
+            found[service][_TOLD_AS[counted]] += value
+        return {service: dict(counts) for service, counts in found.items()}
 
     def drain(self) -> None:
         """Have clients told to leave: `Connection: close`, GOAWAY. What comes is still served."""

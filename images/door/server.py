@@ -7,6 +7,7 @@
 | `/in-flight` | JSON: upstream address -> active requests; `?draining`: of draining ones only |
 | `/listeners` | JSON: the ports on which this door takes connections |
 | `/failing` | a line of JSON at once, when it changes, and each minute: who fails requests |
+| `/counts` | JSON: service -> its arrivals, active and rejected requests |
 | `/metrics` | Prometheus' text, as Envoy writes it: what `stats` lists, and of few revisions |
 """
 
@@ -75,6 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
             "/in-flight": self._in_flight,
             "/listeners": self._listeners,
             "/failing": self._failing,
+            "/counts": self._counts,
             "/metrics": self._metrics,
         }
         answer = answers.get(urlsplit(self.path).path)
@@ -105,6 +107,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _listeners(self) -> None:
         self._send(HTTPStatus.OK, json.dumps(self._admin().listens_on()), "application/json")
+
+    def _counts(self) -> None:
+        self._send(HTTPStatus.OK, json.dumps(self._admin().counts()), "application/json")
 
     def _failing(self) -> None:
         """Tell for as long as somebody listens: whoever asked needs to ask no second time."""

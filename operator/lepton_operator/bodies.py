@@ -19,6 +19,7 @@ from lepton_operator.views import (
     NodeView,
     ObjectView,
     PodView,
+    ScalerView,
     ServicePort,
     ServiceView,
     Taint,
@@ -207,6 +208,19 @@ def _taints(spec: Body) -> Iterator[Taint]:
     for each in spec.get("taints") or ():
         if each["effect"] in _KEEPS_PODS_AWAY and each["key"] not in _PRESSURE_TAINTS:
             yield Taint(each["key"], each.get("value", ""), each["effect"])
+
+
+def scaler_view(body: Body) -> ScalerView:
+    """Return what there is to know of a HorizontalPodAutoscaler: whom it scales."""
+    metadata, target = body["metadata"], body["spec"]["scaleTargetRef"]
+    ours = target.get("apiVersion", "").startswith(_OURS)
+    return ScalerView(
+        name=metadata["name"],
+        namespace=metadata["namespace"],
+        uid=metadata["uid"],
+        kind=sys.intern(target["kind"]) if ours else "",
+        target=target["name"],
+    )
 
 
 def _faults(conditions: Iterable[Body]) -> Iterator[NodeFault]:

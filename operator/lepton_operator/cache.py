@@ -19,7 +19,14 @@ from lepton_operator import bodies, names
 from lepton_operator.api.common import StatusModel
 from lepton_operator.bodies import Body
 from lepton_operator.plan import Reference
-from lepton_operator.views import NodeView, ObjectView, PodView, ServiceView, VersionUse
+from lepton_operator.views import (
+    NodeView,
+    ObjectView,
+    PodView,
+    ScalerView,
+    ServiceView,
+    VersionUse,
+)
 
 MAX_TOMBSTONES = 20_000
 MAX_TOMBSTONE_SECONDS = 3600.0
@@ -57,7 +64,7 @@ class OwnObject:
 
 
 Child = PodView | ServiceView | ObjectView
-Value = OwnObject | Child | NodeView
+Value = OwnObject | Child | NodeView | ScalerView
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +118,7 @@ class Cache:
         self._claims: dict[tuple[str, int], dict[str, ServiceView]] = {}  # of the doors' ports
         self._ports: dict[str, dict[int, ServiceView]] = {}  # by namespace: who holds a port
         self._past_doors: dict[str, set[str]] = {}  # UIDs of Services, by namespace
+        self._scalers: dict[Key, dict[str, ScalerView]] = {}  # by what they scale, by UID
         self._nodes: dict[str, NodeView] = {}  # by UID
         self._sorted_nodes: tuple[NodeView, ...] | None = ()
         self._tombstones: OrderedDict[str, tuple[float, PodView]] = OrderedDict()
@@ -185,6 +193,10 @@ class Cache:
     def bypassed(self, namespace: str) -> bool:
         """Tell whether a Service of a namespace leads to serving pods, past the doors."""
         return namespace in self._past_doors
+
+    def scalers(self, key: Key) -> list[str]:
+        """Return the names of the HorizontalPodAutoscalers that scale an object."""
+        return sorted(each.name for each in self._scalers.get(key, {}).values())
 
     def _children_of(self, owner: str) -> Iterator[Child]:
         """Yield what an owner's UID controls; of what is in other namespaces, that is a forgery."""
@@ -282,6 +294,9 @@ class Cache:
             return self._affected_by_own(value, change)
         if isinstance(value, NodeView):
             return self._affected_by_node(value.name)
+        scalers = [each for each in (change.before, change.after) if isinstance(each, ScalerView)]
+        if scalers:
+            return {_scaled(each) for each in scalers} & self._own.keys()
         children = [each for each in (change.before, change.after) if isinstance(each, Child)]
         rivals = (each for child in children for each in self._rivals(child))
         found = {key for each in (*children, *rivals) if (key := self._waits_for(each))}
@@ -322,6 +337,8 @@ class Cache:
             return bodies.object_view(kind, body)
         if kind == "Node":
             return bodies.node_view(body, self._gpu_resource)
+        if kind == "HorizontalPodAutoscaler":
+            return bodies.scaler_view(body)
         return _own_object(kind, body)
 
     def _displace(self, key: Key) -> None:
@@ -346,6 +363,9 @@ class Cache:
             self._mark(uid, value)
             self._index_port(before, value)
             self._index_way(uid, value.namespace, past_doors=_leads_past_doors(value))
+        elif isinstance(value, ScalerView):
+            self._unindex_scaler(before)
+            self._scalers.setdefault(_scaled(value), {})[uid] = value
         else:
             self._nodes[uid] = value
             self._sorted_nodes = None
@@ -386,6 +406,8 @@ class Cache:
             self._remove_own(last)
         elif isinstance(last, PodView):
             self._bury(last)
+        elif isinstance(last, ScalerView):
+            self._unindex_scaler(before)
         elif isinstance(last, NodeView):
             self._nodes.pop(uid, None)
             self._sorted_nodes = None
@@ -464,6 +486,13 @@ class Cache:
         if not ports:
             self._ports.pop(namespace, None)
 
+    def _unindex_scaler(self, value: Value | None) -> None:
+        if isinstance(value, ScalerView):
+            known = self._scalers.get(_scaled(value), {})
+            known.pop(value.uid, None)
+            if not known:
+                self._scalers.pop(_scaled(value), None)
+
     def _index_model(self, value: OwnObject) -> None:
         if value.model:
             place = (value.key.namespace, value.model)
@@ -528,6 +557,10 @@ def namespace_of(value: Value) -> str:
 
 def door_key(namespace: str) -> Key:
     return Key(names.DOOR_KIND, namespace, names.DOOR)
+
+
+def _scaled(scaler: ScalerView) -> Key:
+    return Key(scaler.kind, scaler.namespace, scaler.target)
 
 
 def _door_object(key: Key) -> OwnObject:

@@ -74,6 +74,7 @@ _OTHERS = (
     Resource("Deployment", "apps", "v1", "deployments", selector=MANAGED),
     Resource("PodDisruptionBudget", "policy", "v1", "poddisruptionbudgets", selector=MANAGED),
     Resource("NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies", selector=MANAGED),
+    Resource("HorizontalPodAutoscaler", "autoscaling", "v2", "horizontalpodautoscalers"),
     Resource("Node", "", "v1", "nodes", namespaced=False),
     Resource("Event", "", "v1", "events"),
     Resource("Lease", "coordination.k8s.io", "v1", "leases"),
@@ -181,6 +182,12 @@ class Cluster:
             {"op": "add", "path": "/status", "value": status},
         ]
         return await self._write("PATCH", path, operations, _JSON_PATCH)
+
+    async def scale(self, target: Reference, replicas: int) -> Json:
+        """Ask for so many replicas, as `kubectl scale` does, of exactly this object."""
+        path = RESOURCES[target.kind].path(target.namespace, target.name, "scale")
+        body = {"metadata": {"uid": target.uid}, "spec": {"replicas": replicas}}
+        return await self._write("PATCH", path, body, _MERGE_PATCH)
 
     async def delete(self, target: Reference, grace_seconds: int | None = None) -> Json:
         """Delete exactly this object: another one of that name is a Conflict."""

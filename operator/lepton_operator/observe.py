@@ -41,6 +41,7 @@ _CHILD_KINDS: Mapping[str, tuple[str, ...]] = {
     names.DOOR_KIND: ("Pod", "Deployment", "PodDisruptionBudget", "NetworkPolicy"),
 }
 _WATCHED_CHILDREN = ("Pod", "Service", "Deployment", "PodDisruptionBudget", "NetworkPolicy")
+_SCALERS = ("HorizontalPodAutoscaler",)
 
 # Between them doors and watches have their turn.
 _OBJECTS_AT_A_TIME = 50
@@ -65,7 +66,7 @@ class Observer:
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds that are watched: ours, their children, and nodes if we may see them."""
-        found = (*KINDS, *_WATCHED_CHILDREN)
+        found = (*KINDS, *_WATCHED_CHILDREN, *_SCALERS)
         return found if self.settings.watch_namespaces else (*found, "Node")
 
     def parse(self, own: OwnObject, kind: type[Own]) -> Own:

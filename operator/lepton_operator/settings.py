@@ -143,6 +143,17 @@ class Xds(ApiModel):
     )
 
 
+class Prometheus(ApiModel):
+    """Where autoscaling reads what doors and Tritons count."""
+
+    url: str = Field(
+        default="",
+        pattern=r"^(https?://[^\s/?#]+(/[^\s?#]*)?)?$",
+        description="empty: the doors are asked directly",
+    )
+    max_age_seconds: int = Field(default=30, ge=2, description="an older sample tells nothing")
+
+
 class Settings(ApiModel):
     """Everything that an installation can set."""
 
@@ -157,6 +168,7 @@ class Settings(ApiModel):
         default=1.0, description="status waits at most so long for other objects' pods"
     )
     leader_election: LeaderElection = LeaderElection()
+    prometheus: Prometheus = Prometheus()
     http_port: int = 8080
     xds: Xds | None = Field(default=None, description="unset: no door is given anything")
     log_level: str = "INFO"

@@ -211,6 +211,17 @@ class ObjectView:
         return Reference(self.kind, self.namespace, self.name, self.uid)
 
 
+@dataclass(frozen=True, slots=True)
+class ScalerView:
+    """A HorizontalPodAutoscaler, KEDA's included, and the object that it scales."""
+
+    name: str
+    namespace: str
+    uid: str
+    kind: str  # of its target
+    target: str
+
+
 # Node autoscalers put them on a node that they are about to remove, before they evict its pods.
 _REMOVAL_TAINTS = frozenset({"ToBeDeletedByClusterAutoscaler", "karpenter.sh/disrupted"})
 

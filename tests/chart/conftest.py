@@ -24,6 +24,13 @@ CASES: Mapping[str, Values] = {
     "watch-namespaces": {"watchNamespaces": [*TEAMS]},
     "door": {"door": {"namespaces": [*TEAMS]}},
     "cert-manager": {"door": {"namespaces": [*TEAMS], "certificates": {"issuer": "doors"}}},
+    "prometheus": {"prometheus": {"enabled": True}, "watchNamespaces": [*TEAMS]},
+    "monitors": {
+        "prometheus": {
+            "url": "https://prometheus.monitoring.svc/team",
+            "monitors": {"create": True, "labels": {"release": "stack"}},
+        }
+    },
     "own-certificates": {"door": {"namespaces": [*TEAMS], "certificates": {"create": False}}},
     "no-priority-classes": {
         "priorityClasses": {"training": {"name": ""}, "inference": {"name": ""}}

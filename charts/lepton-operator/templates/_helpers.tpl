@@ -37,12 +37,21 @@ app.kubernetes.io/component: {{ .component }}
   "namespaceLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace)
   "podLabels" (include "lepton.selector" (dict "root" . "component" "operator") | fromYaml) -}}
 {{- $door := pick .Values.door "replicas" "resources" "drainTimeoutSeconds" "scrapers" -}}
+{{- $prometheus := pick .Values.prometheus "url" "maxAgeSeconds" -}}
+{{- if .Values.prometheus.enabled -}}
+{{- $scraper := dict
+  "namespaceLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace)
+  "podLabels" (include "lepton.selector" (dict "root" . "component" "prometheus") | fromYaml) -}}
+{{- $_ := set $door "scrapers" (append $door.scrapers $scraper) -}}
+{{- $_ := set $prometheus "url" (printf "http://%s-prometheus.%s.svc:9090" .Release.Name .Release.Namespace) -}}
+{{- end -}}
 {{- $_ := set $door "xdsAddress" (printf "%s:18000" (include "lepton.xdsHost" .)) -}}
 {{- $_ := set $door "operator" $operator -}}
 {{- $_ := set $door "pods" (pick .Values.door "imagePullSecrets" "nodeSelector" "tolerations") -}}
 {{- dict
   "defaults" $defaults
   "door" $door
+  "prometheus" $prometheus
   "xds" (dict "port" 18000 "certificates" "/etc/lepton-xds")
   "watchNamespaces" .Values.watchNamespaces
   "workers" .Values.operator.workers

@@ -1,0 +1,54 @@
+"""What was counted of a service, as numbers of one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Service(NamedTuple):
+    """An InferenceService, as metrics name it."""
+
+    namespace: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class DoorCounts:
+    """What one door counted of a service since it started, `at` seconds since the epoch.
+
+    `arrivals` are requests, those that it `rejected` included, counted as they begin; `active`
+    those that it holds now, whether they wait or are worked on. `answers` took `milliseconds`
+    together: these two are some seconds older than the others, and of one moment (Envoy's
+    histograms).
+    """
+
+    at: float
+    arrivals: float
+    active: float
+    rejected: float = 0.0
+    answers: float = 0.0
+    milliseconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class TritonCounts:
+    """What one Triton counted since it started: requests, batches, and microseconds of them all.
+
+    Each request of a batch counts the whole time of its batch, and all of it only once it is done.
+    """
+
+    requests: float
+    executions: float
+    queue_microseconds: float
+    compute_microseconds: float
+    pending: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Of one service, by the pod that counted."""
+
+    doors: Mapping[str, DoorCounts] = field(default_factory=dict)
+    tritons: Mapping[str, TritonCounts] = field(default_factory=dict)

@@ -1,0 +1,93 @@
+"""What pods counted, added up across their ends and starts."""
+
+from __future__ import annotations
+
+from lepton_operator.signals.counts import Counts, DoorCounts, TritonCounts
+from lepton_operator.signals.meter import Meter
+
+
+def doors(**counted: tuple[float, float, float]) -> Counts:
+    """Counts of doors: the time of the sample, the arrivals, and what is active."""
+    return Counts(
+        {pod: DoorCounts(at, arrivals, active) for pod, (at, arrivals, active) in counted.items()}
+    )
+
+
+def arrivals(*looks: Counts) -> list[float]:
+    meter = Meter()
+    totals = [meter.add(each) for each in looks]
+    return [each.arrivals for each in totals if each is not None]
+
+
+def test_the_first_look_is_the_beginning() -> None:
+    assert arrivals(doors(a=(0, 1000, 2))) == [0]
+
+
+def test_what_doors_count_in_between_is_added_up() -> None:
+    assert arrivals(doors(a=(0, 10, 0), b=(0, 5, 0)), doors(a=(2, 12, 0), b=(2, 9, 0))) == [0, 6]
+
+
+def test_a_door_that_began_anew_counts_from_nothing() -> None:
+    assert arrivals(doors(a=(0, 1000, 0)), doors(a=(2, 3, 0))) == [0, 3]
+
+
+def test_a_door_that_was_there_before_it_was_seen_counts_from_now_on() -> None:
+    looks = (
+        doors(a=(0, 10, 0)),
+        doors(a=(2, 11, 0), b=(2, 900, 0)),
+        doors(a=(4, 11, 0), b=(4, 903, 0)),
+    )
+    assert arrivals(*looks) == [0, 1, 4]
+
+
+def test_a_door_that_is_gone_takes_nothing_back() -> None:
+    assert arrivals(doors(a=(0, 10, 0), b=(0, 90, 0)), doors(a=(2, 15, 0))) == [0, 5]
+
+
+def test_a_door_that_missed_a_look_loses_nothing() -> None:
+    looks = (
+        doors(a=(0, 10, 0), b=(0, 90, 0)),
+        doors(a=(2, 10, 0)),
+        doors(a=(4, 10, 0), b=(4, 95, 0)),
+    )
+    assert arrivals(*looks) == [0, 0, 5]
+
+
+def test_a_name_that_was_silent_for_long_is_another_door() -> None:
+    looks = (
+        doors(a=(0, 10, 0), b=(0, 90, 0)),
+        doors(a=(900, 10, 0)),
+        doors(a=(902, 10, 0), b=(902, 95, 0)),
+    )
+    assert arrivals(*looks) == [0, 0, 0]
+
+
+def test_what_is_in_flight_is_of_the_moment_and_as_old_as_the_oldest_sample() -> None:
+    meter = Meter()
+    meter.add(doors(a=(0, 10, 7), b=(1, 5, 2)))
+    totals = meter.add(doors(a=(4, 10, 3), b=(6, 5, 1)))
+    assert totals is not None
+    assert (totals.in_flight, totals.at) == (4, 4)
+
+
+def test_no_door_tells_nothing_and_forgets_nothing() -> None:
+    meter = Meter()
+    meter.add(doors(a=(0, 10, 0)))
+    assert meter.add(Counts()) is None
+    totals = meter.add(doors(a=(4, 13, 0)))
+    assert totals is not None
+    assert totals.arrivals == 3
+
+
+def test_what_tritons_counted_is_in_seconds() -> None:
+    meter, door = Meter(), {"a": DoorCounts(0, 0, 0)}
+    meter.add(Counts(door, {"t": TritonCounts(10, 5, 1_000_000, 2_000_000)}))
+    totals = meter.add(Counts(door, {"t": TritonCounts(16, 8, 1_500_000, 2_600_000)}))
+    assert totals is not None
+    assert (totals.batched_requests, totals.batches) == (6, 3)
+    assert (totals.queue_seconds, round(totals.compute_seconds, 9)) == (0.5, 0.6)
+
+
+def test_a_sample_that_is_no_newer_is_none() -> None:
+    looks = doors(a=(0, 10, 0)), doors(a=(4, 20, 0)), doors(a=(2, 15, 0)), doors(a=(6, 21, 0))
+    assert arrivals(*looks) == [0, 10, 10, 11]
