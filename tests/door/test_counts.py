@@ -55,7 +55,7 @@ def doing(counts: Counts) -> tuple[float, float]:
 
 
 def answers(counts: Counts) -> float:
-    return sum(each.answers for each in counts.doors.values())
+    return sum(each.answers or 0 for each in counts.doors.values())
 
 
 @pytest.fixture

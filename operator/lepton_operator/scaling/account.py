@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from lepton_operator.api.autoscaling import KEPT_DECISIONS, AutoscalingStatus, ScalingDecision
-from lepton_operator.autoscale.values import Decision, History
+from lepton_operator.autoscale.law import decide
+from lepton_operator.autoscale.values import Decision, History, Samples, Spec
 from lepton_operator.conditions import Extra, cut
 from lepton_operator.scaling.replicas import Replicas
 from lepton_operator.scaling.saying import FLEETING
@@ -31,11 +32,28 @@ class Account:
     meter: Meter = field(default_factory=Meter)
     history: History = field(default_factory=History)
     replicas: Replicas | None = None
+    counted: frozenset[str] = frozenset()  # UIDs of ready pods whose start the law knows
     last: Decision | None = None
     source: Source | None = None
     view: ScalingView | None = None
     _other: frozenset[str] = frozenset()
     _since: float = 0.0
+
+    def decide(self, spec: Spec, samples: Samples | None, now: float) -> Decision:
+        """Return the law's decision; the one before while there are no newer samples.
+
+        Prometheus may scrape more seldom than is looked.
+        """
+        known = self.history.last
+        if self.last is not None and samples is not None and known is not None:
+            is_fresh = now - samples.time <= spec.stale_after_seconds
+            if samples.time == known.time and is_fresh:
+                return self.last
+        self.last = decide(spec, samples, self.history, now)
+        self.history = self.last.history
+        if self.replicas is not None:
+            self.counted = self.replicas.ready_uids
+        return self.last
 
     def tell(self, conditions: Iterable[Extra], now: float) -> bool:
         """Take in what is to be said; return whether that is news for the status."""

@@ -17,7 +17,6 @@ from pydantic import ValidationError
 from lepton_operator import errors, logs, names
 from lepton_operator.api.autoscaling import Autoscaling
 from lepton_operator.api.inference import InferenceService
-from lepton_operator.autoscale.law import decide
 from lepton_operator.autoscale.values import Decision, Samples
 from lepton_operator.build.door import HEALTH_PORT
 from lepton_operator.cache import Cache, Key, OwnObject
@@ -142,16 +141,14 @@ class Autoscaler:
         """Take in what was counted; return a decision that is to be acted on."""
         account, now = scaled.account, time.time()
         pods = self._cache.pods(scaled.own.uid)
-        seen = account.replicas.ready_uids if account.replicas else frozenset()
-        account.replicas = replicas(pods, seen, datetime.fromtimestamp(now, UTC))
+        account.replicas = replicas(pods, account.counted, datetime.fromtimestamp(now, UTC))
         counts = joined(known, said.get(scaled.place), [pod.name for pod in pods])
         account.source = "Prometheus" if known.doors else "Doors" if counts.doors else None
         totals = account.meter.add(counts)
         spec = asked(scaled.service, scaled.wanted, self._settings)
         desired = scaled.service.spec.replicas
         samples = _samples(totals, account.replicas, desired) if totals and counts.doors else None
-        decision = decide(spec, samples, account.history, now)
-        account.history, account.last = decision.history, decision
+        decision = account.decide(spec, samples, now)
         paused = self._paused(scaled)
         conditions = [
             paused or active(decision, account.source, why),
