@@ -1,0 +1,1 @@
+"""Tests. A package, because a library that they use installs one of the same name."""
