@@ -38,7 +38,8 @@ def ramps(dice: Dice) -> Floats:
     """Straight lines between levels."""
     ends = np.concatenate([[0.0], np.cumsum(dice.exponential(2 * _scale(dice), 500) + 30)])
     levels = [_level(dice) for _ in ends]
-    return np.interp(_SECONDS, ends, levels)
+    line: Floats = np.interp(_SECONDS, ends, levels)
+    return line
 
 
 def spikes(dice: Dice) -> Floats:
@@ -71,7 +72,8 @@ def diurnal(dice: Dice) -> Floats:
     spread = dice.uniform(0.02, 0.3) ** 2
     noise = dice.gamma(1 / spread, spread, len(_SECONDS) // 60)
     depth = dice.uniform(0.4, 0.95)
-    return _level(dice) * (1 + depth * shape) * np.repeat(noise, 60)
+    rate: Floats = _level(dice) * (1 + depth * shape) * np.repeat(noise, 60)
+    return rate
 
 
 def wave(dice: Dice) -> Floats:
@@ -111,7 +113,8 @@ KINDS: tuple[Callable[[Dice], Floats], ...] = (
 def _held(dice: Dice, mean_seconds: float, draw: Callable[[], float]) -> Floats:
     ends = np.cumsum(dice.exponential(mean_seconds, 1000) + 10)
     levels = np.array([draw() for _ in range(1001)])
-    return levels[np.searchsorted(ends, _SECONDS)]
+    held: Floats = levels[np.searchsorted(ends, _SECONDS)]
+    return held
 
 
 def _between(dice: Dice, low: float, high: float) -> float:
