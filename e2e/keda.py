@@ -1,4 +1,4 @@
-"""KEDA on a cluster, by its own manifests: what an HPA asks for what is counted outside its pods."""
+"""KEDA on a cluster, by its own manifests: it tells HPAs what is counted outside of pods."""
 
 from __future__ import annotations
 
