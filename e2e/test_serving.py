@@ -119,6 +119,59 @@ def test_the_scale_subresource_is_what_kubectl_and_an_hpa_use(namespace: Kubectl
     assert found is not None
 
 
+def test_where_an_hpa_scales_a_service_ours_holds(namespace: Kubectl) -> None:
+    namespace.apply(model("digits", source=upload_digits(namespace)), hpa("one"), hpa("two"))
+    ours = {"minReplicas": 2, "maxReplicas": 3, "target": {"latencyMilliseconds": 500}}
+    namespace.apply(service("digits", autoscaling=ours))
+    serves(namespace, "digits", version=1)
+    held = scaling(namespace, "ScaledByAnother")
+    assert "HorizontalPodAutoscaler one, two scales" in condition(held, "ScalingActive")["message"]
+    namespace.delete("hpa", "one")
+    wait_until(
+        lambda: condition(service_of(namespace, "digits"), "ScalingActive")["message"],
+        lambda message: "HorizontalPodAutoscaler two scales" in message,
+        "a condition shows",
+    )
+    held = scaling(namespace, "ScaledByAnother")
+    assert held["spec"]["replicas"] == 1, "two is ours, as soon as nobody else counts"
+    namespace.delete("hpa", "two")
+    assert scaling(namespace, "DoorsAsked")
+    wait_until(
+        lambda: service_of(namespace, "digits"),
+        lambda each: each is not None and each["spec"]["replicas"] == 2,
+        "a condition shows",
+    )
+
+
+def hpa(name: str) -> dict[str, Any]:
+    """Return an HPA of the service whose metric nobody tells: that it is there is enough."""
+    of_the_pods = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": name},
+        "spec": {
+            "scaleTargetRef": {
+                "apiVersion": "lepton.ai/v1alpha1",
+                "kind": "InferenceService",
+                "name": "digits",
+            },
+            "maxReplicas": 3,
+            "metrics": [{"type": "Resource", "resource": of_the_pods}],
+        },
+    }
+
+
+def scaling(kubectl: Kubectl, reason: str) -> dict[str, Any]:
+    found = wait_until(
+        lambda: service_of(kubectl, "digits"),
+        lambda each: has_reason(each, reason, "ScalingActive"),
+        "a condition shows",
+    )
+    assert found is not None
+    return found
+
+
 def test_a_model_that_does_not_exist_yet_is_waited_for(namespace: Kubectl) -> None:
     namespace.apply(service("early", "later"))
     found = wait_until(
