@@ -130,17 +130,25 @@ def test_replicas_follow_the_requests_at_the_doors(namespace: Kubectl) -> None:
 
 def test_a_service_keeps_its_replicas_while_prometheus_is_gone(namespace: Kubectl) -> None:
     serve(namespace, BUSY)
-    system, prometheus = namespace.within(SYSTEM), f"deployment/{RELEASE}-prometheus"
     with load(namespace), scaled(namespace, documented(namespace.namespace)):
-        system.run("scale", prometheus, "--replicas=0")
-        wait_until(lambda: hpa(namespace), has_no_metric, "an HPA acts")
-        time.sleep(2 * HPA_SECONDS + WINDOW_SECONDS)
-        assert replicas(namespace) == (BUSY, BUSY)
+        with without_prometheus(namespace):
+            wait_until(lambda: hpa(namespace), has_no_metric, "an HPA acts")
+            time.sleep(2 * HPA_SECONDS + WINDOW_SECONDS)
+            assert replicas(namespace) == (BUSY, BUSY)
         # It comes back without a past: what it does not know yet is not zero either.
-        system.run("scale", prometheus, "--replicas=1")
         wait_until(lambda: hpa(namespace), is_active, "an HPA acts")
         time.sleep(HPA_SECONDS + WINDOW_SECONDS)
         assert replicas(namespace) == (BUSY, BUSY)
+
+
+@contextmanager
+def without_prometheus(kubectl: Kubectl) -> Iterator[None]:
+    system, name = kubectl.within(SYSTEM), f"deployment/{RELEASE}-prometheus"
+    system.run("scale", name, "--replicas=0")
+    try:
+        yield
+    finally:
+        system.run("scale", name, "--replicas=1")
 
 
 def test_what_is_missing_is_zero_for_keda_unless_it_is_told(namespace: Kubectl) -> None:
