@@ -33,6 +33,8 @@ DEADLINES_SECONDS = {
     "a model is ready": 150,
     "a service is ready": 150,
     "a rollout is done": 180,
+    "KEDA answers": 240,  # the kubelet puts the certificates that it made into its pods within 90 s
+    "an HPA acts": 120,  # it looks each 15 s; a pod of Triton has to start
     "the operator leads": 120,  # its imports are 2.6 s of CPU, half a minute on busy cores
     "everything is ready": 600,  # the demo: trained, evaluated and served
 }
