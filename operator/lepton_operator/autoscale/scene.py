@@ -53,6 +53,7 @@ def problem(spec: Spec, samples: Samples, history: History, now: float) -> str:
         samples.in_flight,
         samples.completions,
         samples.latency_seconds,
+        samples.computed or 0.0,
         samples.compute_seconds or 0.0,
         samples.batches or 0.0,
         *samples.starting_ages,
@@ -77,6 +78,7 @@ def observe(spec: Spec, samples: Samples, history: History) -> History:
     if last is None or not 0 < samples.time - last.time <= spec.stale_after_seconds:
         return replace(
             history,
+            service=service.first(history.service, samples),
             seen_since=samples.time,
             arrivals=0.0,
             moments=(),
