@@ -1,5 +1,1 @@
-"""Everything that is tested without a cluster.
-
-A package, not only a folder: the wheel of `ciw` brings a top-level `tests` of its own, which would
-hide a folder from `python -m e2e.demo` and the benchmarks.
-"""
+"""Tests. A package, because a library that they use installs one of the same name."""
