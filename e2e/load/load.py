@@ -80,10 +80,13 @@ class Load:
 
 
 @contextmanager
-def load(kubectl: Kubectl, service: str) -> Iterator[Load]:
-    """Clients that ask a served digits model, from their first answers to the end of the block."""
+def load(kubectl: Kubectl, service: str, rate: int = RATE) -> Iterator[Load]:
+    """Clients that ask a served digits model, from their first answers to the end of the block.
+
+    Each begins so many requests a second.
+    """
     with tempfile.TemporaryDirectory(prefix="lepton-load-") as folder:
-        running = _started(kubectl, service, Path(folder))
+        running = _started(kubectl, service, rate, Path(folder))
         try:
             wait_until(running._all_answered, bool, "a server answers", f"at {service}")
             yield running
@@ -93,9 +96,9 @@ def load(kubectl: Kubectl, service: str) -> Iterator[Load]:
                 process.wait()
 
 
-def _started(kubectl: Kubectl, service: str, folder: Path) -> Load:
+def _started(kubectl: Kubectl, service: str, rate: int, folder: Path) -> Load:
     asked = folder / "asked.json"
-    asked.write_text(json.dumps(_asked(kubectl, service, folder)))
+    asked.write_text(json.dumps(_asked(kubectl, service, rate, folder)))
     k6, triton = folder / "k6.jsonl", folder / "tritonclient.jsonl"
     processes = (
         start_k6(HERE / "k6.js", asked, k6),
@@ -117,10 +120,10 @@ def _start(*argv: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(["setpriv", "--pdeathsig=KILL", "--", *argv])
 
 
-def _asked(kubectl: Kubectl, service: str, folder: Path) -> dict[str, object]:
+def _asked(kubectl: Kubectl, service: str, rate: int, folder: Path) -> dict[str, object]:
     protoset = folder / "open-inference-protocol.protoset"
     protoset.write_bytes(_protoset())
-    more = {"rate": RATE, "timeout_seconds": TIMEOUT_SECONDS, "protoset": str(protoset)}
+    more = {"rate": rate, "timeout_seconds": TIMEOUT_SECONDS, "protoset": str(protoset)}
     return question(kubectl, service) | more
 
 
