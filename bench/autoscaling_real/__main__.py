@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.autoscaling_real import load, recording
-from bench.autoscaling_real.figures import Run, measured, predicted, reactions, table
+from bench.autoscaling_real.figures import measured, predicted, summary
+from bench.autoscaling_real.page import write
 from bench.autoscaling_real.plot import plot
 from bench.autoscaling_real.prediction import predictions
 from bench.autoscaling_real.recorder import Recorder
-from bench.autoscaling_real.recording import Bounds, Phase, Recording, Usage
+from bench.autoscaling_real.recording import Bounds, Phase, Recording
 from bench.clients import client
 from bench.installed import FIXTURE, Bench, installed, last_line
 from e2e.doors import doors_of
@@ -91,50 +90,13 @@ async def measure(bench: Bench, phases: Sequence[Phase]) -> Recording:
 
 
 def told(found: Recording) -> dict[str, Any]:
-    """Draw the plot, print the tables, and return all figures."""
+    """Draw the plot, write the page's tables, and return all figures."""
     real = measured(found)
     foretold = [predicted(found, each) for each in predictions(found)]
+    figures = summary(found, real, foretold)
     plot(found, real, foretold, PICTURE)
-    due = sum(each.rate * each.seconds for each in found.phases)
-    phases, reacted = table(found, real, foretold), reactions(found, real, foretold)
-    for rows in (phases, reacted):
-        print("", *markdown(rows), sep="\n")
-    return {
-        "requests": len(found.requests),
-        "requests_due": round(due),
-        "failed": sum(bool(each.error) for each in found.requests),
-        "startup_seconds": [round(each, 1) for each in sorted(found.startups_seconds)],
-        "gpu_seconds": round(real.gpu_seconds),
-        "gpu_seconds_predicted": round(statistics.median(each.gpu_seconds for each in foretold)),
-        "scalings": scalings(real),
-        "scalings_predicted": statistics.median(map(scalings, foretold)),
-        "k6_cores": round(statistics.mean(each.k6_cores for each in found.usage), 2),
-        "operator_cores": round(found.operator_cores, 3),
-        "idle_percent": round(100 * statistics.mean(each.idle for each in found.usage)),
-        "idle_percent_least_10s": round(100 * least_idle(found.usage)),
-        "phases": phases,
-        "reactions": reacted,
-    }
-
-
-def scalings(run: Run) -> int:
-    return sum(before != after for (_, before), (_, after) in pairwise(run.wanted))
-
-
-def least_idle(usage: Sequence[Usage], seconds: int = 10) -> float:
-    """Return the share of the machine that was idle in the busiest so many seconds."""
-    shares = [each.idle for each in usage]
-    spans = range(max(1, len(shares) - seconds + 1))
-    return min(statistics.mean(shares[first : first + seconds]) for first in spans)
-
-
-def markdown(rows: Sequence[Mapping[str, object]]) -> Iterator[str]:
-    """Yield a table's lines."""
-    yield "| " + " | ".join(rows[0]) + " |"
-    yield "|---" * len(rows[0]) + "|"
-    for row in rows:
-        cells = ("-" if each is None else str(each) for each in row.values())
-        yield "| " + " | ".join(cells) + " |"
+    write(found, figures)
+    return figures
 
 
 def run(duration_seconds: float) -> Recording:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,7 +12,14 @@ import numpy as np
 
 from bench.autoscaling.run import Outcome
 from bench.autoscaling.world import Floats
-from bench.autoscaling_real.recording import SERVICE_SECONDS, Bounds, Phase, Pod, Recording
+from bench.autoscaling_real.recording import (
+    SERVICE_SECONDS,
+    Bounds,
+    Phase,
+    Pod,
+    Recording,
+    Usage,
+)
 
 Figures = dict[str, float | None]
 _NO_ANSWER = float("inf")
@@ -85,6 +93,39 @@ def _percentile(latency: Floats, percentile: float) -> float:
     return float(np.percentile(latency, percentile, method="higher"))
 
 
+def summary(recording: Recording, real: Run, foretold: Sequence[Run]) -> dict[str, Any]:
+    """Return all figures of a run."""
+    due = sum(each.rate * each.seconds for each in recording.phases)
+    usage, startups = recording.usage, sorted(recording.startups_seconds)
+    return {
+        "requests": len(recording.requests),
+        "requests_due": round(due),
+        "failed": sum(bool(each.error) for each in recording.requests),
+        "startup_seconds": [round(each, 1) for each in startups],
+        "gpu_seconds": round(real.gpu_seconds),
+        "gpu_seconds_predicted": round(statistics.median(each.gpu_seconds for each in foretold)),
+        "scalings": _scalings(real),
+        "scalings_predicted": statistics.median(map(_scalings, foretold)),
+        "k6_cores": round(statistics.mean(each.k6_cores for each in usage), 2),
+        "operator_cores": round(recording.operator_cores, 3),
+        "idle_percent": round(100 * statistics.mean(each.idle for each in usage)),
+        "idle_percent_least_10s": round(100 * _least_idle(usage)),
+        "phases": table(recording, real, foretold),
+        "reactions": reactions(recording, real, foretold),
+    }
+
+
+def _scalings(run: Run) -> int:
+    return sum(before != after for (_, before), (_, after) in pairwise(run.wanted))
+
+
+def _least_idle(usage: Sequence[Usage], seconds: int = 10) -> float:
+    """Return the share of the machine that was idle in the busiest so many seconds."""
+    shares = [each.idle for each in usage]
+    spans = range(max(1, len(shares) - seconds + 1))
+    return min(statistics.mean(shares[first : first + seconds]) for first in spans)
+
+
 def table(recording: Recording, real: Run, foretold: Sequence[Run]) -> list[dict[str, Any]]:
     """Return a row a phase, and one for the whole run."""
     rows = []
@@ -136,7 +177,7 @@ def reactions(recording: Recording, real: Run, foretold: Sequence[Run]) -> list[
         for name, seconds in _reaction(real, begin, end, phase).items():
             row[f"{name}_s"] = _short(seconds)
             known = [found for each in others if (found := each[name]) is not None]
-            row[f"{name}_predicted_s"] = _short(float(np.median(known)) if known else None)
+            row[f"{name}_s_predicted"] = _short(float(np.median(known)) if known else None)
         rows.append(row)
     return rows
 
