@@ -50,7 +50,8 @@ def measured(recording: Recording) -> Run:
 
 
 def predicted(recording: Recording, outcome: Outcome) -> Run:
-    wanted = _steps(outcome.desired)
+    # What is decided at a second is in the simulator's record of the next one.
+    wanted = [(max(0.0, at - 1), number) for at, number in _steps(outcome.desired)]
     return Run(
         at=np.array([each.at for each in recording.requests]),
         latency=np.nan_to_num(outcome.latency, nan=_NO_ANSWER),

@@ -1,6 +1,6 @@
 """What the simulator says of a run: the same requests, the law that the operator runs.
 
-Start-ups are drawn from those that were measured, service takes what the model waits. The law
+Start-ups are those that were measured, service takes what the model waits. The law
 decides each two seconds, by counts that Prometheus scraped a second before, as in the mean of a
 run, and by pods as they are.
 """
@@ -41,9 +41,13 @@ class Replay(Case):
         return self.bound
 
     def load(self) -> Load:
-        drawn = super().load()
-        dice = np.random.default_rng(self.seed)
-        return drawn._replace(startup=dice.choice(self.startups_seconds, len(drawn.startup)))
+        """Have the measured start-ups in their order, from any of them on.
+
+        Pods that start together share the node's cores: their start-ups are alike.
+        """
+        drawn, known = super().load(), self.startups_seconds
+        first = np.random.default_rng(self.seed).integers(len(known))
+        return drawn._replace(startup=np.resize(np.roll(known, -first), len(drawn.startup)))
 
 
 def predictions(recording: Recording) -> list[Outcome]:

@@ -101,8 +101,12 @@ class Recording:
 
     @property
     def startups_seconds(self) -> list[float]:
-        """Return how long pods took from creation until every door sent them requests."""
-        return [each.taken - each.created for each in self.pods if each.taken is not None]
+        """Return how long pods took from creation until every door sent them requests.
+
+        In the order in which they were created.
+        """
+        pods = sorted(self.pods, key=lambda pod: pod.created)
+        return [each.taken - each.created for each in pods if each.taken is not None]
 
     def begins(self) -> dict[str, float]:
         """Return when each phase begins."""
