@@ -12,6 +12,7 @@ DEADLINES_SECONDS = {
     "a condition shows": 30,
     "scaling is told": 75,  # 30 s of patience with what may pass by itself
     "a service is scaled": 45,
+    "a load is forgotten": 120,  # what it was worth to have pods for it
     "a pod is named": 45,  # ten requests that fail, two looks of the door
     "a pod runs": 90,
     "a pod is gone": 90,

@@ -52,7 +52,7 @@ QUICK = (
 )
 # The groups of tests on real nodes; each has clusters of its own, and mostly waits for pods.
 ON_CLUSTERS = {
-    "e2e-machine": ("cluster", "images", "checkpoints", "ranks"),
+    "e2e-machine": ("cluster", "images", "checkpoints", "ranks", "autoscaling"),
     "e2e-jobs": ("training", "kills", "recovery"),
     "e2e-faults": ("faults", "ledger", "rollout", "status", "attacks"),
     "e2e-models": ("examples", "models", "serving", "recipes", "keda"),
