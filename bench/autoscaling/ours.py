@@ -53,6 +53,7 @@ def samples(seen: Observation) -> Samples:
         ready=seen.ready,
         starting_ages=seen.starting_ages,
         startups_seconds=seen.startups_seconds,
+        computed=seen.completions,
         compute_seconds=seen.compute_seconds,
         batches=seen.batches,
         desired=seen.desired,

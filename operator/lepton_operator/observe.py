@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -16,6 +15,7 @@ from lepton_operator.api.model import LeptonModel
 from lepton_operator.api.training import TrainingJob
 from lepton_operator.cache import Cache, Change, Child, Key, OwnObject, Value, namespace_of
 from lepton_operator.cluster import Cluster
+from lepton_operator.parsing import Own, parse
 from lepton_operator.readers import Readers
 from lepton_operator.settings import Settings
 from lepton_operator.views import (
@@ -48,7 +48,6 @@ _OBJECTS_AT_A_TIME = 50
 
 View = TrainingView | ModelView | InferenceView | GatewayView
 Refusals = tuple[Refusal, ...]
-Own = TypeVar("Own", TrainingJob, LeptonModel, InferenceService)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +67,6 @@ class Observer:
         """The kinds that are watched: ours, their children, and nodes if we may see them."""
         found = (*KINDS, *_WATCHED_CHILDREN, *_SCALERS)
         return found if self.settings.watch_namespaces else (*found, "Node")
-
-    def parse(self, own: OwnObject, kind: type[Own]) -> Own:
-        """Return the object by its pydantic model; raises ValidationError. Work is done once."""
-        if own.parsed is None:
-            own.parsed = _parsed(kind, own.body)
-        if isinstance(own.parsed, kind):
-            return own.parsed
-        raise own.parsed if isinstance(own.parsed, Exception) else TypeError(own.key.kind)
-
-    def inference_service(self, own: OwnObject) -> InferenceService:
-        """Return the service by its pydantic model; raises ValidationError."""
-        return self.parse(own, InferenceService)
 
     def view(self, own: OwnObject, refusals: Refusals) -> View:
         """Return what the plan of this object reads; raises ValidationError for its own spec."""
@@ -138,7 +125,7 @@ class Observer:
     def _training(self, own: OwnObject, refusals: Refusals) -> TrainingView:
         pods = self.cache.pods(own.uid)
         return TrainingView(
-            job=self.parse(own, TrainingJob),
+            job=parse(own, TrainingJob),
             defaults=self.settings.defaults,
             pods=pods,
             model=self._model(own),
@@ -150,7 +137,7 @@ class Observer:
     def _modelled(self, own: OwnObject, refusals: Refusals) -> ModelView:
         place = (own.key.namespace, own.key.name)
         return ModelView(
-            model=self.parse(own, LeptonModel),
+            model=parse(own, LeptonModel),
             defaults=self.settings.defaults,
             pods=self.cache.pods(own.uid),
             jobs=self._others(TrainingJob, self.cache.jobs(*place)),
@@ -163,7 +150,7 @@ class Observer:
         faults = self.readers.outliers.of(own.key.namespace, own.key.name)
         pods = self.cache.pods(own.uid)
         return InferenceView(
-            service=self.parse(own, InferenceService),
+            service=parse(own, InferenceService),
             defaults=self.settings.defaults,
             pods=tuple(self._as_told(pod, faults) for pod in pods),
             kubernetes_service=self.cache.service(own.uid),
@@ -175,6 +162,7 @@ class Observer:
             doors=self.cache.pods(names.door_uid(own.key.namespace)),
             traffic=self.readers.traffic.told(own.key.namespace),
             listening=self.readers.listening.told(own.key.namespace),
+            scaling=self.readers.autoscaler.told(own.key),
         )
 
     def _as_told(self, pod: PodView, faults: Mapping[str, Fault]) -> PodView:
@@ -213,7 +201,7 @@ class Observer:
 
     def _valid(self, own: OwnObject, kind: type[Own]) -> Own | None:
         try:
-            return self.parse(own, kind)
+            return parse(own, kind)
         except ValidationError:
             return None
 
@@ -224,16 +212,6 @@ _VIEWS: Mapping[str, Callable[[Observer, OwnObject, Refusals], View]] = {
     "InferenceService": Observer._inference,  # noqa: SLF001
     names.DOOR_KIND: Observer._gateway,  # noqa: SLF001
 }
-
-
-def _parsed(kind: type[Own], body: Mapping[str, Any]) -> Own | ValidationError:
-    """Parse; a status that nobody can read counts as lost, and is made again."""
-    try:
-        return kind.model_validate(body)
-    except ValidationError as error:
-        if all(each["loc"][:1] == ("status",) for each in error.errors()):
-            return kind.model_validate({**body, "status": {}})
-        return error
 
 
 def _owned_by(own: OwnObject) -> Callable[[Value], bool]:

@@ -11,7 +11,10 @@ from lepton_operator.capacity import Capacity
 from lepton_operator.cluster import Cluster
 from lepton_operator.downloads import Downloads
 from lepton_operator.listening import Listening
+from lepton_operator.metrics import Metrics
 from lepton_operator.outliers import Outliers
+from lepton_operator.scaling.autoscaler import Autoscaler, autoscaler
+from lepton_operator.settings import Settings
 from lepton_operator.telemetry import Telemetry
 from lepton_operator.traffic import Traffic
 
@@ -25,22 +28,32 @@ class Readers:
     listening: Listening
     outliers: Outliers
     downloads: Downloads
+    autoscaler: Autoscaler
     capacity: Capacity | None
 
     def runs(self, wake: Callable[[Key], None]) -> list[Coroutine[Any, Any, None]]:
         """Return what has to run; `wake` is told about whose pods there is news."""
-        every = (self.telemetry, self.traffic, self.listening, self.outliers, self.downloads)
+        every = (
+            self.telemetry,
+            self.traffic,
+            self.listening,
+            self.outliers,
+            self.downloads,
+            self.autoscaler,
+        )
         asked = [each.run(wake) for each in every]
         return [*asked, self.capacity.run(wake)] if self.capacity is not None else asked
 
 
-def readers(cluster: Cluster, cache: Cache, gpu_resource: str, *, sees_nodes: bool) -> Readers:
+def readers(cluster: Cluster, cache: Cache, settings: Settings, metrics: Metrics) -> Readers:
     """Return readers that have been told nothing yet."""
+    sees_nodes = not settings.watch_namespaces
     return Readers(
         Telemetry(cache),
         Traffic(cache),
         Listening(cache),
         Outliers(cache),
         Downloads(cache),
-        Capacity(cluster, cache, gpu_resource) if sees_nodes else None,
+        autoscaler(cluster, cache, settings, metrics),
+        Capacity(cluster, cache, settings.defaults.gpu_resource) if sees_nodes else None,
     )

@@ -26,6 +26,7 @@ from lepton_operator.leader import Candidate, Leader
 from lepton_operator.ledgers import LedgerCollector
 from lepton_operator.metrics import Metrics
 from lepton_operator.observe import Observer
+from lepton_operator.parsing import inference_service
 from lepton_operator.queue import Outcome, WorkQueue
 from lepton_operator.readers import readers
 from lepton_operator.reconcile import Planner, Reconciler
@@ -101,8 +102,7 @@ def _assemble(
 ) -> Parts:
     cache = Cache(settings.defaults.gpu_resource)
     metrics.registry.register(LedgerCollector(cache, leader.held))
-    sees_nodes = not settings.watch_namespaces
-    asked = readers(cluster, cache, settings.defaults.gpu_resource, sees_nodes=sees_nodes)
+    asked = readers(cluster, cache, settings, metrics)
     observer = Observer(cluster, cache, settings, asked)
     randomness = random.Random()  # noqa: S311 - spreads retries, keeps no secret
     for kind in OWN_KINDS:
@@ -118,7 +118,7 @@ def _assemble(
         metrics=metrics,
         randomness=randomness,
     )
-    feed = Feed(cache, observer.inference_service, settings.defaults.door)
+    feed = Feed(cache, inference_service, settings.defaults.door)
     inbox = Inbox(cache, queue, feed.note)
     reconciler = Reconciler(
         observer,

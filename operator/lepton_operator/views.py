@@ -8,9 +8,11 @@ from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 from lepton_operator import names
+from lepton_operator.api.autoscaling import AutoscalingStatus
 from lepton_operator.api.inference import InferenceService
 from lepton_operator.api.model import LeptonModel
 from lepton_operator.api.training import Progress, RankRestart, TrainingJob
+from lepton_operator.conditions import Extra
 from lepton_operator.plan import Reference
 from lepton_operator.settings import Defaults, Settings
 
@@ -340,13 +342,22 @@ class DoorTold:
 
 
 @dataclass(frozen=True, slots=True)
+class ScalingView:
+    """How the number of a service's replicas is chosen, for its status."""
+
+    status: AutoscalingStatus
+    conditions: tuple[Extra, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class InferenceView:
     """What an InferenceService's plan reads.
 
     `ports` are the door's ports in this namespace, each with the Service that it belongs to.
     `doors` are the pods of the namespace's door, `traffic` what they told, by their UIDs: they are
     asked only while some pod of the namespace drains. `listening` are the ports on which each door
-    takes connections: told only while some Service of the namespace leads past the doors.
+    takes connections: told only while some Service of the namespace leads past the doors. `scaling` is
+    None where nothing was decided yet, and where nothing is to be.
     """
 
     service: InferenceService
@@ -361,6 +372,7 @@ class InferenceView:
     doors: tuple[PodView, ...] = ()
     traffic: Mapping[str, DoorTold] = field(default_factory=dict)
     listening: Mapping[str, frozenset[int]] = field(default_factory=dict)
+    scaling: ScalingView | None = None
 
 
 @dataclass(frozen=True, slots=True)

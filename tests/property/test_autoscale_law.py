@@ -25,6 +25,7 @@ any_samples = st.none() | st.builds(
     ready=st.integers(-3, 50),
     starting_ages=st.lists(figures, max_size=3).map(tuple),
     startups_seconds=st.lists(figures, max_size=3).map(tuple),
+    computed=st.none() | figures,
     compute_seconds=st.none() | figures,
     batches=st.none() | figures,
     desired=st.none() | st.integers(-2, 80),

@@ -6,13 +6,15 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from lepton_operator.api.common import ApiModel, Rule, cel_rules
+from lepton_operator.api.common import ApiModel, Rule, StatusModel, Timestamp, cel_rules
 
 MAX_AUTOSCALED = 1000
 MAX_LATENCY_MILLISECONDS = 600_000
 # autoscaling/v2's own bounds.
 MAX_WINDOW_SECONDS = 3600
 MAX_PERIOD_SECONDS = 1800
+
+KEPT_DECISIONS = 5
 
 Replicas = Annotated[int, Field(ge=1, le=MAX_AUTOSCALED)]
 
@@ -151,3 +153,35 @@ class Autoscaling(ApiModel):
     def _keep_the_rules(self) -> Self:
         _BOUNDS.check(self)
         return self
+
+
+class ScalingDecision(StatusModel):
+    """one change of the number of replicas, and why"""
+
+    time: Timestamp = Field(description="time at which replicas was set.")
+    from_replicas: Annotated[int, Field(ge=0)] = Field(
+        alias="from", description="from: the replicas before."
+    )
+    to: Annotated[int, Field(ge=0)] = Field(description="to: the replicas since.")
+    metric: Annotated[str, StringConstraints(max_length=64)] = Field(
+        description="metric that said so: demand (requests a second), backlog (seconds of work "
+        "that waits), worth (replica-seconds that one more replica has been worth), or bounds."
+    )
+    value: float = Field(description="value of the metric.")
+    target: float = Field(description="target: what the replicas can hold of it.")
+    reason: Annotated[str, StringConstraints(max_length=1024)] = Field(
+        default="", description="reason is the same in a sentence."
+    )
+
+
+class AutoscalingStatus(StatusModel):
+    """how the number of replicas is chosen"""
+
+    source: Literal["Prometheus", "Doors"] | None = Field(
+        default=None,
+        description="source of the counts: Prometheus, or the doors themselves where that tells "
+        "nothing. Absent while neither tells anything.",
+    )
+    decisions: Annotated[tuple[ScalingDecision, ...], Field(max_length=KEPT_DECISIONS)] = Field(
+        default=(), description="decisions: the last changes, the newest first."
+    )

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from lepton_operator.api.autoscaling import Autoscaling
+from lepton_operator.api.autoscaling import Autoscaling, AutoscalingStatus
 from lepton_operator.api.common import (
     MAX_NAME_LENGTH,
     MAX_VERSION,
@@ -366,6 +366,7 @@ class InferenceServiceStatus(Status):
     )
     rollout: RolloutStatus | None = None
     last_failure: LastFailure | None = None
+    autoscaling: AutoscalingStatus | None = None
 
 
 class InferenceService(StatusModel):

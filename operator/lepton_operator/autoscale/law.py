@@ -16,7 +16,7 @@ from lepton_operator.autoscale.causes import Cause, by_backlog, by_demand, by_wo
 from lepton_operator.autoscale.limits import counted, limited, remembered, stabilised
 from lepton_operator.autoscale.scene import Scene, observe, problem, see, seen_seconds
 from lepton_operator.autoscale.schedules import bounds
-from lepton_operator.autoscale.values import Decision, History, Samples, Spec
+from lepton_operator.autoscale.values import Decision, History, Limit, Samples, Spec
 
 
 def decide(spec: Spec, samples: Samples | None, history: History, now: float) -> Decision:
@@ -81,4 +81,19 @@ def _within_limits(scene: Scene, seen: History, cause: Cause, now: float) -> Dec
         reason += f" None goes before {window:.0f} s have been seen."
     elif replicas != wanted:
         reason += f" `behavior` allows {replicas} of {wanted} now."
-    return Decision(current, replicas, cause.metric, cause.value, cause.target, reason, seen)
+    return Decision(
+        current,
+        replicas,
+        cause.metric,
+        cause.value,
+        cause.target,
+        reason,
+        seen,
+        limit=_limit(scene, cause),
+    )
+
+
+def _limit(scene: Scene, cause: Cause) -> Limit | None:
+    if scene.spec.target_seconds <= scene.model.seconds_batched:
+        return "ServiceTime"
+    return "Maximum" if cause.replicas > scene.most else None

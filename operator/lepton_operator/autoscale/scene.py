@@ -53,6 +53,7 @@ def problem(spec: Spec, samples: Samples, history: History, now: float) -> str:
         samples.in_flight,
         samples.completions,
         samples.latency_seconds,
+        samples.computed or 0.0,
         samples.compute_seconds or 0.0,
         samples.batches or 0.0,
         *samples.starting_ages,

@@ -41,15 +41,15 @@ class Model:
 
 def learn(service: Service, before: Samples, now: Samples, rate: float, door: Door) -> Service:
     """Take in what was completed between two samples."""
+    executed = _executed(before, now)
+    if executed is not None:
+        service = _execution(service, *executed)
     done = _grown(before.completions, now.completions)
     took = _grown(before.latency_seconds, now.latency_seconds)
     if done < 1 or took <= 0:
         return service
     least = min(took / done, _forgotten(service.least_latency, now.time - before.time))
     service = replace(service, least_latency=least)
-    executed = _executed(before, now)
-    if executed is not None:
-        service = _execution(service, done, *executed)
     return _waits(service, (before, now), rate, door)
 
 
@@ -79,13 +79,14 @@ def _forgotten(least: float | None, seconds: float) -> float:
     return float("inf") if least is None else least * 2 ** (seconds / _FORGET_SECONDS)
 
 
-def _executed(before: Samples, now: Samples) -> tuple[float, float] | None:
-    """Return the seconds that executions took, summed over requests, and the number of batches."""
-    if now.compute_seconds is None or before.compute_seconds is None:
+def _executed(before: Samples, now: Samples) -> tuple[float, float, float] | None:
+    """Return the requests that were computed, the sum of their seconds, and the batches."""
+    if now.computed is None or before.computed is None:
         return None
-    seconds = _grown(before.compute_seconds, now.compute_seconds)
+    done = _grown(before.computed, now.computed)
+    seconds = _grown(before.compute_seconds or 0.0, now.compute_seconds or 0.0)
     batches = _grown(before.batches or 0.0, now.batches or 0.0)
-    return (seconds, batches) if seconds > 0 and batches >= 1 else None
+    return (done, seconds, batches) if done >= 1 and seconds > 0 and batches >= 1 else None
 
 
 def _execution(service: Service, done: float, seconds: float, batches: float) -> Service:
@@ -113,6 +114,8 @@ def _batch_time(service: Service) -> tuple[float, float]:
 
 
 def _batch_size(fixed: float, each: float, spec: Spec) -> int:
+    if fixed <= 0:  # a larger batch does no more in its time
+        return 1
     if each <= 0:
         return spec.max_batch
     return int(min(max(1.0, (spec.target_seconds / 2 - fixed) / each), spec.max_batch))

@@ -79,7 +79,10 @@ class Samples:
     ready: int
     starting_ages: tuple[float, ...] = ()  # seconds since each pod that is not ready was created
     startups_seconds: tuple[float, ...] = ()  # of pods that became ready since the last samples
-    compute_seconds: float | None = None  # Triton's: over completions, of the batch each was in
+    # Triton's own, which it tells at other moments than doors do: requests that were computed, the
+    # sum over them of the time of the batch that each was in, and the batches.
+    computed: float | None = None
+    compute_seconds: float | None = None
     batches: float | None = None
     desired: int | None = None  # spec.replicas; None: as many as there are
 
@@ -161,6 +164,10 @@ class History:
     advice: tuple[Advice, ...] = ()
 
 
+Limit = Literal["Maximum", "ServiceTime"]
+"""What keeps the target from being met: the most replicas that may be, or the model itself."""
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """How many replicas, by which figure, and why."""
@@ -173,3 +180,4 @@ class Decision:
     reason: str  # a sentence
     history: History
     held: bool = False  # there was nothing to decide by
+    limit: Limit | None = None

@@ -52,9 +52,14 @@ def served(
         name=service.metadata.name,
         port=port,
         limits=limits(service, defaults),
-        target_milliseconds=defaults.latency_target_milliseconds,
+        target_milliseconds=_target_milliseconds(service, defaults),
         endpoints=endpoints(service.metadata.name, pods),
     )
+
+
+def _target_milliseconds(service: InferenceService, defaults: DoorDefaults) -> int:
+    asked = service.spec.autoscaling
+    return asked.target.latency_milliseconds if asked else defaults.latency_target_milliseconds
 
 
 def limits(service: InferenceService, defaults: DoorDefaults) -> Limits:

@@ -19,17 +19,17 @@ class DoorCounts:
     """What one door counted of a service since it started, `at` seconds since the epoch.
 
     `arrivals` are requests, those that it `rejected` included, counted as they begin; `active`
-    those that it holds now, whether they wait or are worked on. `answers` took `milliseconds`
-    together: these two are some seconds older than the others, and of one moment (Envoy's
-    histograms).
+    those that it holds now, whether they wait or are worked on. `answers`, rejections included,
+    took `milliseconds` together: these two are some seconds older than the others, and of one
+    moment (Envoy's histograms); a door that is asked itself does not tell them.
     """
 
     at: float
     arrivals: float
     active: float
     rejected: float = 0.0
-    answers: float = 0.0
-    milliseconds: float = 0.0
+    answers: float | None = None
+    milliseconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

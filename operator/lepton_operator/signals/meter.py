@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, fields, replace
-from typing import TypeVar
+from dataclasses import astuple, dataclass, replace
+from typing import NamedTuple
 
 from lepton_operator.signals.counts import Counts, DoorCounts, TritonCounts
 
-Counted = TypeVar("Counted", DoorCounts, TritonCounts)
 _FORGOTTEN_SECONDS = 600.0  # a door that tells nothing for so long was another one
-_OF_A_MOMENT = frozenset({"at", "active", "pending"})
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
     """Of a service, since it was first looked at; each only grows, but for what is of a moment.
 
-    Requests and batches, seconds, and `at` in seconds since the epoch: when the oldest of the
-    doors' newest samples was taken. `in_flight` is of that moment: waiting and worked on, at all
-    doors.
+    Requests and batches, seconds, and `at` in seconds since the epoch: when the newest of the
+    doors' samples was taken. `in_flight` is of that moment: waiting and worked on, at all doors.
     """
 
     at: float
@@ -28,10 +25,19 @@ class Totals:
     rejected: float = 0.0
     completions: float = 0.0
     latency_seconds: float = 0.0
+    computed: float = 0.0
     batches: float = 0.0
-    batched_requests: float = 0.0
-    queue_seconds: float = 0.0
     compute_seconds: float = 0.0
+    tells_compute: bool = False  # whether the last look was told of Tritons
+
+
+class _Counted(NamedTuple):
+    """What a door counted between two looks; `answers` are of those that it let through."""
+
+    arrivals: float
+    rejected: float
+    answers: float
+    seconds: float
 
 
 @dataclass(slots=True)
@@ -55,12 +61,15 @@ class Meter:
             pod: _newer(before.doors.get(pod, counted), counted)
             for pod, counted in counts.doors.items()
         }
-        doors = [_since(before.doors.get(pod, each), each) for pod, each in newest.items()]
-        tritons = [
-            _since(before.tritons.get(pod, each), each) for pod, each in counts.tritons.items()
+        counted = [_since(before.doors.get(pod, each), each) for pod, each in newest.items()]
+        executed = [
+            _executed(before.tritons.get(pod, each), each) for pod, each in counts.tritons.items()
         ]
-        self.counts = Counts({**_remembered(before, newest), **newest}, counts.tritons)
-        self.totals = _added(self.totals, doors, tritons)
+        self.counts = Counts(
+            {**_remembered(before, newest), **newest}, counts.tritons or before.tritons
+        )
+        totals = self.totals or Totals(0.0)
+        self.totals = _added(totals, newest.values(), counted, executed)
         return self.totals
 
 
@@ -74,33 +83,49 @@ def _remembered(before: Counts, newest: dict[str, DoorCounts]) -> dict[str, Door
     return {pod: each for pod, each in before.doors.items() if at - each.at < _FORGOTTEN_SECONDS}
 
 
-def _since(before: Counted, after: Counted) -> Counted:
-    """Return what was counted in between: after a restart, all that was counted since."""
-    found = {}
-    for each in fields(after):
-        old, new = getattr(before, each.name), getattr(after, each.name)
-        restarted = new < old
-        found[each.name] = new if each.name in _OF_A_MOMENT or restarted else new - old
-    return type(after)(**found)
+def _since(before: DoorCounts, after: DoorCounts) -> _Counted:
+    """Return what a door counted in between: after a restart, all that it counted since."""
+    if after.arrivals < before.arrivals:
+        before = DoorCounts(before.at, 0.0, 0.0, answers=0.0, milliseconds=0.0)
+    came = after.arrivals - before.arrivals
+    rejected = _grown(before.rejected, after.rejected)
+    if None in (before.answers, before.milliseconds, after.answers, after.milliseconds):
+        # Little's law: requests took together what was open, times the time that it was.
+        answers = came + before.active - after.active
+        seconds = (before.active + after.active) / 2 * (after.at - before.at)
+    else:
+        answers = _grown(before.answers or 0.0, after.answers or 0.0)
+        seconds = _grown(before.milliseconds or 0.0, after.milliseconds or 0.0) / 1e3
+    return _Counted(came, rejected, max(0.0, answers - rejected), seconds)
+
+
+def _executed(before: TritonCounts, after: TritonCounts) -> TritonCounts:
+    """Return what a Triton counted in between: after a restart, all that it counted since."""
+    grown = (
+        _grown(old, new) for old, new in zip(astuple(before), astuple(after), strict=True)
+    )
+    return TritonCounts(*grown)
+
+
+def _grown(before: float, after: float) -> float:
+    return after - before if after >= before else after
 
 
 def _added(
-    totals: Totals | None, doors: Iterable[DoorCounts], tritons: Iterable[TritonCounts]
+    totals: Totals, doors: Iterable[DoorCounts], counted: list[_Counted], tritons: list[TritonCounts]
 ) -> Totals:
-    known, triton = list(doors), list(tritons)
-    at = min(each.at for each in known)
-    sums = totals or Totals(at)
+    known = list(doors)
     return replace(
-        sums,
-        at=max(at, sums.at),
+        totals,
+        at=max(totals.at, *(each.at for each in known)),
         in_flight=sum(each.active for each in known),
-        arrivals=sums.arrivals + sum(each.arrivals for each in known),
-        rejected=sums.rejected + sum(each.rejected for each in known),
-        completions=sums.completions + sum(each.answers for each in known),
-        latency_seconds=sums.latency_seconds + sum(each.milliseconds for each in known) / 1e3,
-        batches=sums.batches + sum(each.executions for each in triton),
-        batched_requests=sums.batched_requests + sum(each.requests for each in triton),
-        queue_seconds=sums.queue_seconds + sum(each.queue_microseconds for each in triton) / 1e6,
-        compute_seconds=sums.compute_seconds
-        + sum(each.compute_microseconds for each in triton) / 1e6,
+        arrivals=totals.arrivals + sum(each.arrivals for each in counted),
+        rejected=totals.rejected + sum(each.rejected for each in counted),
+        completions=totals.completions + sum(each.answers for each in counted),
+        latency_seconds=totals.latency_seconds + sum(each.seconds for each in counted),
+        computed=totals.computed + sum(each.requests for each in tritons),
+        batches=totals.batches + sum(each.executions for each in tritons),
+        compute_seconds=totals.compute_seconds
+        + sum(each.compute_microseconds for each in tritons) / 1e6,
+        tells_compute=bool(tritons),
     )

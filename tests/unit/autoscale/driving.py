@@ -39,6 +39,7 @@ class Drive:
             latency_seconds=self.arrivals * SERVICE_SECONDS,
             ready=self.ready,
             startups_seconds=(self.startup_seconds,) if first else (),
+            computed=self.arrivals,
             compute_seconds=self.arrivals * SERVICE_SECONDS,
             batches=self.arrivals,
         )

@@ -257,6 +257,7 @@ def test_pods_that_find_no_room_do_not_make_it_ask_for_more() -> None:
             drive.arrivals * SERVICE_SECONDS,
             3,
             starting_ages=(2.0 * turn,) * (wanted - 3),
+            computed=drive.arrivals,
             compute_seconds=drive.arrivals * SERVICE_SECONDS,
             batches=drive.arrivals,
         )

@@ -10,7 +10,7 @@ from lepton_operator.autoscale.values import Samples, Service, Spec
 
 DOOR = Door(doors=1)
 SPEC = Spec(target_seconds=0.5, percentile=95.0)
-ZERO = Samples(0.0, 0, 1, 0, 0.0, 4, compute_seconds=0.0, batches=0)
+ZERO = Samples(0.0, 0, 1, 0, 0.0, 4, computed=0, compute_seconds=0.0, batches=0)
 
 
 def served(
@@ -23,6 +23,7 @@ def served(
         arrivals=before.arrivals + requests,
         completions=before.completions + requests,
         latency_seconds=before.latency_seconds + requests * (each + wait),
+        computed=(before.computed or 0) + requests,
         compute_seconds=(before.compute_seconds or 0) + requests * each,
         batches=(before.batches or 0) + requests / batch,
     )
@@ -44,17 +45,33 @@ def test_the_service_time_is_tritons() -> None:
 
 
 def test_without_triton_it_is_the_least_mean_latency() -> None:
-    before, service = replace(ZERO, compute_seconds=None, batches=None), Service()
+    before, service = replace(ZERO, computed=None), Service()
     for wait in (0.2, 0.02, 0.4):
         after = replace(
             served(before, requests=40, batch=1, each=0.1, wait=wait),
-            compute_seconds=None,
-            batches=None,
+            computed=None,
         )
         service, before = learn(service, before, after, 20, DOOR), after
     found = model(service, SPEC)
     assert found is not None
     assert found.work_seconds == pytest.approx(0.12, rel=1e-3)
+
+
+def test_what_doors_and_tritons_count_need_not_come_together() -> None:
+    half = served(ZERO, requests=40, batch=1, each=0.1)
+    door = replace(half, computed=0, compute_seconds=0.0, batches=0)
+    triton = replace(half, time=4.0)
+    service = learn(Service(), ZERO, door, 20, DOOR)
+    found = model(learn(service, door, triton, 0, DOOR), SPEC)
+    assert found is not None
+    assert found.work_seconds == pytest.approx(0.1)
+
+
+def test_batches_that_save_nothing_are_not_waited_for() -> None:
+    service = learn(Service(), ZERO, served(ZERO, requests=40, batch=1, each=0.1), 20, DOOR)
+    found = model(service, replace(SPEC, max_batch=8))
+    assert found is not None
+    assert found.seconds_batched == pytest.approx(0.1)
 
 
 def test_what_batches_save_is_learned() -> None:
@@ -89,7 +106,9 @@ def test_one_size_of_batches_says_nothing_of_larger_ones() -> None:
 
 def test_a_counter_that_begins_again_is_no_loss() -> None:
     service = learn(Service(), ZERO, served(ZERO, requests=40, batch=1, each=0.1), 20, DOOR)
-    high = replace(ZERO, completions=1e6, latency_seconds=1e5, compute_seconds=1e5, batches=1e6)
+    high = replace(
+        ZERO, completions=1e6, latency_seconds=1e5, computed=1e6, compute_seconds=1e5, batches=1e6
+    )
     after = replace(served(ZERO, requests=40, batch=1, each=0.1), time=2.0, latency_seconds=4.0)
     found = model(learn(service, high, after, 20, DOOR), SPEC)
     assert found is not None

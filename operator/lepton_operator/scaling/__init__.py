@@ -1,0 +1,1 @@
+"""The number of replicas of services that ask for a latency: what is counted, decided, and set."""

@@ -1,0 +1,57 @@
+"""From an InferenceService to what the law is asked for."""
+
+from __future__ import annotations
+
+from lepton_operator.api import autoscaling as api
+from lepton_operator.api.autoscaling import Autoscaling
+from lepton_operator.api.inference import InferenceService
+from lepton_operator.autoscale.queueing import Door
+from lepton_operator.autoscale.values import ScalingPolicy, ScalingRules, Schedule, Spec
+from lepton_operator.settings import Settings
+
+
+def asked(service: InferenceService, wanted: Autoscaling, settings: Settings) -> Spec:
+    """Return what the law is to keep for a service."""
+    behavior = wanted.behavior or api.Behavior()
+    return Spec(
+        target_seconds=wanted.target.latency_milliseconds / 1e3,
+        percentile=wanted.target.percentile,
+        min_replicas=wanted.min_replicas,
+        max_replicas=wanted.max_replicas,
+        up=_rules(behavior.scale_up),
+        down=_rules(behavior.scale_down),
+        schedules=tuple(_schedule(each) for each in wanted.schedules),
+        door=Door(doors=settings.door.replicas),
+        max_batch=_max_batch(service, settings),
+        stale_after_seconds=settings.prometheus.max_age_seconds,
+    )
+
+
+def _max_batch(service: InferenceService, settings: Settings) -> int:
+    """Return the largest batch that may be put together. A model that cannot be batched shows it:
+    the law learns from the batches that it sees.
+    """
+    batching, most = service.spec.batching, settings.defaults.triton.max_batch_size
+    return most if batching is None else batching.max_batch_size or most
+
+
+def _rules(rules: api.ScalingRules | None) -> ScalingRules:
+    if rules is None:
+        return ScalingRules()
+    return ScalingRules(
+        stabilization_window_seconds=rules.stabilization_window_seconds,
+        select_policy=rules.select_policy,
+        policies=tuple(
+            ScalingPolicy(each.type, each.value, each.period_seconds) for each in rules.policies
+        ),
+    )
+
+
+def _schedule(schedule: api.Schedule) -> Schedule:
+    return Schedule(
+        schedule.start,
+        schedule.end,
+        schedule.time_zone,
+        schedule.min_replicas,
+        schedule.max_replicas,
+    )
