@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e.chroot import USER, WRITABLE, Image, mounted
+from e2e.chroot import WRITABLE, Image, mounted
 from e2e.cluster.ports import free_ports
 from e2e.waiting import wait_until
 from images.build import build

@@ -81,8 +81,8 @@ def test_no_door_tells_nothing_and_forgets_nothing() -> None:
 
 def test_what_tritons_counted_is_in_seconds() -> None:
     meter, door = Meter(), {"a": DoorCounts(0, 0, 0)}
-    meter.add(Counts(door, {"t": TritonCounts(10, 5, 1_000_000, 2_000_000)}))
-    totals = meter.add(Counts(door, {"t": TritonCounts(16, 8, 1_500_000, 2_600_000)}))
+    meter.add(Counts(door, {"t": TritonCounts(10, 5, 2_000_000)}))
+    totals = meter.add(Counts(door, {"t": TritonCounts(16, 8, 2_600_000)}))
     assert totals is not None
     assert (totals.batched_requests, totals.batches) == (6, 3)
     assert (totals.queue_seconds, round(totals.compute_seconds, 9)) == (0.5, 0.6)

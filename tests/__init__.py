@@ -1,0 +1,1 @@
+"""Tests of every part. A package: one of the libraries that they use installs a `tests`, too."""
