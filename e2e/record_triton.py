@@ -1,8 +1,8 @@
-"""Records what a real Triton tells of itself, for tests/recordings/triton: `python -m e2e.record_triton`.
+"""Records what a real Triton tells of itself: `python -m e2e.record_triton`.
 
 Each form is a server of its own (the image `sleeper`: 100 ms a request, no CPU) with two models, of
 which `digits` batches; its /metrics are kept as they are, and beside them its statistics API, which
-tells the same by other means.
+tells the same by other means. All of it is written to tests/recordings/triton.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class Server:
 
 
 def main() -> int:
+    """Start a server of each form, one after another, and write what it tells."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with mounted(build(["sleeper"])["sleeper"]) as image:
         for form, flags in FORMS.items():

@@ -140,6 +140,10 @@ class Cache:
         namespaces = {*self._services, *(namespace for _, namespace in owners)}
         return [*self._own, *(door_key(each) for each in sorted(namespaces))]
 
+    def services(self) -> list[Key]:
+        """Return the keys of all InferenceServices."""
+        return [key for keys in self._services.values() for key in keys]
+
     def serves(self, namespace: str) -> bool:
         """Whether a namespace has InferenceServices."""
         return namespace in self._services

@@ -32,6 +32,7 @@ class Metrics:
         self._client()
         self._leader()
         self._door()
+        self._scaling()
 
     def render(self) -> bytes:
         """Return all of them in Prometheus's text format."""
@@ -188,5 +189,19 @@ class Metrics:
         self.door_strangers = Counter(
             "lepton_door_strangers_total",
             "Streams that were refused because the client's certificate names no door.",
+            registry=self.registry,
+        )
+
+    def _scaling(self) -> None:
+        self.scalings = Counter(
+            "lepton_autoscaler_scalings_total",
+            "Changes of a service's replicas, by their direction: up, down.",
+            ["direction"],
+            registry=self.registry,
+        )
+        self.scaling_seconds = Histogram(
+            "lepton_autoscaler_look_cpu_seconds",
+            "CPU time of a look at all services that ask for a latency.",
+            buckets=_REQUEST_SECONDS,
             registry=self.registry,
         )

@@ -162,7 +162,7 @@ class Observer:
             doors=self.cache.pods(names.door_uid(own.key.namespace)),
             traffic=self.readers.traffic.told(own.key.namespace),
             listening=self.readers.listening.told(own.key.namespace),
-            scaling=self.readers.autoscaler.told(own.key),
+            scaling=self.readers.autoscaler.told(own),
         )
 
     def _as_told(self, pod: PodView, faults: Mapping[str, Fault]) -> PodView:

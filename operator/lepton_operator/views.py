@@ -356,8 +356,8 @@ class InferenceView:
     `ports` are the door's ports in this namespace, each with the Service that it belongs to.
     `doors` are the pods of the namespace's door, `traffic` what they told, by their UIDs: they are
     asked only while some pod of the namespace drains. `listening` are the ports on which each door
-    takes connections: told only while some Service of the namespace leads past the doors. `scaling` is
-    None where nothing was decided yet, and where nothing is to be.
+    takes connections: told only while some Service of the namespace leads past the doors.
+    `scaling` is None where nothing was decided yet, and where nothing is to be.
     """
 
     service: InferenceService

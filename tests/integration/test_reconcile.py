@@ -43,8 +43,7 @@ class Bench:
             {"defaults": DEFAULTS, "watchNamespaces": [self.namespace.name]}
         )
         self.cache = Cache(settings.defaults.gpu_resource)
-        gpu = settings.defaults.gpu_resource
-        asked = readers(self.client, self.cache, gpu, sees_nodes=False)
+        asked = readers(self.client, self.cache, settings, self.metrics)
         self.observer = Observer(self.client, self.cache, settings, asked)
         self.reconciler = Reconciler(
             self.observer,

@@ -72,7 +72,7 @@ def statistics(form: str) -> TritonCounts:
 
 @pytest.fixture(scope="module")
 def scraping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Scrapes a Triton of each form as the one of a service of that name, and a door of them all."""
+    """Scrapes a Triton of each form, of a service of that name, and a door of them all."""
     with ExitStack() as stack:
         tritons = {
             form: stack.enter_context(exporting(lambda text=text: text))
@@ -101,7 +101,7 @@ async def test_one_query_reads_every_form(form: str, scraping: Prometheus) -> No
 
 
 def test_what_the_cache_answers_thins_nothing_out() -> None:
-    """Of a model that takes 100 ms a request, in batches of four: 400 ms for each that it computes."""
+    """A batch of four requests of 100 ms each takes 400 ms, for all that were computed."""
     by_form = {form: statistics(form) for form in ("plain", "cache")}
     assert {form: each.requests for form, each in by_form.items()} == {"plain": 41, "cache": 29}
     for each in by_form.values():

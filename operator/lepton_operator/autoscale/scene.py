@@ -78,6 +78,7 @@ def observe(spec: Spec, samples: Samples, history: History) -> History:
     if last is None or not 0 < samples.time - last.time <= spec.stale_after_seconds:
         return replace(
             history,
+            service=service.first(history.service, samples),
             seen_since=samples.time,
             arrivals=0.0,
             moments=(),

@@ -39,6 +39,14 @@ class Model:
     variability: float
 
 
+def first(service: Service, samples: Samples) -> Service:
+    """Take in what Tritons had computed before anybody looked: a new leader knows no more of it."""
+    done, seconds = samples.computed or 0.0, samples.compute_seconds or 0.0
+    if service.weight or done < 1 or seconds <= 0 or not samples.batches:
+        return service
+    return _execution(service, done, seconds, samples.batches)
+
+
 def learn(service: Service, before: Samples, now: Samples, rate: float, door: Door) -> Service:
     """Take in what was completed between two samples."""
     executed = _executed(before, now)
@@ -90,15 +98,16 @@ def _executed(before: Samples, now: Samples) -> tuple[float, float, float] | Non
 
 
 def _execution(service: Service, done: float, seconds: float, batches: float) -> Service:
-    kept = max(0.0, 1 - done / _MEMORY_REQUESTS)
+    new = min(done, _MEMORY_REQUESTS)
+    kept = 1 - new / _MEMORY_REQUESTS
     each, size = seconds / done, max(1.0, done / batches)
     return replace(
         service,
-        weight=service.weight * kept + done,
-        seconds=service.seconds * kept + done * each,
-        size=service.size * kept + done * size,
-        size_squared=service.size_squared * kept + done * size**2,
-        seconds_size=service.seconds_size * kept + done * each * size,
+        weight=service.weight * kept + new,
+        seconds=service.seconds * kept + new * each,
+        size=service.size * kept + new * size,
+        size_squared=service.size_squared * kept + new * size**2,
+        seconds_size=service.seconds_size * kept + new * each * size,
     )
 
 

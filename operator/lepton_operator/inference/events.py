@@ -84,10 +84,19 @@ def _failed(before: InferenceServiceStatus, after: InferenceServiceStatus) -> It
         yield Event("Warning", new.reason, f"Pod {new.pod}: {new.message}")
 
 
+def _scaled(before: InferenceServiceStatus, after: InferenceServiceStatus) -> Iterator[Event]:
+    known = before.autoscaling.decisions if before.autoscaling is not None else ()
+    for each in reversed(after.autoscaling.decisions if after.autoscaling is not None else ()):
+        if each not in known:
+            message = f"From {each.from_replicas} to {each.to} replicas. {each.reason}"
+            yield Event("Normal", ServingReason.SCALED, message)
+
+
 RULES: tuple[Callable[[InferenceServiceStatus, InferenceServiceStatus], Iterator[Event]], ...] = (
     _rolled_out,
     _judged,
     _in_place,
     _given_up,
     _failed,
+    _scaled,
 )

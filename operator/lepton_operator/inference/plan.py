@@ -26,6 +26,7 @@ from lepton_operator.inference.ports import port
 from lepton_operator.inference.progress import DRAINED_GRACE_SECONDS, progress, terms
 from lepton_operator.inference.revisions import listed, recorded, revision_of
 from lepton_operator.inference.rollout import Doomed, Moves, moves
+from lepton_operator.inference.scaling import scaling
 from lepton_operator.inference.situation import Situation, drains, shortage
 from lepton_operator.inference.target import target
 from lepton_operator.inference.verdict import judge
@@ -121,10 +122,11 @@ def _status(situation: Situation) -> InferenceServiceStatus:
     view, pods = situation.view, situation.fleet
     metadata, before = view.service.metadata, view.service.status
     under_way = progress(situation)
+    autoscaling, scaling_conditions = scaling(view)
     conditions = summarise(
         before.conditions,
         judge(situation, under_way),
-        (),
+        scaling_conditions,
         generation=metadata.generation,
         now=situation.now.replace(microsecond=0),
     )
@@ -143,6 +145,7 @@ def _status(situation: Situation) -> InferenceServiceStatus:
         revisions=situation.revisions,
         rollout=under_way,
         last_failure=last_failure(pods, before.last_failure, situation.asked),
+        autoscaling=autoscaling,
     )
 
 

@@ -10,6 +10,7 @@ class ServingReason(StrEnum):
 
     SERVING = "Serving"
     SCALED_TO_ZERO = "ScaledToZero"
+    SCALED = "Scaled"
     ROLLING_OUT = "RollingOut"
     SCALING_DOWN = "ScalingDown"
     STARTING = "Starting"

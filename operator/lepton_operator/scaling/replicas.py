@@ -12,7 +12,7 @@ from lepton_operator.views import PodView
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """`startups_seconds` are of those pods that were not ready at the look before."""
+    """`startups_seconds` are of the ready pods that were not known."""
 
     ready: int
     starting_ages: tuple[float, ...]
@@ -21,7 +21,7 @@ class Replicas:
 
 
 def replicas(pods: Iterable[PodView], known: frozenset[str], now: datetime) -> Replicas:
-    """Return the replicas as they stand; `known` are the UIDs of those that were ready before."""
+    """Return the replicas as they stand; `known` are UIDs of ready pods."""
     serving = [pod for pod in pods if not (pod.deleting or pod.gone or pod.finished)]
     serving = [pod for pod in serving if not is_draining(pod)]
     ready = [pod for pod in serving if pod.ready]

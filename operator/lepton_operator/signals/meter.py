@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from lepton_operator.signals.counts import Counts, DoorCounts, TritonCounts
 
+_NOTHING = TritonCounts(0.0, 0.0, 0.0, 0.0)
 _FORGOTTEN_SECONDS = 600.0  # a door that tells nothing for so long was another one
 
 
@@ -42,10 +43,11 @@ class _Counted(NamedTuple):
 
 @dataclass(slots=True)
 class Meter:
-    """Of one service. A pod that is seen for the first time begins with what it counted before.
+    """Of one service. A door that is seen for the first time begins with what it counted before.
 
     That is too little by what a new door counted before its first sample, and never too much: what
-    a door counted while nobody looked may be of days ago. A sample that is no newer than the one
+    a door counted while nobody looked may be of days ago. Of a Triton all counts: how long requests
+    take is learned from them, and not when they came. A sample that is no newer than the one
     before is that one: two sources may tell the same counts, one of them later.
     """
 
@@ -56,14 +58,15 @@ class Meter:
         """Take in new counts; return what they come to, None while no door tells anything."""
         if not counts.doors:
             return None
-        before = self.counts or counts
+        before = self.counts or Counts(counts.doors)
         newest = {
             pod: _newer(before.doors.get(pod, counted), counted)
             for pod, counted in counts.doors.items()
         }
         counted = [_since(before.doors.get(pod, each), each) for pod, each in newest.items()]
         executed = [
-            _executed(before.tritons.get(pod, each), each) for pod, each in counts.tritons.items()
+            _executed(before.tritons.get(pod, _NOTHING), each)
+            for pod, each in counts.tritons.items()
         ]
         self.counts = Counts(
             {**_remembered(before, newest), **newest}, counts.tritons or before.tritons
@@ -101,9 +104,7 @@ def _since(before: DoorCounts, after: DoorCounts) -> _Counted:
 
 def _executed(before: TritonCounts, after: TritonCounts) -> TritonCounts:
     """Return what a Triton counted in between: after a restart, all that it counted since."""
-    grown = (
-        _grown(old, new) for old, new in zip(astuple(before), astuple(after), strict=True)
-    )
+    grown = (_grown(old, new) for old, new in zip(astuple(before), astuple(after), strict=True))
     return TritonCounts(*grown)
 
 
@@ -112,7 +113,10 @@ def _grown(before: float, after: float) -> float:
 
 
 def _added(
-    totals: Totals, doors: Iterable[DoorCounts], counted: list[_Counted], tritons: list[TritonCounts]
+    totals: Totals,
+    doors: Iterable[DoorCounts],
+    counted: list[_Counted],
+    tritons: list[TritonCounts],
 ) -> Totals:
     known = list(doors)
     return replace(

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from lepton_operator.autoscale.queueing import Door
-from lepton_operator.autoscale.service import learn, model
+from lepton_operator.autoscale.service import first, learn, model
 from lepton_operator.autoscale.values import Samples, Service, Spec
 
 DOOR = Door(doors=1)
@@ -32,6 +32,14 @@ def served(
 def test_nothing_is_known_before_a_request_was_answered() -> None:
     assert model(Service(), SPEC) is None
     assert learn(Service(), ZERO, replace(ZERO, time=2.0), 0.0, DOOR) == Service()
+
+
+def test_what_was_computed_before_anybody_looked_is_known() -> None:
+    samples = replace(ZERO, computed=500, compute_seconds=50.0, batches=500)
+    found = model(first(Service(), samples), SPEC)
+    assert found is not None
+    assert found.work_seconds == pytest.approx(0.1)
+    assert first(Service(), ZERO) == Service()
 
 
 def test_the_service_time_is_tritons() -> None:

@@ -62,12 +62,12 @@ def test_a_name_that_was_silent_for_long_is_another_door() -> None:
     assert arrivals(*looks) == [0, 0, 0]
 
 
-def test_what_is_in_flight_is_of_the_moment_and_as_old_as_the_oldest_sample() -> None:
+def test_what_is_in_flight_is_of_the_moment_and_as_old_as_the_newest_sample() -> None:
     meter = Meter()
     meter.add(doors(a=(0, 10, 7), b=(1, 5, 2)))
     totals = meter.add(doors(a=(4, 10, 3), b=(6, 5, 1)))
     assert totals is not None
-    assert (totals.in_flight, totals.at) == (4, 4)
+    assert (totals.in_flight, totals.at) == (4, 6)
 
 
 def test_no_door_tells_nothing_and_forgets_nothing() -> None:
@@ -79,13 +79,50 @@ def test_no_door_tells_nothing_and_forgets_nothing() -> None:
     assert totals.arrivals == 3
 
 
-def test_what_tritons_counted_is_in_seconds() -> None:
+def test_what_tritons_counted_is_in_seconds_with_what_was_before_anybody_looked() -> None:
     meter, door = Meter(), {"a": DoorCounts(0, 0, 0)}
     meter.add(Counts(door, {"t": TritonCounts(10, 5, 2_000_000)}))
     totals = meter.add(Counts(door, {"t": TritonCounts(16, 8, 2_600_000)}))
     assert totals is not None
-    assert (totals.batched_requests, totals.batches) == (6, 3)
-    assert (totals.queue_seconds, round(totals.compute_seconds, 9)) == (0.5, 0.6)
+    assert (totals.computed, totals.batches) == (16, 8)
+    assert round(totals.compute_seconds, 9) == 2.6
+
+
+def test_a_triton_that_began_anew_counts_from_nothing() -> None:
+    meter, door = Meter(), {"a": DoorCounts(0, 0, 0)}
+    meter.add(Counts(door, {"t": TritonCounts(10, 5, 0, 2_000_000)}))
+    meter.add(Counts(door))  # the doors were asked, who know no Triton
+    totals = meter.add(Counts(door, {"t": TritonCounts(2, 1, 0, 400_000)}))
+    assert totals is not None
+    assert (totals.computed, round(totals.compute_seconds, 9)) == (12, 2.4)
+
+
+def latency(*looks: DoorCounts) -> list[tuple[float, float]]:
+    """The completions, and the seconds that they took together, of one door's looks."""
+    meter = Meter()
+    totals = [meter.add(Counts({"a": each})) for each in looks]
+    return [(each.completions, each.latency_seconds) for each in totals if each is not None]
+
+
+def test_what_was_answered_is_the_doors_own_word_less_what_it_refused() -> None:
+    before = DoorCounts(0, 10, 0, rejected=1, answers=10, milliseconds=1000)
+    after = DoorCounts(2, 30, 0, rejected=3, answers=28, milliseconds=2600)
+    assert latency(before, after) == [(0, 0), (16, 1.6)]
+
+
+def test_a_door_that_tells_no_latencies_shows_them_by_littles_law() -> None:
+    before, after = DoorCounts(0, 100, 4, rejected=0), DoorCounts(2, 140, 6, rejected=5)
+    assert latency(before, after) == [(0, 0), (33, 10)]
+
+
+def test_two_sources_in_turn_count_nothing_twice() -> None:
+    looks = (
+        DoorCounts(0, 1000, 0, answers=1000, milliseconds=1e5),
+        DoorCounts(2, 1020, 0),
+        DoorCounts(4, 1040, 0, answers=1040, milliseconds=1.04e5),
+        DoorCounts(6, 1060, 0, answers=1055, milliseconds=1.06e5),
+    )
+    assert [done for done, _ in latency(*looks)] == [0, 20, 40, 55]
 
 
 def test_a_sample_that_is_no_newer_is_none() -> None:
