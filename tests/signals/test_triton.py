@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +76,7 @@ def scraping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """Scrapes a Triton of each form, of a service of that name, and a door of them all."""
     with ExitStack() as stack:
         tritons = {
-            form: stack.enter_context(exporting(lambda text=text: text))
-            for form, text in FORMS.items()
+            form: stack.enter_context(exporting(partial(str, text))) for form, text in FORMS.items()
         }
         doors = "".join(told(form, arrivals=41, active=0) for form in FORMS)
         door = stack.enter_context(exporting(lambda: doors))

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from lepton_operator.signals.counts import Counts, DoorCounts, TritonCounts
 
-_NOTHING = TritonCounts(0.0, 0.0, 0.0, 0.0)
+_NOTHING = TritonCounts(0.0, 0.0, 0.0)
 _FORGOTTEN_SECONDS = 600.0  # a door that tells nothing for so long was another one
 
 

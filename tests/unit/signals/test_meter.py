@@ -90,9 +90,9 @@ def test_what_tritons_counted_is_in_seconds_with_what_was_before_anybody_looked(
 
 def test_a_triton_that_began_anew_counts_from_nothing() -> None:
     meter, door = Meter(), {"a": DoorCounts(0, 0, 0)}
-    meter.add(Counts(door, {"t": TritonCounts(10, 5, 0, 2_000_000)}))
+    meter.add(Counts(door, {"t": TritonCounts(10, 5, 2_000_000)}))
     meter.add(Counts(door))  # the doors were asked, who know no Triton
-    totals = meter.add(Counts(door, {"t": TritonCounts(2, 1, 0, 400_000)}))
+    totals = meter.add(Counts(door, {"t": TritonCounts(2, 1, 400_000)}))
     assert totals is not None
     assert (totals.computed, round(totals.compute_seconds, 9)) == (12, 2.4)
 
