@@ -29,6 +29,8 @@ _COUNTED = (
     *(_ARRIVALS, _ACTIVE, _REJECTED, _ANSWERS, _MILLISECONDS),
     *(_SUCCESS, _MISSES, _EXECUTIONS),
 )
+_POD = "namespace, service, pod"
+_OF_A_POD = "protocol, model, version, gpu_uuid"
 # What is reckoned has no name of its own.
 _RECKONED = "counted"
 _SAMPLED = "sampled"
@@ -73,21 +75,25 @@ class SignalError(Exception):
 def query(matchers: Mapping[str, str], namespaces: Iterable[str] = ()) -> str:
     """Return the one query. `matchers` are labels and their values, of the administrator's.
 
-    Its sums drop what distinguishes the series of one pod (classes of answers, protocols, GPUs).
+    Its sums drop what distinguishes the series of one pod (protocols, models, GPUs). The maxima
+    before them drop what those add who scrape: a pod that is scraped twice counts once.
     """
     chosen = [f"{label}={_quoted(value)}" for label, value in sorted(matchers.items())]
     names = "|".join(sorted(namespaces))  # Kubernetes' names: no sign of theirs means anything here
     if names:
         chosen.append(f"namespace=~{_quoted(names)}")
-    counted = ",".join((f"__name__=~{_quoted('|'.join(_COUNTED))}", *chosen))
-    computed = ",".join((f"__name__=~{_quoted(_COMPUTE)}", *chosen))
-    times = f"max by (namespace, service, pod) (timestamp({_ACTIVE}{{{','.join(chosen)}}}))"
+    times = f"max by ({_POD}) (timestamp({_ACTIVE}{{{','.join(chosen)}}}))"
     # `or` compares all labels but the name, so those without one get a label of their own.
     return (
-        f"sum by (__name__, namespace, service, pod) ({{{counted}}})"
-        f" or {_named(_COMPUTED, f'sum by (namespace, service, pod) ({{{computed}}})')}"
+        f"sum by (__name__, {_POD}) ({_once('|'.join(_COUNTED), chosen)})"
+        f" or {_named(_COMPUTED, f'sum by ({_POD}) ({_once(_COMPUTE, chosen)})')}"
         f" or {_named(_SAMPLED, times)}"
     )
+
+
+def _once(metrics: str, chosen: Iterable[str]) -> str:
+    matchers = ",".join((f"__name__=~{_quoted(metrics)}", *chosen))
+    return f"max by (__name__, {_POD}, {_OF_A_POD}) ({{{matchers}}})"
 
 
 def _named(name: str, expression: str) -> str:
@@ -96,15 +102,28 @@ def _named(name: str, expression: str) -> str:
 
 async def read(session: aiohttp.ClientSession, url: str, text: str) -> dict[Service, Counts]:
     """Ask a Prometheus; raises SignalError."""
-    target = URL(url.rstrip("/") + "/api/v1/query")
+    return parse(await _asked(session, url, "query", {"query": text}))
+
+
+async def _asked(
+    session: aiohttp.ClientSession, url: str, what: str, data: Mapping[str, str]
+) -> bytes:
+    request = session.post(
+        URL(f"{url.rstrip('/')}/api/v1/{what}"),
+        data=data,
+        # Within a cluster both sides spend more on compression than it saves.
+        headers={"Accept-Encoding": "identity"},
+        timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS),
+        allow_redirects=False,
+    )
     try:
-        async with session.post(target, data={"query": text}, allow_redirects=False) as response:
+        async with request as response:
             content = await _content(response)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise SignalError(f"Prometheus does not answer: {_words(error)}.") from error
     if response.status != HTTPStatus.OK:
         raise SignalError(f"Prometheus answers {response.status}: {_reason(content)}.")
-    return parse(content)
+    return content
 
 
 def parse(content: bytes) -> dict[Service, Counts]:
