@@ -39,7 +39,9 @@ class Sources:
     _asks_again_at: float = field(default=0.0)
 
     def __post_init__(self) -> None:
-        self._query = prometheus.query({}, self.settings.watch_namespaces)
+        self._query = prometheus.query(
+            self.settings.prometheus.matchers, self.settings.watch_namespaces
+        )
 
     async def prometheus(self) -> Told:
         """Return what Prometheus tells; nothing if it does not answer."""
