@@ -52,7 +52,7 @@ def _show(found: dict[str, str], *, as_json: bool) -> None:
         print(json.dumps(found, indent=2))
     else:
         for name, reference in found.items():
-            print(f"{name:<10}{reference}")
+            print(f"{name:<12}{reference}")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,1 +1,1 @@
-"""Tests of every part. A package: one of the libraries that they use installs a `tests`, too."""
+"""Tests. A package, because a library that they use installs one of the same name."""

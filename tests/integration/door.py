@@ -16,11 +16,14 @@ DOOR_ADDRESS = "127.0.9.2"
 
 
 class Door(ThreadingHTTPServer):
-    """Tells how many requests each pod has that it knows to be draining, and where it listens."""
+    """Tells how many requests each pod has that it knows to be draining, where it listens, and what
+    it counted of each service.
+    """
 
     def __init__(self) -> None:
         self.in_flight: dict[str, int] = {}
         self.listeners: list[int] = []
+        self.counts: dict[str, dict[str, float]] = {}
         self.asked: list[str] = []
         super().__init__((DOOR_ADDRESS, HEALTH_PORT), _Handler)
 
@@ -32,6 +35,7 @@ class _Handler(BaseHTTPRequestHandler):
         found = {
             "/in-flight": {f"{ip}:8000": count for ip, count in self.server.in_flight.items()},
             "/listeners": self.server.listeners,
+            "/counts": self.server.counts,
         }
         path = urlsplit(self.path).path
         if path not in found:  # what no test here is about

@@ -32,6 +32,7 @@ OF_EVENTS = {
     ServingReason.REPLACING,
     ServingReason.ROLLED_BACK,
     ServingReason.DRAIN_TIMED_OUT,
+    ServingReason.SCALED,
 }
 
 

@@ -1,0 +1,199 @@
+"""Replicas follow what a door counts, against a real API server; nobody here has a Prometheus."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pytest
+
+from e2e.waiting import wait_until
+from lepton_operator.api.inference import InferenceService
+from lepton_operator.conditions import find
+from tests.integration.conftest import Namespace, Operators
+from tests.integration.door import DOOR_ADDRESS, Door
+from tests.integration.kubelet import Kubelet
+from tests.integration.test_drains import serve
+from tests.integration.test_operator import writes
+
+SCALED, SAID = "a service is scaled", "a condition says it"
+TARGET = {"latencyMilliseconds": 500}
+ASKED: dict[str, Any] = {"minReplicas": 1, "maxReplicas": 5, "target": TARGET}
+HPA = {
+    "apiVersion": "autoscaling/v2",
+    "kind": "HorizontalPodAutoscaler",
+    "spec": {
+        "scaleTargetRef": {
+            "apiVersion": "lepton.ai/v1alpha1",
+            "kind": "InferenceService",
+            "name": "digits",
+        },
+        "minReplicas": 1,
+        "maxReplicas": 3,
+    },
+}
+
+
+@dataclass
+class Clients:
+    """Requests that take 100 ms each, as a door counts them."""
+
+    door: Door
+    rate: float = 0.0
+    _arrivals: float = 1000.0
+    _ends: threading.Event = field(default_factory=threading.Event)
+
+    def ask(self) -> None:
+        """Go on until the end, in real time."""
+        while not self._ends.wait(0.1):
+            self._arrivals += self.rate / 10
+            counts = {"arrivals": self._arrivals, "active": self.rate / 10, "rejected": 0}
+            self.door.counts = {"digits": counts}
+
+    def end(self) -> None:
+        self._ends.set()
+
+
+@pytest.fixture
+def clients(door: Door) -> Iterator[Clients]:
+    found = Clients(door)
+    asking = threading.Thread(target=found.ask)
+    asking.start()
+    yield found
+    found.end()
+    asking.join()
+
+
+def look(namespace: Namespace) -> InferenceService:
+    return InferenceService.model_validate(namespace.get("InferenceService", "digits") or {})
+
+
+def replicas(namespace: Namespace) -> int:
+    return look(namespace).spec.replicas
+
+
+def said(namespace: Namespace, condition: str = "ScalingActive") -> str:
+    found = find(look(namespace).status.conditions, condition)
+    return f"{found.status} {found.reason}: {found.message}" if found is not None else ""
+
+
+@pytest.fixture
+def kubelet(namespace: Namespace, operators: Operators) -> Kubelet:
+    """A service of one pod that asks for a latency, and its door."""
+    operators.start()
+    serve(namespace, autoscaling=ASKED)
+    found = Kubelet(namespace)
+    found.run("digits-serve-0")
+    found.open_door(DOOR_ADDRESS)
+    return found
+
+
+@pytest.mark.usefixtures("kubelet")
+def test_more_requests_bring_more_replicas_and_the_status_says_why(
+    namespace: Namespace, clients: Clients
+) -> None:
+    clients.rate = 25
+    found = wait_until(partial(look, namespace), lambda it: it.spec.replicas >= 4, SCALED)
+    told = wait_until(partial(look, namespace), lambda it: it.status.autoscaling is not None, SAID)
+    assert told.status.autoscaling is not None
+    last = told.status.autoscaling.decisions[0]
+    assert last.to == found.spec.replicas
+    assert last.metric in ("demand", "backlog")
+    assert last.value > 0
+    assert "requests" in last.reason
+    events = [each for each in namespace.list("Event") if each["reason"] == "Scaled"]
+    assert last.reason in [each["note"].partition("replicas. ")[2] for each in events]
+    # Pods that nobody makes ready add nothing, and nothing is asked for beyond the maximum.
+    clients.rate = 200
+    wait_until(partial(replicas, namespace), lambda it: it == 5, SCALED)
+    wait_until(partial(said, namespace, "ScalingLimited"), lambda it: "TooManyReplicas" in it, SAID)
+    assert "True DoorsAsked" in wait_until(partial(said, namespace), bool, SAID)
+    assert replicas(namespace) == 5
+
+
+@pytest.mark.usefixtures("kubelet")
+def test_an_hpa_takes_the_place_of_the_law_until_it_goes(
+    namespace: Namespace, clients: Clients
+) -> None:
+    for name in ("theirs", "another"):
+        namespace.apply("HorizontalPodAutoscaler", name, spec=HPA["spec"])
+    wait_until(partial(said, namespace), lambda it: "another, theirs" in it, SAID)
+    assert said(namespace).startswith("False ScaledByAnother")
+    clients.rate = 25
+    time.sleep(8)
+    assert replicas(namespace) == 1
+    for name in ("theirs", "another"):
+        namespace.delete("HorizontalPodAutoscaler", name)
+    wait_until(partial(replicas, namespace), lambda it: it >= 4, SCALED)
+    assert "ScaledByAnother" not in said(namespace)
+
+
+@pytest.mark.usefixtures("kubelet")
+def test_zero_by_hand_stays_zero(namespace: Namespace, clients: Clients) -> None:
+    path = namespace.path("InferenceService", "digits", "scale")
+    namespace.api.patch(path, {"spec": {"replicas": 0}})
+    clients.rate = 25
+    wait_until(partial(said, namespace), lambda it: "ScaledToZero" in it, SAID)
+    time.sleep(5)
+    assert replicas(namespace) == 0
+
+
+@pytest.mark.usefixtures("door")
+def test_where_nothing_is_counted_the_number_stays_and_nothing_is_written(
+    namespace: Namespace, operators: Operators
+) -> None:
+    operator = operators.start()
+    serve(namespace, autoscaling=ASKED, replicas=3)
+    wait_until(partial(said, namespace), lambda it: it.startswith("False NoSamples"), SAID)
+    before = writes(operator)
+    time.sleep(6)
+    assert writes(operator) == before
+    assert replicas(namespace) == 3
+
+
+def test_bounds_hold_without_any_request(
+    namespace: Namespace, operators: Operators, door: Door
+) -> None:
+    operators.start()
+    serve(namespace, autoscaling=ASKED | {"minReplicas": 2}, replicas=1)
+    Kubelet(namespace).open_door(DOOR_ADDRESS)
+    door.counts = {"digits": {"arrivals": 0, "active": 0, "rejected": 0}}
+    wait_until(partial(replicas, namespace), lambda it: it == 2, SCALED)
+
+
+@pytest.mark.usefixtures("door")
+def test_a_new_leader_goes_on_with_what_was_decided_and_takes_nothing_down_at_once(
+    namespace: Namespace, operators: Operators, clients: Clients
+) -> None:
+    first = operators.start()
+    serve(namespace, autoscaling=ASKED)
+    kubelet = Kubelet(namespace)
+    kubelet.run("digits-serve-0")
+    kubelet.open_door(DOOR_ADDRESS)
+    clients.rate = 25
+    scaled = wait_until(partial(replicas, namespace), lambda it: it >= 4, SCALED)
+    before = wait_until(
+        lambda: look(namespace).status.autoscaling, lambda it: it and it.decisions, SAID
+    )
+    assert before is not None
+    first.end()
+    clients.rate = 0
+    operators.start("second")
+    time.sleep(15)
+    assert replicas(namespace) == scaled
+    after = look(namespace).status.autoscaling
+    assert after is not None
+    assert after.decisions == before.decisions
+
+
+@pytest.mark.usefixtures("kubelet", "clients")
+def test_a_schedule_in_a_zone_that_does_not_exist_is_told(namespace: Namespace) -> None:
+    schedule = {"start": "0 8 * * *", "end": "0 9 * * *", "timeZone": "Europe/Nowhere"}
+    serve(namespace, autoscaling=ASKED | {"schedules": [schedule | {"minReplicas": 2}]})
+    found = wait_until(partial(said, namespace, "ScalingLimited"), bool, SAID)
+    assert "ScheduleNeverHolds" in found
+    assert "Europe/Nowhere" in found
