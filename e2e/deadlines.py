@@ -10,6 +10,8 @@ DEADLINES_SECONDS = {
     "an object is seen": 15,
     "all requests end": 20,  # each has 10 s
     "a condition shows": 30,
+    "scaling is told": 75,  # 30 s of patience with what may pass by itself
+    "a service is scaled": 45,
     "a pod is named": 45,  # ten requests that fail, two looks of the door
     "a pod runs": 90,
     "a pod is gone": 90,

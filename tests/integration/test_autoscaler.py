@@ -20,7 +20,7 @@ from tests.integration.kubelet import Kubelet
 from tests.integration.test_drains import serve
 from tests.integration.test_operator import writes
 
-SCALED, SAID = "a service is scaled", "a condition says it"
+SCALED, SAID = "a service is scaled", "scaling is told"
 TARGET = {"latencyMilliseconds": 500}
 ASKED: dict[str, Any] = {"minReplicas": 1, "maxReplicas": 5, "target": TARGET}
 HPA = {
