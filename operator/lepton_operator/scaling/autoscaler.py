@@ -103,9 +103,10 @@ class Autoscaler:
             return
         began = time.thread_time()
         told = await asking.prometheus()
-        oldest = time.time() - self._settings.prometheus.max_age_seconds
+        now, most = time.time(), self._settings.prometheus.max_age_seconds
         known = {
-            each.place: fresh(told.get(each.place), _names(each.doors), oldest) for each in scaled
+            each.place: fresh(told.get(each.place), _names(each.doors), now, most)
+            for each in scaled
         }
         silent = _silent(scaled, known)
         said = await asking.doors(silent)

@@ -7,6 +7,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
+MOST = 2.0**53
+"""Beyond it a float does not count one by one: nobody has counted so far."""
+
+
 class Service(NamedTuple):
     """An InferenceService, as metrics name it."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 
@@ -11,7 +10,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from lepton_operator.signals.counts import Counts, DoorCounts, Service, TritonCounts
+from lepton_operator.signals.counts import MOST, Counts, DoorCounts, Service, TritonCounts
 
 MAX_BYTES = 64 << 20
 ANSWER_SECONDS = 5.0
@@ -147,7 +146,7 @@ def _by_pod(rows: Iterable[_Row]) -> dict[tuple[str, str, str], dict[str, float]
             value = float(row.value.text)
         except ValueError:
             continue
-        if 0 <= value < math.inf:
+        if 0 <= value <= MOST:
             if (told := found.get(pod)) is None:
                 told = found[pod] = {}
             told[name] = value
