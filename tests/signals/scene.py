@@ -1,7 +1,7 @@
 """A service that is scaled by what is told over HTTP: a Prometheus, a door, and an API server.
 
-The autoscaler and all that it uses are the real ones. Whoever it asks is an HTTP server of the test,
-so that it can tell anything.
+The autoscaler and all that it uses are the real ones. Whoever it asks is an HTTP server of the
+test, so that it can tell anything.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RATE = 24.0  # requests a second, of 100 ms each
 SERVICE_SECONDS = 0.1
 STARTED_BEFORE_SECONDS = 30.0
 MAX_AGE_SECONDS = 30
-STEP_SECONDS = 1.0
+STEP_SECONDS = 2.0
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 Row = tuple[Mapping[str, str], float, object]

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-
 MOST = 2.0**53
 """Beyond it a float does not count one by one: nobody has counted so far."""
 

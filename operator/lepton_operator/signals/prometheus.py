@@ -106,7 +106,7 @@ async def read(session: aiohttp.ClientSession, url: str, text: str) -> dict[Serv
 
 async def _asked(
     session: aiohttp.ClientSession, url: str, what: str, data: Mapping[str, str]
-) -> bytes:
+) -> bytearray:
     request = session.post(
         URL(f"{url.rstrip('/')}/api/v1/{what}"),
         data=data,
@@ -125,7 +125,7 @@ async def _asked(
     return content
 
 
-def parse(content: bytes) -> dict[Service, Counts]:
+def parse(content: bytes | bytearray) -> dict[Service, Counts]:
     """Return the counts by service; raises SignalError for what is no answer to the query."""
     try:
         rows = _ANSWER.decode(content).data.result
@@ -191,16 +191,16 @@ def _triton(told: Mapping[str, float]) -> TritonCounts | None:
     return TritonCounts(told.get(_MISSES) or success, executions, compute)
 
 
-async def _content(response: aiohttp.ClientResponse) -> bytes:
+async def _content(response: aiohttp.ClientResponse) -> bytearray:
     content = bytearray()
     async for part in response.content.iter_chunked(65_536):
         content += part
         if len(content) > MAX_BYTES:
             raise SignalError(f"Prometheus' answer is longer than {MAX_BYTES >> 20} MiB.")
-    return bytes(content)
+    return content
 
 
-def _reason(content: bytes) -> str:
+def _reason(content: bytes | bytearray) -> str:
     try:
         return str(json.loads(content)["error"])[:300]
     except (ValueError, KeyError, TypeError):
