@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 
 import aiohttp
@@ -28,6 +29,8 @@ _COUNTED = (
     *(_ARRIVALS, _ACTIVE, _REJECTED, _ANSWERS, _MILLISECONDS),
     *(_SUCCESS, _MISSES, _EXECUTIONS),
 )
+# Prometheus refuses more than 11,000; an hour of looks is some megabytes.
+_MOST_STEPS = 1800
 _POD = "namespace, service, pod"
 _OF_A_POD = "protocol, model, version, gpu_uuid"
 # What is reckoned has no name of its own.
@@ -54,6 +57,21 @@ class _Row(msgspec.Struct, gc=False):
     value: _Value
 
 
+class Series(msgspec.Struct, gc=False):
+    """A row of a range: what was told at each of its steps."""
+
+    metric: _Labels
+    values: list[_Value]
+
+
+class _Matrix(msgspec.Struct, tag_field="resultType", tag="matrix"):
+    result: list[Series]
+
+
+class _History(msgspec.Struct):
+    data: _Matrix
+
+
 class _Vector(msgspec.Struct, tag_field="resultType", tag="vector"):
     result: list[_Row]
 
@@ -65,43 +83,86 @@ class _Answer(msgspec.Struct):
 # A decoder of types takes a quarter of the time of one of dicts, and leaves no work for the
 # collector of cycles.
 _ANSWER = msgspec.json.Decoder(_Answer)
+_HISTORY = msgspec.json.Decoder(_History)
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """From the one to the other, both in seconds since the epoch and counted in."""
+
+    start: float
+    end: float
+    step_seconds: float
+
+    def parts(self) -> Iterator[tuple[float, float]]:
+        """Yield parts that are short enough to be asked for at once."""
+        steps = int((self.end - self.start) / self.step_seconds + 1e-6)
+        for first in range(0, steps + 1, _MOST_STEPS):
+            last = min(first + _MOST_STEPS - 1, steps)
+            yield self._at(first), self._at(last)
+
+    def _at(self, step: int) -> float:
+        return self.start + step * self.step_seconds
 
 
 class SignalError(Exception):
     """A source that tells nothing, with a sentence about why."""
 
 
-def query(matchers: Mapping[str, str], namespaces: Iterable[str] = ()) -> str:
+def query(
+    matchers: Mapping[str, str], namespaces: Iterable[str] = (), service: str | None = None
+) -> str:
     """Return the one query. `matchers` are labels and their values, of the administrator's.
 
     Its sums drop what distinguishes the series of one pod (protocols, models, GPUs). The maxima
     before them drop what those add who scrape: a pod that is scraped twice counts once.
     """
-    chosen = [f"{label}={_quoted(value)}" for label, value in sorted(matchers.items())]
+    chosen = [f"{label}={quoted(value)}" for label, value in sorted(matchers.items())]
     names = "|".join(sorted(namespaces))  # Kubernetes' names: no sign of theirs means anything here
     if names:
-        chosen.append(f"namespace=~{_quoted(names)}")
+        chosen.append(f"namespace=~{quoted(names)}")
+    if service is not None:
+        chosen.append(f"service={quoted(service)}")
     times = f"max by ({_POD}) (timestamp({_ACTIVE}{{{','.join(chosen)}}}))"
     # `or` compares all labels but the name, so those without one get a label of their own.
     return (
         f"sum by (__name__, {_POD}) ({_once('|'.join(_COUNTED), chosen)})"
-        f" or {_named(_COMPUTED, f'sum by ({_POD}) ({_once(_COMPUTE, chosen)})')}"
-        f" or {_named(_SAMPLED, times)}"
+        f" or {named(_COMPUTED, f'sum by ({_POD}) ({_once(_COMPUTE, chosen)})')}"
+        f" or {named(_SAMPLED, times)}"
     )
 
 
 def _once(metrics: str, chosen: Iterable[str]) -> str:
-    matchers = ",".join((f"__name__=~{_quoted(metrics)}", *chosen))
+    matchers = ",".join((f"__name__=~{quoted(metrics)}", *chosen))
     return f"max by (__name__, {_POD}, {_OF_A_POD}) ({{{matchers}}})"
 
 
-def _named(name: str, expression: str) -> str:
+def named(name: str, expression: str) -> str:
+    """Return PromQL whose series, of whatever name, are found by this one."""
     return f'label_replace({expression}, "{_RECKONED}", "{name}", "", "")'
 
 
 async def read(session: aiohttp.ClientSession, url: str, text: str) -> dict[Service, Counts]:
     """Ask a Prometheus; raises SignalError."""
     return parse(await _asked(session, url, "query", {"query": text}))
+
+
+async def read_range(
+    session: aiohttp.ClientSession, url: str, text: str, times: Times
+) -> list[Series]:
+    """Ask a Prometheus what it knew at each of these times; raises SignalError."""
+    found: list[Series] = []
+    for start, end in times.parts():
+        step = f"{times.step_seconds:f}"
+        data = {"query": text, "start": f"{start:f}", "end": f"{end:f}", "step": step}
+        content = await _asked(session, url, "query_range", data)
+        try:
+            found += _HISTORY.decode(content).data.result
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise SignalError(
+                f"Prometheus answers with something else than a range: {error}."
+            ) from error
+    return found
 
 
 async def _asked(
@@ -134,6 +195,15 @@ def parse(content: bytes | bytearray) -> dict[Service, Counts]:
             f"Prometheus answers with something else than counts: {error}."
         ) from error
     return _gathered(_by_pod(rows))
+
+
+def at_each_step(series: Iterable[Series]) -> dict[float, dict[Service, Counts]]:
+    """Return the counts by the time of the step, and by service."""
+    rows: dict[float, list[_Row]] = {}
+    for each in series:
+        for value in each.values:
+            rows.setdefault(value.at, []).append(_Row(each.metric, value))
+    return {at: _gathered(_by_pod(rows[at])) for at in sorted(rows)}
 
 
 def _by_pod(rows: Iterable[_Row]) -> dict[tuple[str, str, str], dict[str, float]]:
@@ -207,7 +277,7 @@ def _reason(content: bytes | bytearray) -> str:
         return content[:100].decode(errors="replace").strip() or "without a word"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """Return a string of PromQL's: its escapes are Go's, which know all that JSON writes."""
     return json.dumps(text)
 
