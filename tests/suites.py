@@ -40,14 +40,14 @@ SETUP = (
 )
 SETUP_LONG = ((Suite("keda", (sys.executable, "-m", "images", "build", "keda"), 1800),),)
 # What has a suite of its own; "unit" is the rest of tests/.
-APART = ("launcher", "integration", "resilience", "door", "discovery")
+APART = ("launcher", "integration", "resilience", "door", "discovery", "signals")
 QUICK = (
     (Suite("lint", ("make", "--no-print-directory", "lint"), 180),),
     (
         _pytest("unit", 420, "tests", *(f"--ignore=tests/{each}" for each in APART)),
         _pytest("launcher", 420, "tests/launcher"),
         _pytest("integration", 420, "tests/integration"),
-        _pytest("door", 420, "tests/door", "tests/discovery"),
+        _pytest("door", 420, "tests/door", "tests/discovery", "tests/signals"),
     ),
 )
 # The groups of tests on real nodes; each has clusters of its own, and mostly waits for pods.

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from lepton_operator.api.common import ApiModel, PodSettings, Resources
 from lepton_operator.api.inference import MAX_BODY_BYTES
@@ -143,6 +144,9 @@ class Xds(ApiModel):
     )
 
 
+LabelName = Annotated[str, StringConstraints(pattern="^[a-zA-Z_][a-zA-Z0-9_]*$")]
+
+
 class Prometheus(ApiModel):
     """Where autoscaling reads what doors and Tritons count."""
 
@@ -150,6 +154,9 @@ class Prometheus(ApiModel):
         default="",
         pattern=r"^(https?://[^\s/?#]+(/[^\s?#]*)?)?$",
         description="empty: the doors are asked directly",
+    )
+    matchers: dict[LabelName, str] = Field(
+        default={}, description="labels of this cluster's series, where others' are there too"
     )
     max_age_seconds: int = Field(default=30, ge=2, description="an older sample tells nothing")
 

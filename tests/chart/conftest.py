@@ -28,6 +28,7 @@ CASES: Mapping[str, Values] = {
     "monitors": {
         "prometheus": {
             "url": "https://prometheus.monitoring.svc/team",
+            "matchers": {"cluster": "blue"},
             "monitors": {"create": True, "labels": {"release": "stack"}},
         }
     },

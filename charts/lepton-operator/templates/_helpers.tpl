@@ -37,13 +37,14 @@ app.kubernetes.io/component: {{ .component }}
   "namespaceLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace)
   "podLabels" (include "lepton.selector" (dict "root" . "component" "operator") | fromYaml) -}}
 {{- $door := pick .Values.door "replicas" "resources" "drainTimeoutSeconds" "scrapers" -}}
-{{- $prometheus := pick .Values.prometheus "url" "maxAgeSeconds" -}}
+{{- $prometheus := pick .Values.prometheus "url" "matchers" "maxAgeSeconds" -}}
 {{- if .Values.prometheus.enabled -}}
 {{- $scraper := dict
   "namespaceLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace)
   "podLabels" (include "lepton.selector" (dict "root" . "component" "prometheus") | fromYaml) -}}
 {{- $_ := set $door "scrapers" (append $door.scrapers $scraper) -}}
 {{- $_ := set $prometheus "url" (printf "http://%s-prometheus.%s.svc:9090" .Release.Name .Release.Namespace) -}}
+{{- $_ := set $prometheus "matchers" dict -}}
 {{- end -}}
 {{- $_ := set $door "xdsAddress" (printf "%s:18000" (include "lepton.xdsHost" .)) -}}
 {{- $_ := set $door "operator" $operator -}}

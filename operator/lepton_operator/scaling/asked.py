@@ -12,6 +12,16 @@ from lepton_operator.settings import Settings
 
 def asked(service: InferenceService, wanted: Autoscaling, settings: Settings) -> Spec:
     """Return what the law is to keep for a service."""
+    return spec(
+        wanted,
+        doors=settings.door.replicas,
+        max_batch=_max_batch(service, settings),
+        max_age_seconds=settings.prometheus.max_age_seconds,
+    )
+
+
+def spec(wanted: Autoscaling, *, doors: int, max_batch: int, max_age_seconds: float) -> Spec:
+    """Return the same of a service of which only this is known."""
     behavior = wanted.behavior or api.Behavior()
     return Spec(
         target_seconds=wanted.target.latency_milliseconds / 1e3,
@@ -21,9 +31,9 @@ def asked(service: InferenceService, wanted: Autoscaling, settings: Settings) ->
         up=_rules(behavior.scale_up),
         down=_rules(behavior.scale_down),
         schedules=tuple(_schedule(each) for each in wanted.schedules),
-        door=Door(doors=settings.door.replicas),
-        max_batch=_max_batch(service, settings),
-        stale_after_seconds=settings.prometheus.max_age_seconds,
+        door=Door(doors=doors),
+        max_batch=max_batch,
+        stale_after_seconds=max_age_seconds,
     )
 
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from lepton_operator import errors, logs, names
 from lepton_operator.api.autoscaling import Autoscaling
 from lepton_operator.api.inference import InferenceService
-from lepton_operator.autoscale.values import Decision, Samples
+from lepton_operator.autoscale.values import Decision
 from lepton_operator.build.door import HEALTH_PORT
 from lepton_operator.cache import Cache, Key, OwnObject
 from lepton_operator.cluster import Cluster
@@ -28,12 +28,11 @@ from lepton_operator.parsing import inference_service
 from lepton_operator.scaling.account import Account
 from lepton_operator.scaling.asked import asked
 from lepton_operator.scaling.collector import DecisionCollector
-from lepton_operator.scaling.replicas import Replicas, replicas
+from lepton_operator.scaling.replicas import replicas, samples_of
 from lepton_operator.scaling.saying import active, at_zero, by_another, limits
 from lepton_operator.scaling.sources import Sources, Told, fresh, joined, sources
 from lepton_operator.settings import Settings
 from lepton_operator.signals.counts import Counts, Service
-from lepton_operator.signals.meter import Totals
 from lepton_operator.views import PodView, ScalingView
 
 ROUND_SECONDS = 2.0
@@ -103,9 +102,10 @@ class Autoscaler:
             return
         began = time.thread_time()
         told = await asking.prometheus()
-        oldest = time.time() - self._settings.prometheus.max_age_seconds
+        now, most = time.time(), self._settings.prometheus.max_age_seconds
         known = {
-            each.place: fresh(told.get(each.place), _names(each.doors), oldest) for each in scaled
+            each.place: fresh(told.get(each.place), _names(each.doors), now, most)
+            for each in scaled
         }
         silent = _silent(scaled, known)
         said = await asking.doors(silent)
@@ -147,7 +147,7 @@ class Autoscaler:
         totals = account.meter.add(counts)
         spec = asked(scaled.service, scaled.wanted, self._settings)
         desired = scaled.service.spec.replicas
-        samples = _samples(totals, account.replicas, desired) if totals and counts.doors else None
+        samples = samples_of(totals, account.replicas, desired) if totals and counts.doors else None
         decision = account.decide(spec, samples, now)
         paused = self._paused(scaled)
         conditions = [
@@ -218,23 +218,6 @@ def _silent(scaled: Iterable[_Scaled], known: dict[Service, Counts]) -> list[Pod
         if door.name not in known[each.place].doors
     }
     return list(found.values())
-
-
-def _samples(totals: Totals, found: Replicas, desired: int) -> Samples:
-    return Samples(
-        time=totals.at,
-        arrivals=totals.arrivals,
-        in_flight=totals.in_flight,
-        completions=totals.completions,
-        latency_seconds=totals.latency_seconds,
-        ready=found.ready,
-        starting_ages=found.starting_ages,
-        startups_seconds=found.startups_seconds,
-        computed=totals.computed if totals.tells_compute else None,
-        compute_seconds=totals.compute_seconds,
-        batches=totals.batches,
-        desired=desired,
-    )
 
 
 def autoscaler(cluster: Cluster, cache: Cache, settings: Settings, metrics: Metrics) -> Autoscaler:

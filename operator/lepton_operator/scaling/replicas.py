@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+from lepton_operator.autoscale.values import Samples
 from lepton_operator.inference.draining import is_draining
+from lepton_operator.signals.meter import Totals
 from lepton_operator.views import PodView
 
 
@@ -43,3 +45,21 @@ def _startup_seconds(pod: PodView) -> float | None:
     if pod.ready_since is None or any(each.restarts for each in pod.containers):
         return None
     return max(1.0, (pod.ready_since - pod.created).total_seconds())
+
+
+def samples_of(totals: Totals, found: Replicas, desired: int) -> Samples:
+    """Return what the law is told, of what was counted and of the replicas."""
+    return Samples(
+        time=totals.at,
+        arrivals=totals.arrivals,
+        in_flight=totals.in_flight,
+        completions=totals.completions,
+        latency_seconds=totals.latency_seconds,
+        ready=found.ready,
+        starting_ages=found.starting_ages,
+        startups_seconds=found.startups_seconds,
+        computed=totals.computed if totals.tells_compute else None,
+        compute_seconds=totals.compute_seconds,
+        batches=totals.batches,
+        desired=desired,
+    )

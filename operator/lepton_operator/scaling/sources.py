@@ -39,7 +39,9 @@ class Sources:
     _asks_again_at: float = field(default=0.0)
 
     def __post_init__(self) -> None:
-        self._query = prometheus.query({}, self.settings.watch_namespaces)
+        self._query = prometheus.query(
+            self.settings.prometheus.matchers, self.settings.watch_namespaces
+        )
 
     async def prometheus(self) -> Told:
         """Return what Prometheus tells; nothing if it does not answer."""
@@ -77,13 +79,21 @@ async def sources(settings: Settings, port: int = HEALTH_PORT) -> AsyncIterator[
         yield Sources(settings, session, asking, port)
 
 
-def fresh(told: Counts | None, doors: Iterable[str], oldest: float) -> Counts:
-    """Return what was told of these doors since a time: others may be gone, or nobody's."""
+def fresh(told: Counts | None, doors: Iterable[str], now: float, max_age_seconds: float) -> Counts:
+    """Return what was told of these doors of late: others may be gone, or nobody's.
+
+    What was sampled as far in the future is as wrong, and would make all that follows look old.
+    """
     if told is None:
         return Counts()
     found = {name: told.doors.get(name) for name in doors}
     return Counts(
-        {name: each for name, each in found.items() if each and each.at >= oldest}, told.tritons
+        {
+            name: each
+            for name, each in found.items()
+            if each and abs(now - each.at) <= max_age_seconds
+        },
+        told.tritons,
     )
 
 

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+MOST = 2.0**53
+"""Beyond it a float does not count one by one: nobody has counted so far."""
+
 
 class Service(NamedTuple):
     """An InferenceService, as metrics name it."""
@@ -34,16 +37,15 @@ class DoorCounts:
 
 @dataclass(frozen=True, slots=True)
 class TritonCounts:
-    """What one Triton counted since it started: requests, batches, and microseconds of them all.
+    """What one Triton computed since it started: requests, batches, and microseconds of them all.
 
     Each request of a batch counts the whole time of its batch, and all of it only once it is done.
+    What its response cache answered was not computed.
     """
 
     requests: float
     executions: float
-    queue_microseconds: float
     compute_microseconds: float
-    pending: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from lepton_operator import logs
 from lepton_operator.build.door import HEALTH_PORT
 from lepton_operator.inquiry import NO_ANSWER, Inquiry
-from lepton_operator.signals.counts import Counts, DoorCounts, Service
+from lepton_operator.signals.counts import MOST, Counts, DoorCounts, Service
 from lepton_operator.views import PodView
 
 _log = logs.logger(__name__)
@@ -52,7 +51,7 @@ def _counts(told: object, at: float) -> DoorCounts:
     if not isinstance(told, dict):
         raise TypeError("it tells no counts of a service")
     figures = [told.get(name, 0) for name in ("arrivals", "active", "rejected")]
-    if not all(isinstance(each, int | float) and 0 <= each < math.inf for each in figures):
+    if not all(isinstance(each, int | float) and 0 <= each <= MOST for each in figures):
         raise ValueError("it tells no numbers")
     arrivals, active, rejected = (float(each) for each in figures)
     return DoorCounts(at, arrivals, active, rejected)

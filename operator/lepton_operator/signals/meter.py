@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from lepton_operator.signals.counts import Counts, DoorCounts, TritonCounts
 
-_NOTHING = TritonCounts(0.0, 0.0, 0.0, 0.0)
+_NOTHING = TritonCounts(0.0, 0.0, 0.0)
 _FORGOTTEN_SECONDS = 600.0  # a door that tells nothing for so long was another one
+_SET_BACK_SECONDS = 300.0  # Prometheus tells no older samples: what is older was dated anew
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,12 @@ class Meter:
 
 
 def _newer(before: DoorCounts, after: DoorCounts) -> DoorCounts:
-    return after if after.at > before.at else before
+    return after if after.at > before.at or _set_back(before.at, after.at) else before
+
+
+def _set_back(before: float, after: float) -> bool:
+    """Whether a time is so long before another that the clock was set back in between."""
+    return before - after > _SET_BACK_SECONDS
 
 
 def _remembered(before: Counts, newest: dict[str, DoorCounts]) -> dict[str, DoorCounts]:
@@ -119,9 +125,10 @@ def _added(
     tritons: list[TritonCounts],
 ) -> Totals:
     known = list(doors)
+    newest = max(each.at for each in known)
     return replace(
         totals,
-        at=max(totals.at, *(each.at for each in known)),
+        at=newest if _set_back(totals.at, newest) else max(totals.at, newest),
         in_flight=sum(each.active for each in known),
         arrivals=totals.arrivals + sum(each.arrivals for each in counted),
         rejected=totals.rejected + sum(each.rejected for each in counted),

@@ -3,153 +3,281 @@
 from __future__ import annotations
 
 import json
-import math
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
 
 import aiohttp
+import msgspec
 from yarl import URL
 
-from lepton_operator.signals.counts import Counts, DoorCounts, Service, TritonCounts
+from lepton_operator.signals.counts import MOST, Counts, DoorCounts, Service, TritonCounts
 
 MAX_BYTES = 64 << 20
 ANSWER_SECONDS = 5.0
 
+_ARRIVALS = "envoy_http_downstream_rq_total"
+_ACTIVE = "envoy_http_downstream_rq_active"
+_REJECTED = "envoy_cluster_upstream_rq_pending_overflow"
+_ANSWERS = "envoy_http_downstream_rq_time_count"
+_MILLISECONDS = "envoy_http_downstream_rq_time_sum"
+_SUCCESS = "nv_inference_request_success"
+_MISSES = "nv_cache_num_misses_per_model"
+_EXECUTIONS = "nv_inference_exec_count"
+_COMPUTE = "nv_inference_compute_(input|infer|output)_duration_us"
+_COUNTED = (
+    *(_ARRIVALS, _ACTIVE, _REJECTED, _ANSWERS, _MILLISECONDS),
+    *(_SUCCESS, _MISSES, _EXECUTIONS),
+)
+# Prometheus refuses more than 11,000; an hour of looks is some megabytes.
+_MOST_STEPS = 1800
+_POD = "namespace, service, pod"
+_OF_A_POD = "protocol, model, version, gpu_uuid"
+# What is reckoned has no name of its own.
+_RECKONED = "counted"
 _SAMPLED = "sampled"
-_COUNTED_LABEL = "counted"
-_DOOR = {
-    "envoy_http_downstream_rq_total": "arrivals",
-    "envoy_http_downstream_rq_active": "active",
-    "envoy_http_downstream_rq_time_count": "answers",
-    "envoy_http_downstream_rq_time_sum": "milliseconds",
-    "envoy_cluster_upstream_rq_pending_overflow": "rejected",
-    _SAMPLED: "at",
-}
-_TRITON = {
-    "nv_inference_request_success": "requests",
-    "nv_inference_exec_count": "executions",
-    "nv_inference_queue_duration_us": "queue_microseconds",
-    "nv_inference_compute_input_duration_us": "compute_microseconds",
-    "nv_inference_compute_infer_duration_us": "compute_microseconds",
-    "nv_inference_compute_output_duration_us": "compute_microseconds",
-    "nv_inference_pending_request_count": "pending",
-}
-_METRICS = {**_DOOR, **_TRITON}
-_COUNTED = "|".join(name for name in _METRICS if name != _SAMPLED)
+_COMPUTED = "computed"
 
-Row = tuple[str, Service, str, float]
-"""A metric, the service and the pod that it is about, and its value."""
+
+class _Labels(msgspec.Struct, gc=False):
+    name: str = msgspec.field(name="__name__", default="")
+    reckoned: str = msgspec.field(name=_RECKONED, default="")
+    namespace: str = ""
+    service: str = ""
+    pod: str = ""
+
+
+class _Value(msgspec.Struct, array_like=True, gc=False):
+    at: float
+    text: str
+
+
+class _Row(msgspec.Struct, gc=False):
+    metric: _Labels
+    value: _Value
+
+
+class Series(msgspec.Struct, gc=False):
+    """A row of a range: what was told at each of its steps."""
+
+    metric: _Labels
+    values: list[_Value]
+
+
+class _Matrix(msgspec.Struct, tag_field="resultType", tag="matrix"):
+    result: list[Series]
+
+
+class _History(msgspec.Struct):
+    data: _Matrix
+
+
+class _Vector(msgspec.Struct, tag_field="resultType", tag="vector"):
+    result: list[_Row]
+
+
+class _Answer(msgspec.Struct):
+    data: _Vector
+
+
+# A decoder of types takes a quarter of the time of one of dicts, and leaves no work for the
+# collector of cycles.
+_ANSWER = msgspec.json.Decoder(_Answer)
+_HISTORY = msgspec.json.Decoder(_History)
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """From the one to the other, both in seconds since the epoch and counted in."""
+
+    start: float
+    end: float
+    step_seconds: float
+
+    def parts(self) -> Iterator[tuple[float, float]]:
+        """Yield parts that are short enough to be asked for at once."""
+        steps = int((self.end - self.start) / self.step_seconds + 1e-6)
+        for first in range(0, steps + 1, _MOST_STEPS):
+            last = min(first + _MOST_STEPS - 1, steps)
+            yield self._at(first), self._at(last)
+
+    def _at(self, step: int) -> float:
+        return self.start + step * self.step_seconds
 
 
 class SignalError(Exception):
     """A source that tells nothing, with a sentence about why."""
 
 
-def query(matchers: Mapping[str, str], namespaces: Iterable[str] = ()) -> str:
+def query(
+    matchers: Mapping[str, str], namespaces: Iterable[str] = (), service: str | None = None
+) -> str:
     """Return the one query. `matchers` are labels and their values, of the administrator's.
 
-    Its sums drop what distinguishes the series of one pod (classes of answers, protocols, GPUs).
+    Its sums drop what distinguishes the series of one pod (protocols, models, GPUs). The maxima
+    before them drop what those add who scrape: a pod that is scraped twice counts once.
     """
-    chosen = [f"{label}={_quoted(value)}" for label, value in sorted(matchers.items())]
+    chosen = [f"{label}={quoted(value)}" for label, value in sorted(matchers.items())]
     names = "|".join(sorted(namespaces))  # Kubernetes' names: no sign of theirs means anything here
     if names:
-        chosen.append(f"namespace=~{_quoted(names)}")
-    within = ",".join(chosen)
-    counted = ",".join((f"__name__=~{_quoted(_COUNTED)}", *chosen))
-    sampled = f"timestamp(envoy_http_downstream_rq_active{{{within}}})"
-    # `or` compares all labels but the name, which therefore becomes another label.
-    counts = f"sum by (__name__, namespace, service, pod) ({{{counted}}})"
-    times = f"max by (namespace, service, pod) ({sampled})"
+        chosen.append(f"namespace=~{quoted(names)}")
+    if service is not None:
+        chosen.append(f"service={quoted(service)}")
+    times = f"max by ({_POD}) (timestamp({_ACTIVE}{{{','.join(chosen)}}}))"
+    # `or` compares all labels but the name, so those without one get a label of their own.
     return (
-        f'label_replace({counts}, "{_COUNTED_LABEL}", "$1", "__name__", "(.+)") or '
-        f'label_replace({times}, "{_COUNTED_LABEL}", "{_SAMPLED}", "", "")'
+        f"sum by (__name__, {_POD}) ({_once('|'.join(_COUNTED), chosen)})"
+        f" or {named(_COMPUTED, f'sum by ({_POD}) ({_once(_COMPUTE, chosen)})')}"
+        f" or {named(_SAMPLED, times)}"
     )
+
+
+def _once(metrics: str, chosen: Iterable[str]) -> str:
+    matchers = ",".join((f"__name__=~{quoted(metrics)}", *chosen))
+    return f"max by (__name__, {_POD}, {_OF_A_POD}) ({{{matchers}}})"
+
+
+def named(name: str, expression: str) -> str:
+    """Return PromQL whose series, of whatever name, are found by this one."""
+    return f'label_replace({expression}, "{_RECKONED}", "{name}", "", "")'
 
 
 async def read(session: aiohttp.ClientSession, url: str, text: str) -> dict[Service, Counts]:
     """Ask a Prometheus; raises SignalError."""
-    target = URL(url.rstrip("/") + "/api/v1/query")
+    return parse(await _asked(session, url, "query", {"query": text}))
+
+
+async def read_range(
+    session: aiohttp.ClientSession, url: str, text: str, times: Times
+) -> list[Series]:
+    """Ask a Prometheus what it knew at each of these times; raises SignalError."""
+    found: list[Series] = []
+    for start, end in times.parts():
+        step = f"{times.step_seconds:f}"
+        data = {"query": text, "start": f"{start:f}", "end": f"{end:f}", "step": step}
+        content = await _asked(session, url, "query_range", data)
+        try:
+            found += _HISTORY.decode(content).data.result
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise SignalError(
+                f"Prometheus answers with something else than a range: {error}."
+            ) from error
+    return found
+
+
+async def _asked(
+    session: aiohttp.ClientSession, url: str, what: str, data: Mapping[str, str]
+) -> bytearray:
+    request = session.post(
+        URL(f"{url.rstrip('/')}/api/v1/{what}"),
+        data=data,
+        # Within a cluster both sides spend more on compression than it saves.
+        headers={"Accept-Encoding": "identity"},
+        timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS),
+        allow_redirects=False,
+    )
     try:
-        async with session.post(target, data={"query": text}, allow_redirects=False) as response:
+        async with request as response:
             content = await _content(response)
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise SignalError(f"Prometheus does not answer: {_words(error)}.") from error
     if response.status != HTTPStatus.OK:
         raise SignalError(f"Prometheus answers {response.status}: {_reason(content)}.")
-    return parse(content)
+    return content
 
 
-def parse(content: bytes) -> dict[Service, Counts]:
+def parse(content: bytes | bytearray) -> dict[Service, Counts]:
     """Return the counts by service; raises SignalError for what is no answer to the query."""
     try:
-        answer = json.loads(content)
-        data = answer["data"]
-        kind, rows = data["resultType"], data["result"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise SignalError("Prometheus answers with something that is no result.") from error
-    if kind != "vector" or not isinstance(rows, list):
-        raise SignalError(f"Prometheus answers with a {kind} in place of a vector.")
-    return _gathered(_rows(rows))
+        rows = _ANSWER.decode(content).data.result
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise SignalError(
+            f"Prometheus answers with something else than counts: {error}."
+        ) from error
+    return _gathered(_by_pod(rows))
 
 
-def _rows(rows: Iterable[Any]) -> Iterator[Row]:
-    """Yield what is whole: a name that was asked for, its labels, and a number that can be."""
+def at_each_step(series: Iterable[Series]) -> dict[float, dict[Service, Counts]]:
+    """Return the counts by the time of the step, and by service."""
+    rows: dict[float, list[_Row]] = {}
+    for each in series:
+        for value in each.values:
+            rows.setdefault(value.at, []).append(_Row(each.metric, value))
+    return {at: _gathered(_by_pod(rows[at])) for at in sorted(rows)}
+
+
+def _by_pod(rows: Iterable[_Row]) -> dict[tuple[str, str, str], dict[str, float]]:
+    """Return the numbers of each pod that can be."""
+    found: dict[tuple[str, str, str], dict[str, float]] = {}
     for row in rows:
+        labels = row.metric
+        name, pod = labels.reckoned or labels.name, (labels.namespace, labels.service, labels.pod)
         try:
-            metric, (_, text) = row["metric"], row["value"]
-            name, pod, value = metric[_COUNTED_LABEL], metric["pod"], float(text)
-            service = Service(metric["namespace"], metric["service"])
-        except (KeyError, TypeError, ValueError):
+            value = float(row.value.text)
+        except ValueError:
             continue
-        if name in _METRICS and math.isfinite(value) and value >= 0:
-            yield name, service, pod, value
+        if 0 <= value <= MOST:
+            if (told := found.get(pod)) is None:
+                told = found[pod] = {}
+            told[name] = value
+    return found
 
 
-def _gathered(rows: Iterable[Row]) -> dict[Service, Counts]:
-    doors: dict[Service, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
-    tritons: dict[Service, dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
-    for name, service, pod, value in rows:
-        found = (doors if name in _DOOR else tritons)[service][pod]
-        found[_METRICS[name]] = found.get(_METRICS[name], 0.0) + value
-    return {
-        service: Counts(
-            {pod: DoorCounts(**each) for pod, each in doors[service].items() if _is_whole(each)},
-            {
-                pod: TritonCounts(**each)
-                for pod, each in tritons.get(service, {}).items()
-                if each.keys() >= _TRITON_NEEDS
-            },
-        )
-        for service in [*doors]
-    }
+def _gathered(
+    pods: Mapping[tuple[str, str, str], Mapping[str, float]],
+) -> dict[Service, Counts]:
+    doors: dict[Service, dict[str, DoorCounts]] = {}
+    tritons: dict[Service, dict[str, TritonCounts]] = {}
+    for (namespace, name, pod), told in pods.items():
+        if not (namespace and name and pod):
+            continue
+        service = Service(namespace, name)
+        if (door := _door(told)) is not None:
+            doors.setdefault(service, {})[pod] = door
+        elif (triton := _triton(told)) is not None:
+            tritons.setdefault(service, {})[pod] = triton
+    return {service: Counts(each, tritons.get(service, {})) for service, each in doors.items()}
 
 
-_TRITON_NEEDS = {"requests", "executions", "queue_microseconds", "compute_microseconds"}
+def _door(told: Mapping[str, float]) -> DoorCounts | None:
+    try:
+        at, arrivals, active = told[_SAMPLED], told[_ARRIVALS], told[_ACTIVE]
+    except KeyError:
+        return None
+    rejected, answers = told.get(_REJECTED, 0.0), told.get(_ANSWERS)
+    return DoorCounts(at, arrivals, active, rejected, answers, told.get(_MILLISECONDS))
 
 
-def _is_whole(door: Mapping[str, float]) -> bool:
-    return {"at", "active", "arrivals"} <= door.keys()
+def _triton(told: Mapping[str, float]) -> TritonCounts | None:
+    """Return what a Triton computed: success counts hits of its cache too, all others do not.
+
+    Where there is a cache, what was computed is what missed it. The difference of successes and
+    hits is no counter: a scrape between the two would let it fall.
+    """
+    try:
+        success, executions, compute = told[_SUCCESS], told[_EXECUTIONS], told[_COMPUTED]
+    except KeyError:
+        return None
+    return TritonCounts(told.get(_MISSES) or success, executions, compute)
 
 
-async def _content(response: aiohttp.ClientResponse) -> bytes:
+async def _content(response: aiohttp.ClientResponse) -> bytearray:
     content = bytearray()
     async for part in response.content.iter_chunked(65_536):
         content += part
         if len(content) > MAX_BYTES:
             raise SignalError(f"Prometheus' answer is longer than {MAX_BYTES >> 20} MiB.")
-    return bytes(content)
+    return content
 
 
-def _reason(content: bytes) -> str:
+def _reason(content: bytes | bytearray) -> str:
     try:
         return str(json.loads(content)["error"])[:300]
     except (ValueError, KeyError, TypeError):
         return content[:100].decode(errors="replace").strip() or "without a word"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """Return a string of PromQL's: its escapes are Go's, which know all that JSON writes."""
     return json.dumps(text)
 

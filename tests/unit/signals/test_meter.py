@@ -81,8 +81,8 @@ def test_no_door_tells_nothing_and_forgets_nothing() -> None:
 
 def test_what_tritons_counted_is_in_seconds_with_what_was_before_anybody_looked() -> None:
     meter, door = Meter(), {"a": DoorCounts(0, 0, 0)}
-    meter.add(Counts(door, {"t": TritonCounts(10, 5, 1_000_000, 2_000_000)}))
-    totals = meter.add(Counts(door, {"t": TritonCounts(16, 8, 1_500_000, 2_600_000)}))
+    meter.add(Counts(door, {"t": TritonCounts(10, 5, 2_000_000)}))
+    totals = meter.add(Counts(door, {"t": TritonCounts(16, 8, 2_600_000)}))
     assert totals is not None
     assert (totals.computed, totals.batches) == (16, 8)
     assert round(totals.compute_seconds, 9) == 2.6
@@ -90,9 +90,9 @@ def test_what_tritons_counted_is_in_seconds_with_what_was_before_anybody_looked(
 
 def test_a_triton_that_began_anew_counts_from_nothing() -> None:
     meter, door = Meter(), {"a": DoorCounts(0, 0, 0)}
-    meter.add(Counts(door, {"t": TritonCounts(10, 5, 0, 2_000_000)}))
+    meter.add(Counts(door, {"t": TritonCounts(10, 5, 2_000_000)}))
     meter.add(Counts(door))  # the doors were asked, who know no Triton
-    totals = meter.add(Counts(door, {"t": TritonCounts(2, 1, 0, 400_000)}))
+    totals = meter.add(Counts(door, {"t": TritonCounts(2, 1, 400_000)}))
     assert totals is not None
     assert (totals.computed, round(totals.compute_seconds, 9)) == (12, 2.4)
 

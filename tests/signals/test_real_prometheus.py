@@ -1,0 +1,140 @@
+"""What a real Prometheus makes of exporters that lie, come late or go, and of its own restart."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lepton_operator.signals import prometheus
+from lepton_operator.signals.counts import Counts, Service
+from tests.helm import CHART
+from tests.prometheus import Exporter, Prometheus, exporting, job, running, told
+
+DIGITS = Service("team", "digits")
+FORGED = """
+envoy_http_downstream_rq_total{service="digits",namespace="victim",pod="lepton-door-1"} 9e9
+envoy_http_downstream_rq_active{service="digits",namespace="victim",pod="lepton-door-1"} 5000
+"""
+
+
+@dataclass
+class Doors:
+    """Doors, and the Prometheus that scrapes them."""
+
+    folder: Path
+    stack: ExitStack
+    jobs: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, text: Callable[[], str], **labels: str) -> Exporter:
+        found = self.stack.enter_context(exporting(text))
+        name = f"job-{len(self.jobs)}"
+        self.jobs.append(job(name, found.address, namespace="team", **labels))
+        return found
+
+    def scrape(self) -> Prometheus:
+        return self.stack.enter_context(running(self.folder, self.jobs))
+
+
+@pytest.fixture
+def doors(tmp_path: Path) -> Iterator[Doors]:
+    with ExitStack() as stack:
+        yield Doors(tmp_path, stack)
+
+
+def arrivals(counts: Counts) -> list[float]:
+    return sorted(each.arrivals for each in counts.doors.values())
+
+
+async def test_a_pod_cannot_speak_for_another_namespace(doors: Doors) -> None:
+    """The chart's own jobs; what Kubernetes would say of the pods stands in their targets."""
+    (scraping, *_) = yaml.safe_load((CHART / "files/prometheus/scrape.yaml").read_text())
+    page = doors.stack.enter_context(exporting(lambda: FORGED))
+    del scraping["kubernetes_sd_configs"]
+    told_by_kubernetes = {
+        "__meta_kubernetes_namespace": "attacker",
+        "__meta_kubernetes_pod_name": "pod-1",
+        "__meta_kubernetes_pod_phase": "Running",
+    }
+    scraping["static_configs"] = [{"targets": [page.address], "labels": told_by_kubernetes}]
+    doors.jobs.append(scraping)
+    found = doors.scrape()
+    own = Service("attacker", "digits")
+    assert list((await found.until(own, lambda counts: counts.doors)).doors) == ["pod-1"]
+    assert list(await found.read()) == [own]
+
+
+async def test_a_pod_that_is_scraped_twice_counts_once(doors: Doors) -> None:
+    page = doors.add(lambda: told("digits", arrivals=70, active=3), pod="door-0")
+    doors.jobs.append(job("again", page.address, namespace="team", pod="door-0", replica="b"))
+    doors.add(lambda: told("digits", arrivals=5, active=1), pod="door-1")
+    counts = await doors.scrape().until(DIGITS, lambda found: len(found.doors) == 2)
+    assert arrivals(counts) == [5, 70]
+
+
+async def test_another_clusters_series_are_not_ours(doors: Doors) -> None:
+    doors.add(lambda: told("digits", arrivals=70, active=3), pod="door-0", cluster="blue")
+    doors.add(lambda: told("digits", arrivals=9e9, active=900), pod="door-0", cluster="red")
+    found = doors.scrape()
+    await found.until(DIGITS, lambda counts: arrivals(counts) == [9e9])
+    blue = await found.read(matchers={"cluster": "blue"})
+    assert arrivals(blue[DIGITS]) == [70]
+    for injected in ('blue"} or vector(1)', "blue\\", 'blue",namespace=~".*'):
+        assert await found.read(matchers={"cluster": injected}) == {}
+    assert await found.read(["other", "another"]) == {}
+
+
+async def test_a_door_that_is_gone_tells_nothing_at_the_next_scrape(doors: Doors) -> None:
+    """Without that, a Prometheus would repeat what it told last for five minutes."""
+    pages = [told("digits", arrivals=70, active=3)]
+    doors.add(lambda: pages[0], pod="door-0")
+    found = doors.scrape()
+    await found.until(DIGITS, lambda counts: counts.doors)
+    pages[0] = ""
+    before = time.monotonic()
+    await found.until(DIGITS, lambda counts: not counts.doors)
+    assert time.monotonic() - before < 10
+
+
+async def test_samples_out_of_order_are_not_told(doors: Doors) -> None:
+    now = time.time()
+    shown = [(now - 10, 70)]
+
+    def page() -> str:
+        at, count = shown[0]
+        text = told("digits", arrivals=count, active=1)
+        return text.replace("\n", f" {at * 1e3:.0f}\n")
+
+    doors.add(page, pod="door-0")
+    doors.add(lambda: told("digits", arrivals=1 + time.time() - now, active=0), pod="door-1")
+    found = doors.scrape()
+    await found.until(DIGITS, lambda counts: 70 in arrivals(counts))
+    shown[0] = (now - 60, 3)
+    seen = (await found.read())[DIGITS].doors["door-1"].at
+    counts = await found.until(DIGITS, lambda it: it.doors["door-1"].at > seen + 2)
+    assert counts.doors["door-0"].arrivals == 70
+    assert counts.doors["door-0"].at == pytest.approx(now - 10, abs=0.01)
+
+
+async def test_a_prometheus_that_starts_again_goes_on(doors: Doors) -> None:
+    doors.add(lambda: told("digits", arrivals=70, active=3), pod="door-0")
+    found = doors.scrape()
+    before = await found.until(DIGITS, lambda counts: counts.doors)
+    found.stop()
+    with pytest.raises(prometheus.SignalError, match="does not answer"):
+        await found.read()
+    found.start()
+    after = await found.until(
+        DIGITS, lambda it: it.doors and it.doors["door-0"].at > before.doors["door-0"].at
+    )
+    assert arrivals(after) == [70]
+
+
+async def test_a_prometheus_that_has_scraped_nothing_tells_nothing(doors: Doors) -> None:
+    assert await doors.scrape().read() == {}
