@@ -9,8 +9,7 @@ from lepton_operator.autoscale.queueing import capacity
 from lepton_operator.autoscale.scene import Scene
 from lepton_operator.autoscale.values import History
 
-
-# None goes where a tenth more demand would need it: Kubernetes' horizontal-pod-autoscaler-tolerance.
+# None goes where a tenth more demand would need it: Kubernetes' own tolerance for its HPA.
 _TOLERANCE = 0.1
 
 
