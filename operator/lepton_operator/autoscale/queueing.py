@@ -99,8 +99,12 @@ def capacity(servers: int, wait: Wait) -> float:
     They keep `wait`, and one more would save less than it costs, where a late request weighs
     1 / `wait.share` as much as its work: of the loads that they hold, not the last few percent.
     """
-    return _capacity(
-        servers,
+    return _capacity(servers, *_rounded(wait))
+
+
+def _rounded(wait: Wait) -> tuple[int, float, int, Door]:
+    """Return what capacities are tabulated by: logarithms, in hundredths."""
+    return (
         round(math.log(max(wait.slack, _RESOLUTION)) / _RESOLUTION),
         wait.share,
         round(math.log(wait.variability) / _RESOLUTION),
@@ -132,7 +136,8 @@ def _enough(servers: int, offered: float, wait: Wait) -> bool:
 
 def replicas_for(offered: float, wait: Wait, most: int) -> int:
     """Return the least number of replicas that is enough, at least 1 and at most `most`."""
+    rounded = _rounded(wait)
     replicas = max(1, math.ceil(offered))
-    while replicas < most and capacity(replicas, wait) < offered:
+    while replicas < most and _capacity(replicas, *rounded) < offered:
         replicas += 1
     return min(replicas, most)

@@ -69,7 +69,7 @@ def problem(spec: Spec, samples: Samples, history: History, now: float) -> str:
         samples.batches or 0.0,
         *samples.starting_ages,
     )
-    if not all(math.isfinite(each) for each in figures):
+    if not all(map(math.isfinite, figures)):
         return "a sample is not a number"
     if min(figures[1:]) < 0 or min(samples.ready, samples.current) < 0:
         return "a sample is negative"
