@@ -106,7 +106,7 @@ images-push: venv  ## push them, and write images.json for the chart: REGISTRY=r
 
 .PHONY: bench-apply bench-burst bench-rollout bench-recovery bench-door-scale \
 	bench-door-cost bench-door-balance bench-door-failover bench-autoscaling \
-	bench-autoscaling-suite
+	bench-autoscaling-suite bench-autoscaling-real
 bench-apply: venv  ## apply to first pod, writes at rest, memory
 	$(RUN) -m bench.apply
 
@@ -138,3 +138,6 @@ bench-autoscaling: venv  ## every law over a trace: TRACE=file.csv STARTUP=60 TA
 
 bench-autoscaling-suite: venv  ## every trace, start-up time and seed: the bars, and docs/autoscaling-benchmark.md
 	$(RUN) -m bench.autoscaling.suite --seeds $(or $(SEEDS),3)
+
+bench-autoscaling-real: venv  ## on real pods, beside the simulator's prediction: DURATION=540
+	$(RUN) -m bench.autoscaling_real --duration $(or $(DURATION),540)

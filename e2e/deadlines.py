@@ -12,6 +12,7 @@ DEADLINES_SECONDS = {
     "a condition shows": 30,
     "scaling is told": 75,  # 30 s of patience with what may pass by itself
     "a service is scaled": 45,
+    "a load is forgotten": 120,  # what it was worth to have pods for it
     "a pod is named": 45,  # ten requests that fail, two looks of the door
     "a pod runs": 90,
     "a pod is gone": 90,
@@ -33,6 +34,8 @@ DEADLINES_SECONDS = {
     "a model is ready": 150,
     "a service is ready": 150,
     "a rollout is done": 180,
+    "KEDA answers": 240,  # the kubelet puts the certificates that it made into its pods within 90 s
+    "an HPA acts": 120,  # it looks each 15 s; a pod of Triton has to start
     "the operator leads": 120,  # its imports are 2.6 s of CPU, half a minute on busy cores
     "everything is ready": 600,  # the demo: trained, evaluated and served
 }

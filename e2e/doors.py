@@ -53,6 +53,14 @@ class Door:
         found = self._admin.text(f"/stats?type={kind}&filter={quote(pattern)}")
         return {name: int(value) for name, value in _NUMBER.findall(found)}
 
+    def pods_of(self, service: str) -> set[str]:
+        """Return the addresses of the pods to which this door sends a service's requests."""
+        return {
+            place.address.rpartition(":")[0]
+            for place, host in self._admin.hosts().items()
+            if place.cluster == f"{service}/http" and not (host.draining or host.ejected)
+        }
+
     def scrape_seconds(self) -> float:
         """Return how long Prometheus waits for all that this door tells it."""
         began = time.monotonic()

@@ -42,14 +42,25 @@ def image_references() -> dict[str, str]:
     They are the same for as long as this process runs, whatever is edited meanwhile.
     """
     wanted = (*IMAGES, *TEST_IMAGES)
-    if target_of.own() is None:
-        return build(wanted)
+    return build(wanted) if target_of.own() is None else push(_registry(), wanted)
+
+
+def provide(at: Target, name: str) -> str:
+    """Have the cluster find a further image of this checkout; return its reference."""
+    if at.embedded is None:
+        return push(_registry(), (name,))[name]
+    reference = build((name,))[name]
+    at.embedded.load((reference,))
+    return reference
+
+
+def _registry() -> str:
     registry = os.environ.get("LEPTON_REGISTRY", "")
     if not registry:
         raise ClusterError(
             "A cluster of your own pulls our images from a registry: add REGISTRY=registry/path"
         )
-    return push(registry, wanted)
+    return registry
 
 
 def target(name: str = "dev", *, nodes: int = 2, fake_nodes: int = 0) -> Target:

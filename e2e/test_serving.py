@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from e2e.models import upload, upload_digits
 from e2e.test_models import ready
 from e2e.waiting import condition, has_reason, is_ready, is_true, wait_until
 from tests.fixtures.onnx_models import write_fixed_model, write_model_of_one_sample
+
+TWO_LOOKS_SECONDS = 4.0
+"""Of the operator at what services need."""
 
 
 def service_of(kubectl: Kubectl, name: str) -> dict[str, Any] | None:
@@ -117,6 +121,54 @@ def test_the_scale_subresource_is_what_kubectl_and_an_hpa_use(namespace: Kubectl
         "a pod is gone",
     )
     assert found is not None
+
+
+def test_where_an_hpa_scales_a_service_ours_holds(namespace: Kubectl) -> None:
+    namespace.apply(model("digits", source=upload_digits(namespace)), hpa("one"), hpa("two"))
+    ours = {"minReplicas": 2, "maxReplicas": 3, "target": {"latencyMilliseconds": 500}}
+    namespace.apply(service("digits", autoscaling=ours))
+    serves(namespace, "digits", version=1)
+    held = scaling(namespace, "ScaledByAnother")
+    assert "HorizontalPodAutoscaler one, two scales" in condition(held, "ScalingActive")["message"]
+    assert held["spec"]["replicas"] == 1, "two is ours, as soon as nobody else counts"
+    namespace.delete("hpa", "one")
+    time.sleep(TWO_LOOKS_SECONDS)
+    assert scaling(namespace, "ScaledByAnother")["spec"]["replicas"] == 1
+    namespace.delete("hpa", "two")
+    wait_until(
+        lambda: service_of(namespace, "digits"),
+        lambda each: each is not None and each["spec"]["replicas"] == 2,
+        "a condition shows",
+    )
+
+
+def hpa(name: str) -> dict[str, Any]:
+    """Return an HPA of the service whose metric nobody tells: that it is there is enough."""
+    of_the_pods = {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": name},
+        "spec": {
+            "scaleTargetRef": {
+                "apiVersion": "lepton.ai/v1alpha1",
+                "kind": "InferenceService",
+                "name": "digits",
+            },
+            "maxReplicas": 3,
+            "metrics": [{"type": "Resource", "resource": of_the_pods}],
+        },
+    }
+
+
+def scaling(kubectl: Kubectl, reason: str) -> dict[str, Any]:
+    found = wait_until(
+        lambda: service_of(kubectl, "digits"),
+        lambda each: has_reason(each, reason, "ScalingActive"),
+        "a condition shows",
+    )
+    assert found is not None
+    return found
 
 
 def test_a_model_that_does_not_exist_yet_is_waited_for(namespace: Kubectl) -> None:

@@ -32,11 +32,12 @@ def references(base: str | None = None) -> dict[str, str]:
 def build(
     names: Iterable[str] = (), progress: Progress = say, base: str | None = None
 ) -> dict[str, str]:
-    """Build the named images (all by default) with what they stand on; their references.
+    """Build the named images, by default those of every day, and what they stand on.
 
-    What is built already costs one look at the storage. Two callers never build at once.
+    Returns the references. What is built already costs one look at the storage. Two callers never
+    build at once.
     """
-    wanted = list(names) or list(IMAGES)
+    wanted = list(names) or [image.name for image in IMAGES.values() if image.everyday]
     needed = {below for name in wanted for below in catalog.lineage(name)}
     packages.install(progress)  # a new machine has no buildah
     inputs = {image.name: catalog.read(image) for image in IMAGES.values()}

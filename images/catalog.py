@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from e2e.cluster.progress import Progress
-from images import mnist, prometheus_server, rootfs, store_server
+from images import keda_programs, mnist, prometheus_server, rootfs, store_server
 from images.errors import ImageError
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +37,8 @@ class Image:
     sources: tuple[str, ...] = ()
     """Files and folders of this repository that the Dockerfile copies, by their paths in it."""
     artefacts: tuple[Artefact, ...] = ()
+    everyday: bool = True
+    """Whether it is built without being asked for by name."""
 
     @property
     def folder(self) -> str:
@@ -78,6 +80,13 @@ IMAGES = {
             parent="base",
             duration="4 minutes",
             artefacts=(Artefact(prometheus_server.make, "bin", prometheus_server.DECIDED_BY),),
+        ),
+        Image(
+            "keda",
+            parent="base",
+            duration="10 minutes",
+            artefacts=(Artefact(keda_programs.make, "bin", keda_programs.DECIDED_BY),),
+            everyday=False,
         ),
         Image(
             "operator",

@@ -38,6 +38,7 @@ SETUP = (
     (Suite("go-tools", (sys.executable, "-m", "e2e.cluster", "tools"), 2400),),
     (Suite("images", (sys.executable, "-m", "images", "build"), 1500),),
 )
+SETUP_LONG = ((Suite("keda", (sys.executable, "-m", "images", "build", "keda"), 1800),),)
 # What has a suite of its own; "unit" is the rest of tests/.
 APART = ("launcher", "integration", "resilience", "door", "discovery", "signals")
 QUICK = (
@@ -51,10 +52,10 @@ QUICK = (
 )
 # The groups of tests on real nodes; each has clusters of its own, and mostly waits for pods.
 ON_CLUSTERS = {
-    "e2e-machine": ("cluster", "images", "checkpoints", "ranks"),
+    "e2e-machine": ("cluster", "images", "checkpoints", "ranks", "autoscaling"),
     "e2e-jobs": ("training", "kills", "recovery"),
     "e2e-faults": ("faults", "ledger", "rollout", "status", "attacks"),
-    "e2e-models": ("examples", "models", "serving", "recipes"),
+    "e2e-models": ("examples", "models", "serving", "recipes", "keda"),
 }
 
 
@@ -78,7 +79,7 @@ def _on_clusters(resilience_seconds: int, seconds: int, *arguments: str) -> Grou
 
 SUITES: dict[str, Groups] = {
     "test": (*SETUP, *QUICK, *_on_clusters(600, 1800, "-m", "not long")),
-    "test-long": (*SETUP, *_on_clusters(10800, 5400, "-s")),
+    "test-long": (*SETUP, *SETUP_LONG, *_on_clusters(10800, 5400, "-s")),
 }
 
 

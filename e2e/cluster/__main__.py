@@ -87,7 +87,7 @@ def _kubeconfig(arguments: argparse.Namespace) -> None:
 
 def _tools(_: argparse.Namespace) -> None:
     tools.build()
-    for module in tools.MODULES:
+    for module in tools.EVERYDAY:
         for command in module.commands:
             print(f"{command:<24} {tools.tool(command)}")
 

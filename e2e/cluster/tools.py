@@ -31,6 +31,10 @@ class Module:
     minutes: float
     ldflags: str = "-s -w"
     tags: str = ""
+    manifests: str = ""
+    """The folder of the required module that holds its manifests, kept beside the programs."""
+    everyday: bool = True
+    """Whether it is built without being asked for by name."""
 
     @property
     def source(self) -> Path:
@@ -38,10 +42,18 @@ class Module:
 
     @property
     def version(self) -> str:
+        return self._required()[1] or "of this repository"
+
+    @property
+    def required(self) -> str:
+        """The path of the module that the commands are from."""
+        return self._required()[0]
+
+    def _required(self) -> tuple[str, str]:
         required = re.search(
-            r"^require \S+ (v\S+)", (self.source / "go.mod").read_text(), re.MULTILINE
+            r"^require (\S+) (v\S+)", (self.source / "go.mod").read_text(), re.MULTILINE
         )
-        return required[1] if required else "of this repository"
+        return (required[1], required[2]) if required else ("", "")
 
     def digest(self) -> str:
         """The first 12 hex digits of the sha256 of what decides the build."""
@@ -90,10 +102,22 @@ MODULES = (
     Module("pause", {"pause": "."}, minutes=0.2),
     Module("kstatus", {"kstatus": "."}, minutes=1),
     Module("k6", {"k6": "go.k6.io/k6"}, minutes=1),
+    Module(
+        "keda",
+        {
+            "keda": "github.com/kedacore/keda/v2/cmd/operator",
+            "keda-adapter": "github.com/kedacore/keda/v2/cmd/adapter",
+        },
+        minutes=8,
+        manifests="config",
+        # One test of `make test-long` needs it, and it is the dearest but Kubernetes itself.
+        everyday=False,
+    ),
 )
+EVERYDAY = tuple(module for module in MODULES if module.everyday)
 # Who only wants a cluster does not wait for what tests it: that is built when it is asked for.
 _OF_TESTS = ("k6", "kstatus", "prometheus")
-OF_A_CLUSTER = tuple(each.name for each in MODULES if each.name not in _OF_TESTS)
+OF_A_CLUSTER = tuple(each.name for each in EVERYDAY if each.name not in _OF_TESTS)
 _OF_COMMAND = {command: module for module in MODULES for command in module.commands}
 
 
@@ -110,9 +134,15 @@ def path(command: str) -> Path:
     return _module_of(command).folder / command
 
 
+def manifests(command: str) -> Path:
+    """The folder of manifests that came with a program."""
+    module = _module_of(command)
+    return tool(command).parent / module.manifests
+
+
 def build(names: Iterable[str] = (), progress: Progress = say) -> None:
-    """Build the named modules (all of them by default) that are not built yet."""
-    asked = set(names) or {module.name for module in MODULES}
+    """Build the named modules (those of every day by default) that are not built yet."""
+    asked = set(names) or {module.name for module in EVERYDAY}
     wanted = [module for module in MODULES if module.name in asked]
     if all(module.built() for module in wanted):
         return
@@ -149,6 +179,10 @@ def _build(module: Module, work: Path, progress: Progress) -> None:
     building.run(["go", "build", *flags, "-o", f"{output}/", *packages])
     for command, package in module.commands.items():
         (output / _default_name(package, module)).rename(output / command)
+    if module.manifests:
+        locating = _Step(module, work, progress, f"{title}: finding its manifests")
+        source = Path(locating.run(["go", "list", "-m", "-f", "{{.Dir}}", module.required])[-1])
+        shutil.copytree(source / module.manifests, output / module.manifests)
     output.rename(module.folder)
     progress(f"Built {title} in {duration(time.monotonic() - began)}.")
 

@@ -80,10 +80,13 @@ class Load:
 
 
 @contextmanager
-def load(kubectl: Kubectl, service: str) -> Iterator[Load]:
-    """Clients that ask a served digits model, from their first answers to the end of the block."""
+def load(kubectl: Kubectl, service: str, rate: int = RATE) -> Iterator[Load]:
+    """Clients that ask a served digits model, from their first answers to the end of the block.
+
+    Each begins so many requests a second.
+    """
     with tempfile.TemporaryDirectory(prefix="lepton-load-") as folder:
-        running = _started(kubectl, service, Path(folder))
+        running = _started(kubectl, service, rate, Path(folder))
         try:
             wait_until(running._all_answered, bool, "a server answers", f"at {service}")
             yield running
@@ -93,18 +96,23 @@ def load(kubectl: Kubectl, service: str) -> Iterator[Load]:
                 process.wait()
 
 
-def _started(kubectl: Kubectl, service: str, folder: Path) -> Load:
+def _started(kubectl: Kubectl, service: str, rate: int, folder: Path) -> Load:
     asked = folder / "asked.json"
-    asked.write_text(json.dumps(_asked(kubectl, service, folder)))
+    asked.write_text(json.dumps(_asked(kubectl, service, rate, folder)))
     k6, triton = folder / "k6.jsonl", folder / "tritonclient.jsonl"
-    said = ("--log-format", "raw", "--console-output", str(k6))
-    # It would listen for commands, at a port that another one may have.
-    alone = ("--address", "", *_K6_QUIET, "--env", f"ASKED={asked}")
     processes = (
-        _start(str(tool("k6")), "run", *alone, *said, str(HERE / "k6.js")),
+        start_k6(HERE / "k6.js", asked, k6),
         _start(sys.executable, "-m", "e2e.load.triton_http", str(asked), str(triton)),
     )
     return Load((k6, triton), processes)
+
+
+def start_k6(script: Path, asked: Path, said: Path) -> subprocess.Popen[bytes]:
+    """Start k6 with a script that reads what is asked; what it logs goes to a file as it is."""
+    logs = ("--log-format", "raw", "--console-output", str(said))
+    # It would listen for commands, at a port that another one may have.
+    alone = ("--address", "", *_K6_QUIET, "--env", f"ASKED={asked}")
+    return _start(str(tool("k6")), "run", *alone, *logs, str(script))
 
 
 def _start(*argv: str) -> subprocess.Popen[bytes]:
@@ -112,20 +120,23 @@ def _start(*argv: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(["setpriv", "--pdeathsig=KILL", "--", *argv])
 
 
-def _asked(kubectl: Kubectl, service: str, folder: Path) -> dict[str, object]:
-    found = kubectl.get("service", service)
-    assert found is not None, f"there is no Service {service}"
+def _asked(kubectl: Kubectl, service: str, rate: int, folder: Path) -> dict[str, object]:
     protoset = folder / "open-inference-protocol.protoset"
     protoset.write_bytes(_protoset())
+    more = {"rate": rate, "timeout_seconds": TIMEOUT_SECONDS, "protoset": str(protoset)}
+    return question(kubectl, service) | more
+
+
+def question(kubectl: Kubectl, service: str) -> dict[str, object]:
+    """Return where a served digits model is asked, and for which digit."""
+    found = kubectl.get("service", service)
+    assert found is not None, f"there is no Service {service}"
     images, _ = onnx_models.held_out_digits()
     return {
         "host": found["spec"]["clusterIP"],
         "model": service,
         "shape": list(images[:1].shape),
         "data": images[:1].ravel().tolist(),
-        "rate": RATE,
-        "timeout_seconds": TIMEOUT_SECONDS,
-        "protoset": str(protoset),
     }
 
 

@@ -49,8 +49,11 @@ class Clients:
 
     def ask(self) -> None:
         """Go on until the end, in real time."""
+        before = time.monotonic()
         while not self._ends.wait(0.1):
-            self._arrivals += self.rate / 10
+            now = time.monotonic()
+            self._arrivals += self.rate * (now - before)
+            before = now
             counts = {"arrivals": self._arrivals, "active": self.rate / 10, "rejected": 0}
             self.door.counts = {"digits": counts}
 
@@ -96,8 +99,8 @@ def kubelet(namespace: Namespace, operators: Operators) -> Kubelet:
 def test_more_requests_bring_more_replicas_and_the_status_says_why(
     namespace: Namespace, clients: Clients
 ) -> None:
-    clients.rate = 25
-    found = wait_until(partial(look, namespace), lambda it: it.spec.replicas >= 4, SCALED)
+    clients.rate = 45
+    found = wait_until(partial(look, namespace), lambda it: it.spec.replicas >= 3, SCALED)
     told = wait_until(partial(look, namespace), lambda it: it.status.autoscaling is not None, SAID)
     assert told.status.autoscaling is not None
     last = told.status.autoscaling.decisions[0]
@@ -123,12 +126,12 @@ def test_an_hpa_takes_the_place_of_the_law_until_it_goes(
         namespace.apply("HorizontalPodAutoscaler", name, spec=HPA["spec"])
     wait_until(partial(said, namespace), lambda it: "another, theirs" in it, SAID)
     assert said(namespace).startswith("False ScaledByAnother")
-    clients.rate = 25
+    clients.rate = 45
     time.sleep(8)
     assert replicas(namespace) == 1
     for name in ("theirs", "another"):
         namespace.delete("HorizontalPodAutoscaler", name)
-    wait_until(partial(replicas, namespace), lambda it: it >= 4, SCALED)
+    wait_until(partial(replicas, namespace), lambda it: it >= 3, SCALED)
     assert "ScaledByAnother" not in said(namespace)
 
 
@@ -136,7 +139,7 @@ def test_an_hpa_takes_the_place_of_the_law_until_it_goes(
 def test_zero_by_hand_stays_zero(namespace: Namespace, clients: Clients) -> None:
     path = namespace.path("InferenceService", "digits", "scale")
     namespace.api.patch(path, {"spec": {"replicas": 0}})
-    clients.rate = 25
+    clients.rate = 45
     wait_until(partial(said, namespace), lambda it: "ScaledToZero" in it, SAID)
     time.sleep(5)
     assert replicas(namespace) == 0
@@ -174,8 +177,8 @@ def test_a_new_leader_goes_on_with_what_was_decided_and_takes_nothing_down_at_on
     kubelet = Kubelet(namespace)
     kubelet.run("digits-serve-0")
     kubelet.open_door(DOOR_ADDRESS)
-    clients.rate = 25
-    scaled = wait_until(partial(replicas, namespace), lambda it: it >= 4, SCALED)
+    clients.rate = 45
+    scaled = wait_until(partial(replicas, namespace), lambda it: it >= 3, SCALED)
     before = wait_until(
         lambda: look(namespace).status.autoscaling, lambda it: it and it.decisions, SAID
     )

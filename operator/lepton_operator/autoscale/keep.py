@@ -16,25 +16,41 @@ its absence would cost, once, is at most twice as dear as knowing the future (sk
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
+from operator import attrgetter
 
 from lepton_operator.autoscale.values import Moment, Overload, Worth
 
 NOTHING = Worth()
 
+_time = attrgetter("time")
+
+
+def troughs(before: tuple[Moment, ...], moment: Moment) -> tuple[Moment, ...]:
+    """Return the moments whose reference no later one was as low as, up to a new moment.
+
+    The least since any time is then that of the first of them since it.
+    """
+    kept = len(before)
+    while kept and before[kept - 1].reference >= moment.reference:
+        kept -= 1
+    return (*before[:kept], moment)
+
 
 def reference_ready(
-    moments: tuple[Moment, ...], now: float, startup_seconds: float, began_with: int
+    moments: tuple[Moment, ...],
+    troughs: tuple[Moment, ...],
+    now: float,
+    startup_seconds: float,
+    began_with: int,
 ) -> int:
     """Return how many replicas of the reference are ready: wanted for a whole start-up."""
-    ready = began_with
-    since = now - startup_seconds
-    if moments and moments[0].time <= since:
-        ready = moments[-1].reference
-    for moment in reversed(moments):
-        ready = min(ready, moment.reference)
-        if moment.time <= since:
-            break
-    return max(1, ready)
+    place = bisect_right(moments, now - startup_seconds, key=_time)
+    if place == 0:
+        least = troughs[0].reference if troughs else began_with
+        return max(1, min(began_with, least))
+    since = bisect_left(troughs, moments[place - 1].time, key=_time)
+    return max(1, troughs[since].reference)
 
 
 def to_drain(
@@ -56,6 +72,8 @@ def to_drain(
 
 def account(worth: tuple[Worth, ...], seconds: float, base: int) -> tuple[Worth, ...]:
     """Let replicas above `base` pay for the time that passed."""
+    if len(worth) <= base:
+        return worth
     return (*worth[:base], *(_pay(each, seconds) for each in worth[base:]))
 
 

@@ -9,8 +9,6 @@ Wanted is the most of
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from lepton_operator.autoscale import service, startup
 from lepton_operator.autoscale.causes import Cause, by_backlog, by_demand, by_worth
 from lepton_operator.autoscale.limits import counted, limited, remembered, stabilised
@@ -68,8 +66,7 @@ def _within_limits(scene: Scene, seen: History, cause: Cause, now: float) -> Dec
         replicas = current
     replicas = limited(seen.changes, now, current, replicas, rules)
     replicas = min(max(replicas, scene.least), scene.most)
-    seen = replace(
-        seen,
+    seen = seen._replace(
         advice=remembered(seen.advice, now, wanted, spec.up, spec.down),
         changes=counted(seen.changes, now, replicas - current, spec.up, spec.down),
     )

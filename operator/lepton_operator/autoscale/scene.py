@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lepton_operator.autoscale import demand, keep, service, startup
 from lepton_operator.autoscale.queueing import Wait, replicas_for
@@ -33,12 +33,20 @@ class Scene:
     rate: float  # requests a second since the last samples
     most_rate: float  # within the last start-up
     coming_rate: float  # at the end of the next one, by its trend
-    starting_ready_seconds: float  # in which pods that start now will be ready within the next one
+    startups_seconds: tuple[float, ...]  # of this service's own pods
 
     @property
     def price(self) -> float:
         """What a late request weighs, in requests' work (`keep`)."""
         return 1 / self.spec.share_late
+
+    @property
+    def starting_ready_seconds(self) -> float:
+        """Return for how long pods that start now will be ready within the next start-up."""
+        return sum(
+            startup.expected_ready_seconds(self.startups_seconds, age, self.startup_seconds)
+            for age in self.samples.starting_ages
+        )
 
     def needed(self, rate: float) -> int:
         """Return the least number that holds a rate; one above the most if that does not."""
@@ -74,14 +82,16 @@ def observe(spec: Spec, samples: Samples, history: History) -> History:
     """Take in what the samples say; after a gap or a jump of the clock begin to look anew."""
     last = history.last
     known = startup.learn(history.startups_seconds, samples.startups_seconds)
-    history = replace(history, last=samples, startups_seconds=known)
     if last is None or not 0 < samples.time - last.time <= spec.stale_after_seconds:
-        return replace(
-            history,
+        return history._replace(
+            last=samples,
+            startups_seconds=known,
             service=service.first(history.service, samples),
             seen_since=samples.time,
             arrivals=0.0,
             moments=(),
+            peaks=(),
+            troughs=(),
             overload=None,
             backlog_seconds=0.0,
             began_with=samples.current,
@@ -93,7 +103,12 @@ def observe(spec: Spec, samples: Samples, history: History) -> History:
         came = samples.arrivals
     rate = came / (samples.time - last.time)
     learned = service.learn(history.service, last, samples, rate, spec.door)
-    return replace(history, service=learned, arrivals=history.arrivals + came)
+    return history._replace(
+        last=samples,
+        startups_seconds=known,
+        service=learned,
+        arrivals=history.arrivals + came,
+    )
 
 
 def see(
@@ -108,17 +123,19 @@ def see(
     horizon = startup.quantile(known, seconds, spec.percentile)
     coming = demand.coming(moments, horizon)
     window = seconds * (_FALLING_WINDOW if coming.falling else 1)
-    most = max(level, demand.most_within(moments, samples.time - window))
-    able = sum(startup.expected_ready_seconds(known, age, seconds) for age in samples.starting_ages)
+    most = max(level, demand.most_within(seen.peaks, samples.time - window))
     allowed = bounds(spec, now, seconds)
     found = Scene(
-        spec, samples, *allowed, model, _wait(spec, model), seconds, rate, most, coming.rate, able
+        spec, samples, *allowed, model, _wait(spec, model), seconds, rate, most, coming.rate, known
     )
     reference, seen = _reference(found, seen)
+    moment = Moment(samples.time, arrivals, level, reference)
     since = samples.time - _KEPT_STARTUPS * max(seconds, horizon)
-    first = next((i for i, each in enumerate(moments) if each.time >= since), len(moments))
-    kept = (*moments[first:], Moment(samples.time, arrivals, level, reference))
-    return found, replace(seen, moments=kept)
+    return found, seen._replace(
+        moments=(*demand.since(moments, since), moment),
+        peaks=demand.peaks(demand.since(seen.peaks, since), moment),
+        troughs=keep.troughs(demand.since(seen.troughs, since), moment),
+    )
 
 
 def _wait(spec: Spec, model: Model) -> Wait:
@@ -137,7 +154,7 @@ def _reference(scene: Scene, seen: History) -> tuple[int, History]:
     if not moments:
         return base, seen
     seconds = now - moments[-1].time
-    ready = keep.reference_ready(moments, now, scene.startup_seconds, seen.began_with)
+    ready = keep.reference_ready(moments, seen.troughs, now, scene.startup_seconds, seen.began_with)
     busy = scene.rate * work
     backlog = max(0.0, seen.backlog_seconds + (busy - ready) * seconds)
     worth, overload, wanted = seen.worth, None, base
@@ -148,7 +165,7 @@ def _reference(scene: Scene, seen: History) -> tuple[int, History]:
         drain = keep.to_drain(busy, backlog, able, scene.startup_seconds, scene.price)
         wanted = max(base, drain, moments[-1].reference)
     worth = keep.account(worth, seconds, base)
-    seen = replace(seen, worth=worth, overload=overload, backlog_seconds=backlog)
+    seen = seen._replace(worth=worth, overload=overload, backlog_seconds=backlog)
     return min(wanted, scene.most), seen
 
 

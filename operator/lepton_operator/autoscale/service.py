@@ -7,7 +7,7 @@ own.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lepton_operator.autoscale.queueing import Door, mean_wait
 from lepton_operator.autoscale.values import Samples, Service, Spec
@@ -57,7 +57,7 @@ def learn(service: Service, before: Samples, now: Samples, rate: float, door: Do
     if done < 1 or took <= 0:
         return service
     least = min(took / done, _forgotten(service.least_latency, now.time - before.time))
-    service = replace(service, least_latency=least)
+    service = service._replace(least_latency=least)
     return _waits(service, (before, now), rate, door)
 
 
@@ -101,8 +101,7 @@ def _execution(service: Service, done: float, seconds: float, batches: float) ->
     new = min(done, _MEMORY_REQUESTS)
     kept = 1 - new / _MEMORY_REQUESTS
     each, size = seconds / done, max(1.0, done / batches)
-    return replace(
-        service,
+    return service._replace(
         weight=service.weight * kept + new,
         seconds=service.seconds * kept + new * each,
         size=service.size * kept + new * size,
@@ -134,9 +133,9 @@ def _waits(service: Service, between: tuple[Samples, Samples], rate: float, door
     """Compare how long requests waited with M/M/c, once nothing has piled up for a while."""
     before, now = between
     if now.ready != before.ready or now.in_flight > 2 * now.ready:
-        return replace(service, calm_since=None)
+        return service._replace(calm_since=None)
     if service.calm_since is None:
-        return replace(service, calm_since=now.time)
+        return service._replace(calm_since=now.time)
     if service.weight == 0 or service.size > _ONE_BY_ONE * service.weight:
         return service
     seconds, done = service.seconds / service.weight, _grown(before.completions, now.completions)
@@ -146,8 +145,7 @@ def _waits(service: Service, between: tuple[Samples, Samples], rate: float, door
     own, others = mean_wait(now.ready, offered, door)
     kept = max(0.0, 1 - done / _MEMORY_REQUESTS)
     took = _grown(before.latency_seconds, now.latency_seconds)
-    return replace(
-        service,
+    return service._replace(
         waited=service.waited * kept + max(0.0, took - done * (1 + others) * seconds),
         foretold=service.foretold * kept + done * own * seconds,
     )

@@ -131,8 +131,7 @@ class Advice(NamedTuple):
     replicas: int
 
 
-@dataclass(frozen=True, slots=True)
-class Service:
+class Service(NamedTuple):
     """What was learned of the model: sums that forget, one weight a request (`service`)."""
 
     weight: float = 0.0
@@ -146,14 +145,15 @@ class Service:
     foretold: float = 0.0  # that they would have in M/M/c
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(NamedTuple):
     """What the law remembers; begin with `History()`."""
 
     seen_since: float | None = None  # since then no sample was missed for long
     last: Samples | None = None
     arrivals: float = 0.0  # since then
     moments: tuple[Moment, ...] = ()
+    peaks: tuple[Moment, ...] = ()  # of the rate (`demand.peaks`)
+    troughs: tuple[Moment, ...] = ()  # of the reference (`keep.troughs`)
     startups_seconds: tuple[float, ...] = ()  # the newest, of this service's own pods
     service: Service = Service()
     backlog_seconds: float = 0.0  # the reference's work that waits, in replica-seconds

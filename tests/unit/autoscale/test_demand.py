@@ -1,9 +1,15 @@
 from __future__ import annotations
 
-import pytest
+from functools import reduce
 
-from lepton_operator.autoscale.demand import arrivals_at, coming, envelope, most_within
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lepton_operator.autoscale.demand import arrivals_at, coming, envelope, most_within, peaks
 from lepton_operator.autoscale.values import Moment
+
+NONE: tuple[Moment, ...] = ()
 
 
 def moments_of(rates: list[float]) -> tuple[Moment, ...]:
@@ -34,8 +40,19 @@ def test_without_requests_the_rate_is_zero() -> None:
 
 def test_only_what_is_recent_counts() -> None:
     moments = moments_of([50.0] * 10 + [10.0] * 30)
-    assert most_within(moments, 81.0 - 70) == 50
-    assert most_within(moments, 81.0 - 40) == 10
+    highest = reduce(peaks, moments, NONE)
+    assert most_within(highest, 81.0 - 70) == 50
+    assert most_within(highest, 81.0 - 40) == 10
+    assert most_within(highest, 82.0) == 0
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=40), st.floats(0, 80))
+def test_what_is_kept_of_peaks_tells_the_most_since_any_time(
+    rates: list[float], since: float
+) -> None:
+    moments = moments_of(rates)
+    found = most_within(reduce(peaks, moments, NONE), since)
+    assert found == max((each.rate for each in moments if each.time >= since), default=0.0)
 
 
 def test_growth_goes_on_for_as_long_as_it_lasted() -> None:

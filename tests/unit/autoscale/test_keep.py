@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lepton_operator.autoscale import keep
 from lepton_operator.autoscale.values import Moment, Overload, Worth
@@ -12,19 +15,36 @@ def wanted(*replicas: int) -> tuple[Moment, ...]:
     return tuple(Moment(2.0 * n, 0.0, 0.0, each) for n, each in enumerate(replicas))
 
 
+def ready(moments: tuple[Moment, ...], now: float, startup: float, began_with: int) -> int:
+    none: tuple[Moment, ...] = ()
+    lowest = reduce(keep.troughs, moments, none)
+    return keep.reference_ready(moments, lowest, now, startup, began_with)
+
+
 def test_a_replica_of_the_reference_is_ready_a_start_up_after_it_was_wanted() -> None:
     moments = wanted(2, 2, 5, 5, 5)
-    assert keep.reference_ready(moments, 10.0, 8.0, 2) == 2
-    assert keep.reference_ready(moments, 12.0, 8.0, 2) == 5
+    assert ready(moments, 10.0, 8.0, 2) == 2
+    assert ready(moments, 12.0, 8.0, 2) == 5
 
 
 def test_the_reference_lets_go_at_once() -> None:
-    assert keep.reference_ready(wanted(5, 5, 5, 2), 8.0, 4.0, 5) == 2
+    assert ready(wanted(5, 5, 5, 2), 8.0, 4.0, 5) == 2
 
 
 def test_before_its_first_moment_the_reference_has_what_there_was() -> None:
-    assert keep.reference_ready((), 0.0, 60.0, 4) == 4
-    assert keep.reference_ready(wanted(6), 2.0, 60.0, 4) == 4
+    assert ready((), 0.0, 60.0, 4) == 4
+    assert ready(wanted(6), 2.0, 60.0, 4) == 4
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.floats(0, 70), st.integers(1, 9))
+def test_ready_is_the_least_that_was_wanted_for_a_start_up(
+    numbers: list[int], startup: float, began_with: int
+) -> None:
+    now = 2.0 * len(numbers)
+    before = [each for n, each in enumerate(numbers) if 2.0 * n <= now - startup]
+    later = numbers[len(before) :]
+    expected = min([before[-1] if before else began_with, *later])
+    assert ready(wanted(*numbers), now, startup, began_with) == expected
 
 
 def test_a_backlog_that_goes_by_itself_is_worth_nothing() -> None:

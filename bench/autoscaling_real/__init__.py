@@ -1,0 +1,1 @@
+"""The autoscaler on real pods, beside what the simulator says of the same requests."""

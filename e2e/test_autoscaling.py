@@ -1,0 +1,120 @@
+"""A service follows its load on real pods: counted by real doors and a real Prometheus.
+
+The model waits 100 ms a request, so that pods more serve more on a machine of two cores.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from e2e import installation
+from e2e.cluster.target import Target
+from e2e.installation import RELEASE, SYSTEM
+from e2e.jobs import model, service
+from e2e.kubectl import Kubectl
+from e2e.load import load
+from e2e.models import upload_digits
+from e2e.test_serving import serves, service_of
+from e2e.waiting import condition, wait_until
+from images.build import build
+
+# Half of the requests in time is little to ask: what a load was worth is soon forgotten after it.
+ASKED = {
+    "minReplicas": 1,
+    "maxReplicas": 4,
+    "target": {"latencyMilliseconds": 500, "percentile": 50},
+}
+RATE = 5
+"""Requests a second of each client: together twice what a pod answers."""
+PROMETHEUS = f"deployment/{RELEASE}-prometheus"
+WORDS = {"time", "from", "to", "metric", "value", "target", "reason"}
+
+
+@pytest.fixture(scope="module")
+def installed(target: Target) -> Iterator[Target]:
+    """The chart with a Prometheus, and with a Triton whose models wait; then as it was."""
+    triton = build(("sleeper",))["sleeper"]
+    if target.embedded is not None:
+        target.embedded.load([triton])
+    prometheus = {"enabled": True, "scrapeIntervalSeconds": 2}
+    installation.install(target, values={"images": {"triton": triton}, "prometheus": prometheus})
+    yield target
+    installation.install(target)
+
+
+@pytest.fixture
+def sleeper(namespace: Kubectl) -> Kubectl:
+    """A namespace with a service of one pod that asks for a latency."""
+    asked = service(
+        "sleeper",
+        resources={"requests": {"cpu": "100m"}},
+        batching={"maxBatchSize": 1},
+        triton={"instances": 1},
+        autoscaling=ASKED,
+    )
+    namespace.apply(model("sleeper", source=upload_digits(namespace)), asked)
+    serves(namespace, "sleeper", version=1)
+    return namespace
+
+
+def wanted(kubectl: Kubectl) -> int:
+    found = service_of(kubectl, "sleeper") or {}
+    return int(found["spec"]["replicas"])
+
+
+def is_scaled_up(kubectl: Kubectl) -> None:
+    """Wait until pods more are wanted, and serve."""
+    count = wait_until(lambda: wanted(kubectl), lambda found: found > 1, "a service is scaled")
+    wait_until(
+        lambda: service_of(kubectl, "sleeper") or {},
+        lambda found: found["status"]["replicas"]["ready"] > 1,
+        "a service is ready",
+        f"with {count} pods",
+    )
+
+
+def decisions(kubectl: Kubectl) -> list[dict[str, Any]]:
+    """Return what the status tells of the last changes, the newest first."""
+    status = (service_of(kubectl, "sleeper") or {})["status"]
+    found: list[dict[str, Any]] = status["autoscaling"]["decisions"]
+    return found
+
+
+def source(kubectl: Kubectl) -> str:
+    return str(condition(service_of(kubectl, "sleeper"), "ScalingActive").get("reason"))
+
+
+def test_a_service_follows_its_load_through_scale_and_says_why(sleeper: Kubectl) -> None:
+    with load(sleeper, "sleeper", RATE):
+        is_scaled_up(sleeper)
+        assert source(sleeper) == "PrometheusAsked"
+    wait_until(lambda: wanted(sleeper), lambda count: count == 1, "a load is forgotten")
+    told = decisions(sleeper)
+    assert told[0]["to"] == told[-1]["from"] == 1
+    assert all(each.keys() == WORDS for each in told)
+    assert all(after["from"] == before["to"] for after, before in pairwise(told))
+    asked = ("get", "lisvc", "sleeper", "-o", "json", "--show-managed-fields")
+    managed = json.loads(sleeper.run(*asked))["metadata"]["managedFields"]
+    through_scale = [each for each in managed if each.get("subresource") == "scale"]
+    assert "f:replicas" in through_scale[0]["fieldsV1"]["f:spec"]
+
+
+def test_without_prometheus_the_doors_are_asked_and_it_goes_on(sleeper: Kubectl) -> None:
+    system = sleeper.within(SYSTEM)
+    system.run("scale", PROMETHEUS, "--replicas=0")
+    try:
+        wait_until(
+            lambda: source(sleeper), lambda reason: reason == "DoorsAsked", "scaling is told"
+        )
+        with load(sleeper, "sleeper", RATE):
+            is_scaled_up(sleeper)
+    finally:
+        system.run("scale", PROMETHEUS, "--replicas=1")
+    wait_until(
+        lambda: source(sleeper), lambda reason: reason == "PrometheusAsked", "scaling is told"
+    )
