@@ -165,8 +165,8 @@ def test_over_the_replicas_that_there_were(
     assert {each["from"] for at, each in by_time.items() if at < ANSWERED_AT} == {2}
     assert {each["ready"] for at, each in by_time.items() if at >= READY_AT} == {6}
     assert by_time[200]["to"] > 2
-    summary = told["summary"]
-    assert summary["gpu_seconds_used"] == summary["gpu_seconds_replayed"]
+    assert told["summary"]["gpu_seconds_replayed"] is None
+    assert 1 <= told["summary"]["changes"] <= 10
 
 
 def test_without_the_operators_metrics_doors_tell_how_many_served(

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
+from e2e.installation import CHART
 from lepton_operator.signals import prometheus
 from lepton_operator.signals.counts import Counts, Service
-from tests.helm import CHART
 from tests.prometheus import Exporter, Prometheus, exporting, job, running, told
 
 DIGITS = Service("team", "digits")

@@ -18,7 +18,7 @@ from lepton_operator.api.autoscaling import Autoscaling
 from lepton_operator.api.inference import InferenceService
 from lepton_operator.autoscale.values import Spec
 from lepton_operator.replay import report
-from lepton_operator.replay.fleets import AsItWas, UnderTheLaw
+from lepton_operator.replay.fleets import AsItWas, Fleet, UnderTheLaw
 from lepton_operator.replay.recording import STEP_SECONDS, Recording, load, record
 from lepton_operator.replay.replay import measured_startup_seconds, replay
 from lepton_operator.scaling.asked import spec as spec_of
@@ -61,8 +61,9 @@ async def _recorded(parsed: argparse.Namespace) -> Recording:
 def _explained(parsed: argparse.Namespace, recording: Recording) -> str:
     spec = _spec(parsed, recording)
     startup = parsed.startup_seconds or measured_startup_seconds(recording)
-    steps = list(replay(recording, spec, AsItWas() if parsed.as_it_was else UnderTheLaw(startup)))
-    found = report.summary(recording, steps, startup, parsed.gpus_per_replica)
+    fleet: Fleet = AsItWas() if parsed.as_it_was else UnderTheLaw(startup)
+    steps = list(replay(recording, spec, fleet))
+    found = report.summary(recording, steps, fleet, startup, parsed.gpus_per_replica)
     told = report.shown(steps, every=parsed.every)
     if parsed.output == "json":
         return report.as_json(recording, spec, found, told)

@@ -10,6 +10,7 @@ from typing import Any
 
 from lepton_operator.autoscale.values import Spec
 from lepton_operator.replay.arguments import CAVEAT
+from lepton_operator.replay.fleets import AsItWas, Fleet
 from lepton_operator.replay.recording import Recording
 from lepton_operator.replay.replay import Step
 
@@ -18,27 +19,31 @@ _HEAD = ("time", "from", "to", "metric", "value", "target", "reason")
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Seconds of GPUs: each replica counts from its creation until it is removed."""
+    """Seconds of GPUs: each replica counts from its creation until it is removed.
+
+    None were replayed where the replicas are those that there were.
+    """
 
     decisions: int
     held: int
     changes: int
     gpu_seconds_used: float
-    gpu_seconds_replayed: float
+    gpu_seconds_replayed: float | None
     startup_seconds: float
 
 
 def summary(
-    recording: Recording, steps: Sequence[Step], startup_seconds: float, gpus: int
+    recording: Recording, steps: Sequence[Step], fleet: Fleet, startup_seconds: float, gpus: int
 ) -> Summary:
     """Add up what the replicas took, each of so many GPUs."""
     unit = recording.step_seconds * gpus
+    replayed = unit * sum(step.ready + step.starting for step in steps)
     return Summary(
         decisions=len(steps),
         held=sum(step.decision.held for step in steps),
-        changes=sum(step.is_change for step in steps),
+        changes=len(list(shown(steps, every=False))),
         gpu_seconds_used=unit * sum(look.ready + look.starting for look in recording.looks),
-        gpu_seconds_replayed=unit * sum(step.ready + step.starting for step in steps),
+        gpu_seconds_replayed=None if isinstance(fleet, AsItWas) else replayed,
         startup_seconds=startup_seconds,
     )
 
@@ -69,14 +74,16 @@ def text(recording: Recording, found: Summary, steps: Iterable[Step]) -> str:
 
 
 def _sentence(found: Summary) -> str:
-    saved = found.gpu_seconds_replayed - found.gpu_seconds_used
-    share = f" ({saved / found.gpu_seconds_used:+.0%})" if found.gpu_seconds_used else ""
-    return (
+    told = (
         f"{found.changes} changes in {found.decisions} looks, of which {found.held} had nothing to "
-        f"decide by. GPU seconds: {found.gpu_seconds_used:.0f} used, "
-        f"{found.gpu_seconds_replayed:.0f} in this replay{share}; a start-up takes "
-        f"{found.startup_seconds:.0f} s."
+        f"decide by; a start-up takes {found.startup_seconds:.0f} s. "
+        f"GPU seconds: {found.gpu_seconds_used:.0f} used"
     )
+    if found.gpu_seconds_replayed is None:
+        return f"{told}."
+    more = found.gpu_seconds_replayed - found.gpu_seconds_used
+    share = f" ({more / found.gpu_seconds_used:+.0%})" if found.gpu_seconds_used else ""
+    return f"{told}, {found.gpu_seconds_replayed:.0f} by this law{share}."
 
 
 def as_json(recording: Recording, spec: Spec, found: Summary, steps: Iterable[Step]) -> str:
