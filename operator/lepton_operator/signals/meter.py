@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from lepton_operator.signals.counts import Counts, DoorCounts, TritonCounts
@@ -15,8 +15,7 @@ _LEAST_SECONDS = 0.5
 _SET_BACK_SECONDS = 300.0  # Prometheus tells no older samples: what is older was dated anew
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
+class Totals(NamedTuple):
     """Of a service, since it was first looked at; each only grows, but for what is of a moment.
 
     Requests and batches, seconds, and `at` in seconds since the epoch: when the newest of the
@@ -113,8 +112,7 @@ def _since(before: DoorCounts, after: DoorCounts) -> _Counted:
 
 def _executed(before: TritonCounts, after: TritonCounts) -> TritonCounts:
     """Return what a Triton counted in between: after a restart, all that it counted since."""
-    grown = (_grown(old, new) for old, new in zip(astuple(before), astuple(after), strict=True))
-    return TritonCounts(*grown)
+    return TritonCounts(*map(_grown, before, after))
 
 
 def _grown(before: float, after: float) -> float:
@@ -129,8 +127,7 @@ def _added(
 ) -> Totals:
     known = list(doors)
     newest = max(each.at for each in known)
-    return replace(
-        totals,
+    return Totals(
         at=newest if _set_back(totals.at, newest) else max(totals.at, newest),
         in_flight=sum(each.active for each in known),
         arrivals=totals.arrivals + sum(each.arrivals for each in counted),
