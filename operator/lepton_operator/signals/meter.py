@@ -10,6 +10,8 @@ from lepton_operator.signals.counts import Counts, DoorCounts, TritonCounts
 
 _NOTHING = TritonCounts(0.0, 0.0, 0.0)
 _FORGOTTEN_SECONDS = 600.0  # a door that tells nothing for so long was another one
+# Two sources date one moment differently: a rate over less would be one of that difference.
+_LEAST_SECONDS = 0.5
 _SET_BACK_SECONDS = 300.0  # Prometheus tells no older samples: what is older was dated anew
 
 
@@ -78,7 +80,8 @@ class Meter:
 
 
 def _newer(before: DoorCounts, after: DoorCounts) -> DoorCounts:
-    return after if after.at > before.at or _set_back(before.at, after.at) else before
+    later = after.at - before.at >= _LEAST_SECONDS
+    return after if later or _set_back(before.at, after.at) else before
 
 
 def _set_back(before: float, after: float) -> bool:

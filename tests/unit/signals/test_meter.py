@@ -128,3 +128,16 @@ def test_two_sources_in_turn_count_nothing_twice() -> None:
 def test_a_sample_that_is_no_newer_is_none() -> None:
     looks = doors(a=(0, 10, 0)), doors(a=(4, 20, 0)), doors(a=(2, 15, 0)), doors(a=(6, 21, 0))
     assert arrivals(*looks) == [0, 10, 10, 11]
+
+
+def test_two_datings_of_one_moment_are_no_rate() -> None:
+    looks = doors(a=(0, 10, 0)), doors(a=(0.1, 60, 0)), doors(a=(2, 110, 0))
+    assert arrivals(*looks) == [0, 0, 100]
+
+
+def test_a_clock_that_was_set_back_stops_nothing() -> None:
+    meter = Meter()
+    for look in (doors(a=(7200, 10, 1)), doors(a=(3600, 15, 2)), doors(a=(3602, 18, 3))):
+        totals = meter.add(look)
+    assert totals is not None
+    assert (totals.at, totals.arrivals, totals.in_flight) == (3602, 8, 3)
