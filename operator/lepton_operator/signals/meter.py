@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import NamedTuple
 
@@ -148,8 +148,11 @@ def _since(before: DoorCounts, after: DoorCounts) -> _Counted:
 
 def _executed(before: TritonCounts, after: TritonCounts) -> TritonCounts:
     """Return what a Triton counted in between: after a restart, all that it counted since."""
-    grown = (_grown(old, new) for old, new in zip(astuple(before), astuple(after), strict=True))
-    return TritonCounts(*grown)
+    return TritonCounts(
+        _grown(before.requests, after.requests),
+        _grown(before.executions, after.executions),
+        _grown(before.compute_microseconds, after.compute_microseconds),
+    )
 
 
 def _grown(before: float, after: float) -> float:
