@@ -85,6 +85,16 @@ def decisions(kubectl: Kubectl) -> list[dict[str, Any]]:
     return found
 
 
+def says(kubectl: Kubectl, reason: str) -> None:
+    """Wait until this is said of the source."""
+    wait_until(
+        lambda: condition(service_of(kubectl, "sleeper"), "ScalingActive"),
+        lambda found: found.get("reason") == reason,
+        "scaling is told",
+        f"as {reason}",
+    )
+
+
 def explained(kubectl: Kubectl) -> dict[str, Any]:
     """Return what the law decides over the replicas that there were, by Prometheus' memory."""
     bounds = (f"--min={ASKED['minReplicas']}", f"--max={ASKED['maxReplicas']}")
@@ -100,14 +110,10 @@ def explained(kubectl: Kubectl) -> dict[str, Any]:
     return found
 
 
-def source(kubectl: Kubectl) -> str:
-    return str(condition(service_of(kubectl, "sleeper"), "ScalingActive").get("reason"))
-
-
 def test_a_service_follows_its_load_through_scale_and_says_why(sleeper: Kubectl) -> None:
     with load(sleeper, "sleeper", RATE):
         is_scaled_up(sleeper)
-        assert source(sleeper) == "PrometheusAsked"
+        says(sleeper, "PrometheusAsked")
     wait_until(lambda: wanted(sleeper), lambda count: count == 1, "a load is forgotten")
     told = decisions(sleeper)
     assert told[0]["to"] == told[-1]["from"] == 1
@@ -126,13 +132,9 @@ def test_without_prometheus_the_doors_are_asked_and_it_goes_on(sleeper: Kubectl)
     system = sleeper.within(SYSTEM)
     system.run("scale", PROMETHEUS, "--replicas=0")
     try:
-        wait_until(
-            lambda: source(sleeper), lambda reason: reason == "DoorsAsked", "scaling is told"
-        )
         with load(sleeper, "sleeper", RATE):
             is_scaled_up(sleeper)
+            says(sleeper, "DoorsAsked")
     finally:
         system.run("scale", PROMETHEUS, "--replicas=1")
-    wait_until(
-        lambda: source(sleeper), lambda reason: reason == "PrometheusAsked", "scaling is told"
-    )
+    says(sleeper, "PrometheusAsked")

@@ -129,7 +129,8 @@ def see(
         spec, samples, *allowed, model, _wait(spec, model), seconds, rate, most, coming.rate, known
     )
     reference, seen = _reference(found, seen)
-    moment = Moment(samples.time, arrivals, level, reference)
+    # What was foretold stays for a start-up, too: who is told to come and to go at once costs a start.
+    moment = Moment(samples.time, arrivals, max(level, coming.rate), reference)
     since = samples.time - _KEPT_STARTUPS * max(seconds, horizon)
     return found, seen._replace(
         moments=(*demand.since(moments, since), moment),

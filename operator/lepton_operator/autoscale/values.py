@@ -139,7 +139,6 @@ class Service(NamedTuple):
     size: float = 0.0  # of batches
     size_squared: float = 0.0
     seconds_size: float = 0.0
-    least_latency: float | None = None  # where Triton's own time is not known
     calm_since: float | None = None  # no more than one request waited for each replica
     waited: float = 0.0  # seconds that requests waited
     foretold: float = 0.0  # that they would have in M/M/c
