@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from statistics import fmean
 from typing import NamedTuple
 
 from lepton_operator.signals.counts import Counts, DoorCounts, TritonCounts
@@ -18,8 +19,9 @@ _SET_BACK_SECONDS = 300.0  # Prometheus tells no older samples: what is older wa
 class Totals(NamedTuple):
     """Of a service, since it was first looked at; each only grows, but for what is of a moment.
 
-    Requests and batches, seconds, and `at` in seconds since the epoch: when the newest of the
-    doors' samples was taken. `in_flight` is of that moment: waiting and worked on, at all doors.
+    Requests and batches, seconds, and `at` in seconds since the epoch: the time that the sums are
+    of, between the doors' newest samples. `in_flight` is of these: waiting and worked on, at all
+    doors.
     """
 
     at: float
@@ -55,6 +57,7 @@ class Meter:
 
     counts: Counts | None = None
     totals: Totals | None = None
+    rates: dict[str, float | None] = field(default_factory=dict)  # of each door, requests a second
 
     def add(self, counts: Counts) -> Totals | None:
         """Take in new counts; return what they come to, None while no door tells anything."""
@@ -65,7 +68,8 @@ class Meter:
             pod: _newer(before.doors.get(pod, counted), counted)
             for pod, counted in counts.doors.items()
         }
-        counted = [_since(before.doors.get(pod, each), each) for pod, each in newest.items()]
+        known = {pod: before.doors.get(pod, each) for pod, each in newest.items()}
+        counted = {pod: _since(known[pod], each) for pod, each in newest.items()}
         executed = [
             _executed(before.tritons.get(pod, _NOTHING), each)
             for pod, each in counts.tritons.items()
@@ -73,9 +77,40 @@ class Meter:
         self.counts = Counts(
             {**_remembered(before, newest), **newest}, counts.tritons or before.tritons
         )
-        totals = self.totals or Totals(0.0)
-        self.totals = _added(totals, newest.values(), counted, executed)
+        at = self._at(newest, known, counted)
+        totals = self.totals or Totals(at)
+        self.totals = _added(totals, at, newest.values(), counted.values(), executed)
         return self.totals
+
+    def _at(
+        self,
+        newest: Mapping[str, DoorCounts],
+        known: Mapping[str, DoorCounts],
+        counted: Mapping[str, _Counted],
+    ) -> float:
+        """Return the time that the sums are of.
+
+        Doors are read at different moments. Where one has a newer sample and another has none, what
+        came to the one is no demand of the time between their newest samples: it passes as fast as
+        so many come to all doors together. Before that is known, they are taken for alike.
+        """
+        gone_on = {pod: newest[pod].at - known[pod].at for pod in newest}
+        times = [each.at for each in newest.values()]
+        if self.totals is None:
+            self.rates = dict.fromkeys(newest)
+            return fmean(times)
+        self.rates = {
+            pod: counted[pod].arrivals / seconds if seconds > 0 else self.rates.get(pod, 0.0)
+            for pod, seconds in gone_on.items()
+        }
+        rates = [each for each in self.rates.values() if each is not None]
+        came = sum(each.arrivals for each in counted.values())
+        alike = len(rates) < len(self.rates) or not any(rates)
+        time = self.totals.at + (fmean(gone_on.values()) if alike else came / sum(rates))
+        # A clock that was set back is followed.
+        return (
+            max(times) if _set_back(time, max(times)) else sorted((min(times), time, max(times)))[1]
+        )
 
 
 def _newer(before: DoorCounts, after: DoorCounts) -> DoorCounts:
@@ -121,15 +156,14 @@ def _grown(before: float, after: float) -> float:
 
 def _added(
     totals: Totals,
+    at: float,
     doors: Iterable[DoorCounts],
-    counted: list[_Counted],
+    counted: Collection[_Counted],
     tritons: list[TritonCounts],
 ) -> Totals:
-    known = list(doors)
-    newest = max(each.at for each in known)
     return Totals(
-        at=newest if _set_back(totals.at, newest) else max(totals.at, newest),
-        in_flight=sum(each.active for each in known),
+        at=at,
+        in_flight=sum(each.active for each in doors),
         arrivals=totals.arrivals + sum(each.arrivals for each in counted),
         rejected=totals.rejected + sum(each.rejected for each in counted),
         completions=totals.completions + sum(each.answers for each in counted),
