@@ -131,6 +131,8 @@ def test_where_an_hpa_scales_a_service_ours_holds(namespace: Kubectl) -> None:
     held = scaling(namespace, "ScaledByAnother")
     assert "HorizontalPodAutoscaler one, two scales" in condition(held, "ScalingActive")["message"]
     assert held["spec"]["replicas"] == 1, "two is ours, as soon as nobody else counts"
+    for name in ("one", "two"):
+        wait_until(lambda name=name: namespace.get("hpa", name), stands_aside, "an HPA acts")
     namespace.delete("hpa", "one")
     time.sleep(TWO_LOOKS_SECONDS)
     assert scaling(namespace, "ScaledByAnother")["spec"]["replicas"] == 1
@@ -159,6 +161,10 @@ def hpa(name: str) -> dict[str, Any]:
             "metrics": [{"type": "Resource", "resource": of_the_pods}],
         },
     }
+
+
+def stands_aside(found: dict[str, Any] | None) -> bool:
+    return condition(found, "ScalingActive").get("reason") == "AmbiguousSelector"
 
 
 def scaling(kubectl: Kubectl, reason: str) -> dict[str, Any]:
