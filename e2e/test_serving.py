@@ -131,8 +131,11 @@ def test_where_an_hpa_scales_a_service_ours_holds(namespace: Kubectl) -> None:
     held = scaling(namespace, "ScaledByAnother")
     assert "HorizontalPodAutoscaler one, two scales" in condition(held, "ScalingActive")["message"]
     assert held["spec"]["replicas"] == 1, "two is ours, as soon as nobody else counts"
-    for name in ("one", "two"):
-        wait_until(lambda name=name: namespace.get("hpa", name), stands_aside, "an HPA acts")
+    wait_until(
+        lambda: [namespace.get("hpa", name) for name in ("one", "two")],
+        lambda both: all(stands_aside(each) for each in both),
+        "an HPA acts",
+    )
     namespace.delete("hpa", "one")
     time.sleep(TWO_LOOKS_SECONDS)
     assert scaling(namespace, "ScaledByAnother")["spec"]["replicas"] == 1
