@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from lepton_operator.api.autoscaling import KEPT_DECISIONS, AutoscalingStatus, ScalingDecision
+from lepton_operator.api.inference import InferenceService
 from lepton_operator.autoscale.law import decide
 from lepton_operator.autoscale.values import Decision, History, Samples, Spec
 from lepton_operator.conditions import Extra, cut
@@ -35,6 +36,7 @@ class Account:
     counted: frozenset[str] = frozenset()  # UIDs of ready pods whose start the law knows
     last: Decision | None = None
     source: Source | None = None
+    asked: tuple[InferenceService, Spec] | None = None
     view: ScalingView | None = None
     _other: frozenset[str] = frozenset()
     _since: float = 0.0

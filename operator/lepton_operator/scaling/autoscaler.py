@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from lepton_operator import errors, logs, names
 from lepton_operator.api.autoscaling import Autoscaling
 from lepton_operator.api.inference import InferenceService
-from lepton_operator.autoscale.values import Decision
+from lepton_operator.autoscale.values import Decision, Spec
 from lepton_operator.build.door import HEALTH_PORT
 from lepton_operator.cache import Cache, Key, OwnObject
 from lepton_operator.cluster import Cluster
@@ -145,7 +145,7 @@ class Autoscaler:
         counts = joined(known, said.get(scaled.place), [pod.name for pod in pods])
         account.source = "Prometheus" if known.doors else "Doors" if counts.doors else None
         totals = account.meter.add(counts)
-        spec = asked(scaled.service, scaled.wanted, self._settings)
+        spec = self._asked(scaled)
         desired = scaled.service.spec.replicas
         samples = samples_of(totals, account.replicas, desired) if totals and counts.doors else None
         decision = account.decide(spec, samples, now)
@@ -158,6 +158,13 @@ class Autoscaler:
             wake(scaled.own.key)
         # A decision about nothing known is one for 0.
         return decision if paused is None and decision.replicas not in (0, desired) else None
+
+    def _asked(self, scaled: _Scaled) -> Spec:
+        """Return what the law is asked for: made once for each version of the object."""
+        account = scaled.account
+        if account.asked is None or account.asked[0] is not scaled.service:
+            account.asked = scaled.service, asked(scaled.service, scaled.wanted, self._settings)
+        return account.asked[1]
 
     def _paused(self, scaled: _Scaled) -> Extra | None:
         """Return why no decision about a service is acted on."""

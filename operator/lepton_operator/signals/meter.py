@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import NamedTuple
 
@@ -16,8 +16,7 @@ _LEAST_SECONDS = 0.5
 _SET_BACK_SECONDS = 300.0  # Prometheus tells no older samples: what is older was dated anew
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
+class Totals(NamedTuple):
     """Of a service, since it was first looked at; each only grows, but for what is of a moment.
 
     Requests and batches, seconds, and `at` in seconds since the epoch: the time that the sums are
@@ -148,11 +147,7 @@ def _since(before: DoorCounts, after: DoorCounts) -> _Counted:
 
 def _executed(before: TritonCounts, after: TritonCounts) -> TritonCounts:
     """Return what a Triton counted in between: after a restart, all that it counted since."""
-    return TritonCounts(
-        _grown(before.requests, after.requests),
-        _grown(before.executions, after.executions),
-        _grown(before.compute_microseconds, after.compute_microseconds),
-    )
+    return TritonCounts(*map(_grown, before, after))
 
 
 def _grown(before: float, after: float) -> float:
@@ -166,8 +161,7 @@ def _added(
     counted: Collection[_Counted],
     tritons: list[TritonCounts],
 ) -> Totals:
-    return replace(
-        totals,
+    return Totals(
         at=at,
         in_flight=sum(each.active for each in doors),
         arrivals=totals.arrivals + sum(each.arrivals for each in counted),

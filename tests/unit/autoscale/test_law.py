@@ -24,7 +24,7 @@ def test_a_steady_rate_has_the_least_number_that_holds_it() -> None:
     assert drive.decision.metric == "demand"
     assert drive.decision.reason == (
         "At least 19.2 requests a second came within the last 60 s, a start-up; "
-        "3 replicas hold 26.3 within 500 ms for 95 %."
+        "3 replicas hold 25.2 within 500 ms for 95 %."
     )
 
 
