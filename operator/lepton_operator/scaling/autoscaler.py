@@ -144,7 +144,7 @@ class Autoscaler:
         account.replicas = replicas(pods, account.known, datetime.fromtimestamp(now, UTC))
         counts = joined(known, said.get(scaled.place), [pod.name for pod in pods])
         account.source = "Prometheus" if known.doors else "Doors" if counts.doors else None
-        totals = account.meter.add(counts)
+        totals = account.meter.add(counts, _names(scaled.doors))
         spec = self._asked(scaled)
         desired = scaled.service.spec.replicas
         whole = all(door.name in counts.doors for door in scaled.doors)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+import pytest
+
 from lepton_operator.signals.counts import Counts, DoorCounts, TritonCounts
 from lepton_operator.signals.meter import Meter, Totals
 
@@ -55,6 +57,22 @@ def test_a_door_that_missed_a_look_loses_nothing() -> None:
         doors(a=(4, 10, 0), b=(4, 95, 0)),
     )
     assert arrivals(*looks) == [0, 0, 5]
+
+
+def test_a_door_that_is_there_and_tells_nothing_makes_no_other_demand() -> None:
+    meter, there, rates = Meter(), ("a", "b"), []
+    before = meter.add(doors(a=(0, 0, 3), b=(0, 0, 3)), there)
+    for at in range(2, 40, 2):
+        told = {"a": (at, at * 20, 3)} | ({} if 10 <= at < 18 else {"b": (at, at * 20, 3)})
+        now = meter.add(doors(**told), there)
+        assert now is not None
+        assert before is not None
+        assert now.in_flight == 6
+        rates.append((now.arrivals - before.arrivals) / (now.at - before.at))
+        before = now
+    assert rates == [pytest.approx(40)] * len(rates)
+    assert before is not None
+    assert before.at == 38
 
 
 def test_what_came_while_one_door_was_silent_is_no_demand_of_the_moment_it_speaks_again() -> None:
