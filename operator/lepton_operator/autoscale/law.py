@@ -48,7 +48,9 @@ def _hold(spec: Spec, samples: Samples | None, history: History, why: str, now: 
         "samples",
         0.0,
         0.0,
-        f"Held at {replicas}, because {why}.",
+        f"Held at {replicas}, because {why}."
+        if replicas == current
+        else f"{replicas} are in bounds. Else it would be held at {current}, because {why}.",
         history,
         held=True,
     )

@@ -60,7 +60,7 @@ class Account:
     def tell(self, conditions: Iterable[Extra], now: float) -> bool:
         """Take in what is to be said; return whether that is news for the status."""
         view = ScalingView(self._status(), tuple(conditions))
-        found, said = _reasons(view), _reasons(self.view)
+        found, said = _said(view), _said(self.view)
         if self.view is not None and found == said:
             self._other = frozenset()
             return False
@@ -81,8 +81,12 @@ class Account:
         return AutoscalingStatus(source=self.source, decisions=self.decisions)
 
 
-def _reasons(view: ScalingView | None) -> frozenset[str]:
-    return frozenset(each.reason for each in view.conditions) if view is not None else frozenset()
+def _said(view: ScalingView | None) -> frozenset[str]:
+    """Return what is said, but for figures that come and go with what may pass."""
+    conditions = view.conditions if view is not None else ()
+    return frozenset(
+        each.reason if each.reason in FLEETING else each.message for each in conditions
+    )
 
 
 def _recorded(decision: Decision, now: float) -> ScalingDecision:

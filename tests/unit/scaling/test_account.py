@@ -57,10 +57,18 @@ def test_what_a_person_did_is_told_at_once() -> None:
     assert reasons(account) == ["ScaledToZero"]
 
 
-def test_figures_that_change_in_a_sentence_are_no_news() -> None:
+def test_figures_that_change_in_what_may_pass_are_no_news() -> None:
     account = Account()
-    account.tell([Extra("ScalingActive", "True", "PrometheusAsked", "1 request")], 0)
-    assert not account.tell([Extra("ScalingActive", "True", "PrometheusAsked", "2 requests")], 99)
+    account.tell([Extra("ScalingLimited", "True", "TooManyReplicas", "1 request")], 0)
+    account.tell([Extra("ScalingLimited", "True", "TooManyReplicas", "1 request")], 40)
+    assert account.view is not None
+    assert not account.tell([Extra("ScalingLimited", "True", "TooManyReplicas", "2 requests")], 99)
+
+
+def test_the_last_of_two_hpas_is_named_alone() -> None:
+    account = Account()
+    assert account.tell([by_another(["one", "two"])], 0)
+    assert account.tell([by_another(["two"])], 2)
 
 
 def test_the_last_decisions_are_kept_newest_first() -> None:
