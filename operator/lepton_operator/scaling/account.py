@@ -33,7 +33,7 @@ class Account:
     meter: Meter = field(default_factory=Meter)
     history: History = field(default_factory=History)
     replicas: Replicas | None = None
-    counted: frozenset[str] = frozenset()  # UIDs of ready pods whose start the law knows
+    known: frozenset[str] | None = None  # UIDs of pods whose start the law knows
     last: Decision | None = None
     source: Source | None = None
     asked: tuple[InferenceService, Spec] | None = None
@@ -46,15 +46,15 @@ class Account:
 
         Prometheus may scrape more seldom than is looked.
         """
-        known = self.history.last
-        if self.last is not None and samples is not None and known is not None:
+        newest = self.history.last
+        if self.last is not None and samples is not None and newest is not None:
             is_fresh = now - samples.time <= spec.stale_after_seconds
-            if samples.time == known.time and is_fresh:
+            if samples.time == newest.time and is_fresh:
                 return self.last
         self.last = decide(spec, samples, self.history, now)
         self.history = self.last.history
         if self.replicas is not None:
-            self.counted = self.replicas.ready_uids
+            self.known = self.replicas.known
         return self.last
 
     def tell(self, conditions: Iterable[Extra], now: float) -> bool:

@@ -141,18 +141,19 @@ class Autoscaler:
         """Take in what was counted; return a decision that is to be acted on."""
         account, now = scaled.account, time.time()
         pods = self._cache.pods(scaled.own.uid)
-        account.replicas = replicas(pods, account.counted, datetime.fromtimestamp(now, UTC))
+        account.replicas = replicas(pods, account.known, datetime.fromtimestamp(now, UTC))
         counts = joined(known, said.get(scaled.place), [pod.name for pod in pods])
         account.source = "Prometheus" if known.doors else "Doors" if counts.doors else None
         totals = account.meter.add(counts)
         spec = self._asked(scaled)
         desired = scaled.service.spec.replicas
-        samples = samples_of(totals, account.replicas, desired) if totals and counts.doors else None
+        whole = all(door.name in counts.doors for door in scaled.doors)
+        samples = samples_of(totals, account.replicas, desired, whole=whole) if totals else None
         decision = account.decide(spec, samples, now)
         paused = self._paused(scaled)
         conditions = [
             paused or active(decision, account.source, why),
-            *limits(spec, decision),
+            *limits(spec, decision, account.replicas.without_room),
         ]
         if account.tell(conditions, now):
             wake(scaled.own.key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 
 from lepton_operator.autoscale import schedules
@@ -22,6 +22,7 @@ class ScalingReason(StrEnum):
     SCALED_TO_ZERO = "ScaledToZero"
 
     TOO_MANY_REPLICAS = "TooManyReplicas"
+    NO_CAPACITY = "NoCapacity"
     TARGET_BELOW_SERVICE_TIME = "TargetBelowServiceTime"
     SCHEDULE_NEVER_HOLDS = "ScheduleNeverHolds"
 
@@ -31,6 +32,7 @@ FLEETING = frozenset(
         ScalingReason.DOORS_ASKED,
         ScalingReason.NO_SAMPLES,
         ScalingReason.TOO_MANY_REPLICAS,
+        ScalingReason.NO_CAPACITY,
         ScalingReason.TARGET_BELOW_SERVICE_TIME,
     }
 )
@@ -71,14 +73,16 @@ def active(decision: Decision, source: str | None, why_not_prometheus: str) -> E
     return Extra(ACTIVE, "True", ScalingReason.DOORS_ASKED, message)
 
 
-def limits(spec: Spec, decision: Decision) -> Iterator[Extra]:
+def limits(spec: Spec, decision: Decision, without_room: Sequence[str] = ()) -> Iterator[Extra]:
     """Yield what keeps the target from being met, the first of them: a condition stands once."""
-    for reason, message in _limits(spec, decision):
+    for reason, message in _limits(spec, decision, without_room):
         yield Extra(LIMITED, "True", reason, message)
         return
 
 
-def _limits(spec: Spec, decision: Decision) -> Iterator[tuple[ScalingReason, str]]:
+def _limits(
+    spec: Spec, decision: Decision, without_room: Sequence[str]
+) -> Iterator[tuple[ScalingReason, str]]:
     for index, each in enumerate(spec.schedules):
         if problem := schedules.problem(each):
             yield (
@@ -87,6 +91,9 @@ def _limits(spec: Spec, decision: Decision) -> Iterator[tuple[ScalingReason, str
             )
     if decision.limit == "ServiceTime":
         yield ScalingReason.TARGET_BELOW_SERVICE_TIME, decision.reason
+    if without_room:
+        lack = f"{len(without_room)} of {decision.current} replicas find no room"
+        yield ScalingReason.NO_CAPACITY, f"{lack}, and wait for it: {without_room[0]}"
     if decision.limit == "Maximum":
         yield (
             ScalingReason.TOO_MANY_REPLICAS,

@@ -10,7 +10,8 @@ from typing import NamedTuple
 from lepton_operator.signals.counts import Counts, DoorCounts, TritonCounts
 
 _NOTHING = TritonCounts(0.0, 0.0, 0.0)
-_FORGOTTEN_SECONDS = 600.0  # a door that tells nothing for so long was another one
+# What a door counted while it told nothing for so long came earlier than what others told since.
+_FORGOTTEN_SECONDS = 10.0
 # Two sources date one moment differently: a rate over less would be one of that difference.
 _LEAST_SECONDS = 0.5
 _SET_BACK_SECONDS = 300.0  # Prometheus tells no older samples: what is older was dated anew
