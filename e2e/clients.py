@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from e2e.kubectl import Kubectl
@@ -49,6 +50,7 @@ def client(namespace: Kubectl, service: str) -> Client:
     return Client(found["spec"]["clusterIP"], service)
 
 
+@cache
 def digits_body() -> str:
     """Return a request for one digit, as the Open Inference Protocol wants it."""
     images, _ = onnx_models.held_out_digits()

@@ -6,7 +6,7 @@ The model waits 100 ms a request, so that pods more serve more on a machine of t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -24,7 +24,7 @@ from e2e.waiting import condition, wait_until
 from images.build import build
 
 # Half of the requests in time is little to ask: what a load was worth is soon forgotten after it.
-ASKED = {
+ASKED: Mapping[str, Any] = {
     "minReplicas": 1,
     "maxReplicas": 4,
     "target": {"latencyMilliseconds": 500, "percentile": 50},
@@ -85,14 +85,35 @@ def decisions(kubectl: Kubectl) -> list[dict[str, Any]]:
     return found
 
 
-def source(kubectl: Kubectl) -> str:
-    return str(condition(service_of(kubectl, "sleeper"), "ScalingActive").get("reason"))
+def says(kubectl: Kubectl, reason: str) -> None:
+    """Wait until this is said of the source."""
+    wait_until(
+        lambda: condition(service_of(kubectl, "sleeper"), "ScalingActive"),
+        lambda found: found.get("reason") == reason,
+        "scaling is told",
+        f"as {reason}",
+    )
+
+
+def explained(kubectl: Kubectl) -> dict[str, Any]:
+    """Return what the law decides over the replicas that there were, by Prometheus' memory."""
+    bounds = (f"--min={ASKED['minReplicas']}", f"--max={ASKED['maxReplicas']}")
+    target: Mapping[str, Any] = ASKED["target"]
+    asked = (f"--target-ms={target['latencyMilliseconds']}", f"--percentile={target['percentile']}")
+    place = (f"--namespace={kubectl.namespace}", "--service=sleeper", "--from=10m")
+    argv = ("python", "-m", "lepton_operator", "explain", *place, *bounds, *asked)
+    deployment = f"deployment/{RELEASE}"
+    told = kubectl.within(SYSTEM).run(
+        "exec", deployment, "--", *argv, "--as-it-was", "--every", "--output=json"
+    )
+    found: dict[str, Any] = json.loads(told)
+    return found
 
 
 def test_a_service_follows_its_load_through_scale_and_says_why(sleeper: Kubectl) -> None:
     with load(sleeper, "sleeper", RATE):
         is_scaled_up(sleeper)
-        assert source(sleeper) == "PrometheusAsked"
+        says(sleeper, "PrometheusAsked")
     wait_until(lambda: wanted(sleeper), lambda count: count == 1, "a load is forgotten")
     told = decisions(sleeper)
     assert told[0]["to"] == told[-1]["from"] == 1
@@ -102,19 +123,18 @@ def test_a_service_follows_its_load_through_scale_and_says_why(sleeper: Kubectl)
     managed = json.loads(sleeper.run(*asked))["metadata"]["managedFields"]
     through_scale = [each for each in managed if each.get("subresource") == "scale"]
     assert "f:replicas" in through_scale[0]["fieldsV1"]["f:spec"]
+    again = explained(sleeper)
+    assert again["summary"]["gpu_seconds_used"] > 0
+    assert {each["to"] for each in told} <= {each["to"] for each in again["decisions"]}
 
 
 def test_without_prometheus_the_doors_are_asked_and_it_goes_on(sleeper: Kubectl) -> None:
     system = sleeper.within(SYSTEM)
     system.run("scale", PROMETHEUS, "--replicas=0")
     try:
-        wait_until(
-            lambda: source(sleeper), lambda reason: reason == "DoorsAsked", "scaling is told"
-        )
         with load(sleeper, "sleeper", RATE):
             is_scaled_up(sleeper)
+            says(sleeper, "DoorsAsked")
     finally:
         system.run("scale", PROMETHEUS, "--replicas=1")
-    wait_until(
-        lambda: source(sleeper), lambda reason: reason == "PrometheusAsked", "scaling is told"
-    )
+    says(sleeper, "PrometheusAsked")

@@ -109,8 +109,8 @@ def summary(recording: Recording, real: Run, foretold: Sequence[Run]) -> dict[st
         "scalings_predicted": statistics.median(map(_scalings, foretold)),
         "k6_cores": round(statistics.mean(each.k6_cores for each in usage), 2),
         "operator_cores": round(recording.operator_cores, 3),
-        "idle_percent": round(100 * statistics.mean(each.idle for each in usage)),
-        "idle_percent_least_10s": round(100 * _least_idle(usage)),
+        "free_percent": round(100 * statistics.mean(each.free for each in usage)),
+        "free_percent_least_10s": round(100 * _least_free(usage)),
         "phases": table(recording, real, foretold),
         "reactions": reactions(recording, real, foretold),
     }
@@ -120,9 +120,9 @@ def _scalings(run: Run) -> int:
     return sum(before != after for (_, before), (_, after) in pairwise(run.wanted))
 
 
-def _least_idle(usage: Sequence[Usage], seconds: int = 10) -> float:
-    """Return the share of the machine that was idle in the busiest so many seconds."""
-    shares = [each.idle for each in usage]
+def _least_free(usage: Sequence[Usage], seconds: int = 10) -> float:
+    """Return the share of the machine that was free in the busiest so many seconds."""
+    shares = [each.free for each in usage]
     spans = range(max(1, len(shares) - seconds + 1))
     return min(statistics.mean(shares[first : first + seconds]) for first in spans)
 

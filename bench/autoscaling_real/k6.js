@@ -26,9 +26,9 @@ export const options = {
         { target: phase.rate, duration: "0s" },
         { target: phase.rate, duration: `${phase.seconds}s` },
       ]),
-      preAllocatedVUs: 4 * most,
-      // A client that waits must not keep the next request from being sent.
-      maxVUs: most * (asked.timeout_seconds + asked.spread_seconds),
+      // A client that waits must not keep the next request from being sent, and to make another one
+      // takes k6 so long that it would.
+      preAllocatedVUs: most * (asked.timeout_seconds + asked.spread_seconds),
     },
   },
   systemTags: [],

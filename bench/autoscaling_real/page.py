@@ -79,6 +79,6 @@ def _machine(figures: Mapping[str, Any]) -> Iterator[str]:
     yield f"| cores that k6 used | {figures['k6_cores']:g} |"
     yield f"| cores that the operator used | {figures['operator_cores']:g} |"
     yield (
-        f"| share of the machine's two cores that was idle | {figures['idle_percent']} %; "
-        f"in the busiest 10 s {figures['idle_percent_least_10s']} % |"
+        f"| share of the machine's two cores that was free | {figures['free_percent']} %; "
+        f"in the busiest 10 s {figures['free_percent_least_10s']} % |"
     )

@@ -128,8 +128,8 @@ class Recorder:
         while self.k6.poll() is None:
             now = _used(self.k6)
             if seconds := now.at - before.at:
-                idle = (now.idle - before.idle) / seconds / (os.cpu_count() or 1)
-                self.usage.append(Usage(now.at, idle, (now.k6_cores - before.k6_cores) / seconds))
+                free = (now.free - before.free) / seconds / (os.cpu_count() or 1)
+                self.usage.append(Usage(now.at, free, (now.k6_cores - before.k6_cores) / seconds))
             before = now
             await asyncio.sleep(_USAGE_SECONDS)
 
@@ -157,6 +157,10 @@ class Recorder:
 
 
 def _used(k6: subprocess.Popen[bytes]) -> Usage:
-    """Return the seconds of CPU time that were idle, and that k6 used, since they began."""
-    idle = int(Path("/proc/stat").read_text().split(maxsplit=5)[4])  # proc(5)
-    return Usage(time.time(), idle / os.sysconf("SC_CLK_TCK"), cpu_seconds(k6.pid))
+    """Return the seconds of CPU time that were free, and that k6 used, since they began.
+
+    What is niced gives way to what is not: its time counts as free.
+    """
+    _, _, nice, _, idle = Path("/proc/stat").read_text().split(maxsplit=5)[:5]  # proc(5)
+    free = (int(nice) + int(idle)) / os.sysconf("SC_CLK_TCK")
+    return Usage(time.time(), free, cpu_seconds(k6.pid))

@@ -45,10 +45,10 @@ class AtDoors(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """Since the one before: the machine's idle share, and the cores that others used."""
+    """Since the one before: the share of the machine that was free, and the cores of k6."""
 
     at: float
-    idle: float
+    free: float
     k6_cores: float
 
 

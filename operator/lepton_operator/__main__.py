@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lepton_operator import crds, reference, settings
+from lepton_operator.replay import arguments
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,6 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     crd.add_argument("--reference", type=Path, metavar="FILE", help="and the page of all fields")
     crd.add_argument("--check", action="store_true", help="only say which files are not current")
     crd.set_defaults(command=_crds)
+    explain = commands.add_parser("explain", help="say what autoscaling would have done, and why")
+    arguments.add_arguments(explain)
+    explain.set_defaults(command=_explain)
     return parser
 
 
@@ -62,6 +66,12 @@ def _run(parsed: argparse.Namespace) -> int:
     except (errors.NoCluster, OSError) as error:  # OSError: the port for probes is taken
         print(f"The operator cannot start: {error}", file=sys.stderr)
         return 2
+
+
+def _explain(parsed: argparse.Namespace) -> int:
+    from lepton_operator.replay import command  # noqa: PLC0415 - as above
+
+    return command.run(parsed)
 
 
 def _process_identity() -> str:

@@ -37,6 +37,12 @@ OF_NO_POD: dict[str, st.SearchStrategy[Any]] = {
         },
     ),
     "disruption": st.fixed_dictionaries({}, optional={"maxUnavailable": st.integers(0, 5)}),
+    "autoscaling": st.fixed_dictionaries(
+        {
+            "maxReplicas": st.integers(1, 9),
+            "target": st.fixed_dictionaries({"latencyMilliseconds": st.integers(1, 9000)}),
+        }
+    ),
 }
 OF_PODS: dict[str, Any] = {
     **POD_SETTINGS,

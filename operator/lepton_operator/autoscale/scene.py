@@ -146,7 +146,8 @@ def see(
         startups_seconds=known,
     )
     reference, seen = _reference(found, seen)
-    moment = Moment(samples.time, arrivals, level, reference)
+    # What was foretold stays for a start-up, too: a pod that comes and goes at once costs a start.
+    moment = Moment(samples.time, arrivals, max(level, coming.rate), reference)
     since = samples.time - _KEPT_STARTUPS * max(seconds, horizon)
     return found, seen._replace(
         moments=(*demand.since(moments, since), moment),

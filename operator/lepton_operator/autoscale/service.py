@@ -25,8 +25,6 @@ _CALM_SECONDS = 30.0
 _STEADY = 0.9
 # Batches of two, once in a hundred.
 _ONE_BY_ONE = 1.01
-# The least latency seen is forgotten by doubling in a day: models and pods change.
-_FORGET_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,30 +47,23 @@ def first(service: Service, samples: Samples) -> Service:
 
 def learn(service: Service, before: Samples, now: Samples, rate: float, door: Door) -> Service:
     """Take in what was completed between two samples."""
-    executed = _executed(before, now)
+    executed = _executed(before, now) or _shown(before, now)
     if executed is not None:
         service = _execution(service, *executed)
-    done = _grown(before.completions, now.completions)
-    took = _grown(before.latency_seconds, now.latency_seconds)
-    if done < 1 or took <= 0:
+    if now.completions == before.completions:
         return service
-    least = min(took / done, _forgotten(service.least_latency, now.time - before.time))
-    service = service._replace(least_latency=least)
     return _waits(service, (before, now), rate, door)
 
 
 def model(service: Service, spec: Spec) -> Model | None:
     """Return what is known of the model, or None before anything was."""
     if service.weight == 0:
-        if service.least_latency is None:
-            return None
-        alone = batched = work = service.least_latency
-    else:
-        fixed, each = _batch_time(service)
-        alone = fixed + each
-        size = _batch_size(fixed, each, spec)
-        batched = fixed + each * size
-        work = batched / size
+        return None
+    fixed, each = _batch_time(service)
+    alone = fixed + each
+    size = _batch_size(fixed, each, spec)
+    batched = fixed + each * size
+    work = batched / size
     prior = _PRIOR_WAITS * work
     variability = (service.waited + _LEAST_VARIABILITY * prior) / (service.foretold + prior)
     return Model(alone, batched, work, min(max(variability, _LEAST_VARIABILITY), _MOST_VARIABILITY))
@@ -83,10 +74,6 @@ def _grown(before: float, now: float) -> float:
     return now - before if now >= before else now
 
 
-def _forgotten(least: float | None, seconds: float) -> float:
-    return float("inf") if least is None else least * 2 ** (seconds / _FORGET_SECONDS)
-
-
 def _executed(before: Samples, now: Samples) -> tuple[float, float, float] | None:
     """Return the requests that were computed, the sum of their seconds, and the batches."""
     if now.computed is None or before.computed is None:
@@ -95,6 +82,22 @@ def _executed(before: Samples, now: Samples) -> tuple[float, float, float] | Non
     seconds = _grown(before.compute_seconds or 0.0, now.compute_seconds or 0.0)
     batches = _grown(before.batches or 0.0, now.batches or 0.0)
     return (done, seconds, batches) if done >= 1 and seconds > 0 and batches >= 1 else None
+
+
+def _shown(before: Samples, now: Samples) -> tuple[float, float, float] | None:
+    """Return the same as far as doors show it, where no Triton tells it.
+
+    While more wait than are worked on, replicas do nothing but work; while there are fewer requests
+    than replicas, almost none waits. In between nobody can tell work from waiting.
+    """
+    done = _grown(before.completions, now.completions)
+    few, many = sorted((before.in_flight, now.in_flight))
+    if now.computed is not None or done < 1 or now.ready != before.ready:
+        return None
+    if few >= 2 * now.ready > 0:
+        return done, now.ready * (now.time - before.time), done
+    took = _grown(before.latency_seconds, now.latency_seconds)
+    return (done, took, done) if many <= now.ready and took > 0 else None
 
 
 def _execution(service: Service, done: float, seconds: float, batches: float) -> Service:

@@ -85,6 +85,7 @@ class Samples:
     compute_seconds: float | None = None
     batches: float | None = None
     desired: int | None = None  # spec.replicas; None: as many as there are
+    whole: bool = True  # every door has told what it counted
 
     @property
     def current(self) -> int:
@@ -139,7 +140,6 @@ class Service(NamedTuple):
     size: float = 0.0  # of batches
     size_squared: float = 0.0
     seconds_size: float = 0.0
-    least_latency: float | None = None  # where Triton's own time is not known
     calm_since: float | None = None  # no more than one request waited for each replica
     waited: float = 0.0  # seconds that requests waited
     foretold: float = 0.0  # that they would have in M/M/c

@@ -176,7 +176,7 @@ def _acting(decision: _Decision, after: InferenceServiceStatus) -> Plan:
     return Plan(
         because="; ".join(because),
         delete=(
-            *(Delete(each.pod.reference, _grace_seconds(decision)) for each in finished),
+            *(Delete(each.pod.reference, _grace_seconds(decision, each.pod)) for each in finished),
             *(Delete(each.pod.reference) for each in doomed),
         ),
         create=tuple(Create(each) for each in (*pods, *children)),
@@ -201,12 +201,14 @@ def _finished(decision: _Decision) -> Iterator[Doomed]:
             yield Doomed(each.pod, why)
 
 
-def _grace_seconds(decision: _Decision) -> int | None:
-    """Return a short grace period where a new pod waits for the room of one without requests."""
-    situation = decision.situation
-    is_cut = any(each.is_cut for each in situation.drains)
-    is_waited_for = terms(situation).in_place and situation.shortage.starved
-    return DRAINED_GRACE_SECONDS if is_waited_for and situation.view.doors and not is_cut else None
+def _grace_seconds(decision: _Decision, pod: PodView) -> int | None:
+    """Return a short grace period for a pod of which every door said that it has no requests.
+
+    Its own is for requests that nobody knows of, and its GPU is somebody's until it has gone.
+    """
+    cut = {each.pod.uid for each in decision.situation.drains if each.is_cut}
+    is_known = bool(decision.view.doors) and not decision.situation.is_past_doors
+    return DRAINED_GRACE_SECONDS if is_known and pod.uid not in cut else None
 
 
 def _marks(decision: _Decision) -> Iterator[Patch]:

@@ -21,7 +21,7 @@ from lepton_operator.inference.situation import Situation
 from lepton_operator.views import PodView
 
 DRAINED_GRACE_SECONDS = 2
-"""What a pod gets to end that has no requests, and whose room is waited for."""
+"""What a pod gets to end that has no requests."""
 
 # What the doors need to tell, a kubelet to end a pod, and the scheduler to place another.
 _HANDOVER_SECONDS = 6

@@ -27,7 +27,7 @@ _EXECUTIONS = "nv_inference_exec_count"
 _COMPUTE = "nv_inference_compute_(input|infer|output)_duration_us"
 _COUNTED = (
     *(_ARRIVALS, _ACTIVE, _REJECTED, _ANSWERS, _MILLISECONDS),
-    *(_SUCCESS, _MISSES, _EXECUTIONS),
+    _EXECUTIONS,
 )
 # Prometheus refuses more than 11,000; an hour of looks is some megabytes.
 _MOST_STEPS = 1800
@@ -37,6 +37,7 @@ _OF_A_POD = "protocol, model, version, gpu_uuid"
 _RECKONED = "counted"
 _SAMPLED = "sampled"
 _COMPUTED = "computed"
+_COMPUTING = "computing"
 
 
 class _Labels(msgspec.Struct, gc=False):
@@ -127,9 +128,23 @@ def query(
     # `or` compares all labels but the name, so those without one get a label of their own.
     return (
         f"sum by (__name__, {_POD}) ({_once('|'.join(_COUNTED), chosen)})"
-        f" or {named(_COMPUTED, f'sum by ({_POD}) ({_once(_COMPUTE, chosen)})')}"
+        f" or {named(_COMPUTING, f'sum by ({_POD}) ({_once(_COMPUTE, chosen)})')}"
+        f" or {named(_COMPUTED, f'sum by ({_POD}) ({_computed(chosen)})')}"
         f" or {named(_SAMPLED, times)}"
     )
+
+
+def _computed(chosen: Iterable[str]) -> str:
+    """Return what each model computed: a success may be a hit of the cache, which was not.
+
+    Of a model with a cache, what was computed is what missed it. The difference of successes and
+    hits is no counter: a scrape between the two would let it fall.
+    """
+    of_a_model = f"{_POD}, model, version"
+    missed, success = (
+        f"sum by ({of_a_model}) ({_once(metric, chosen)})" for metric in (_MISSES, _SUCCESS)
+    )
+    return f"{missed} > 0 or {success}"
 
 
 def _once(metrics: str, chosen: Iterable[str]) -> str:
@@ -249,16 +264,10 @@ def _door(told: Mapping[str, float]) -> DoorCounts | None:
 
 
 def _triton(told: Mapping[str, float]) -> TritonCounts | None:
-    """Return what a Triton computed: success counts hits of its cache too, all others do not.
-
-    Where there is a cache, what was computed is what missed it. The difference of successes and
-    hits is no counter: a scrape between the two would let it fall.
-    """
     try:
-        success, executions, compute = told[_SUCCESS], told[_EXECUTIONS], told[_COMPUTED]
+        return TritonCounts(told[_COMPUTED], told[_EXECUTIONS], told[_COMPUTING])
     except KeyError:
         return None
-    return TritonCounts(told.get(_MISSES) or success, executions, compute)
 
 
 async def _content(response: aiohttp.ClientResponse) -> bytearray:

@@ -204,11 +204,18 @@ def meet_fate(options: Options, step: int) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
 
     if step == options.refused_from and os.environ.get("RANK", "0") == "0":
+        wait_for_a_save(options)
         ask_of_the_store(options.folder, "refuse")
     if step == options.usurped_at:
         attempts = options.folder / "checkpoints" / "local" / "attempts"
         beginning = (attempts / "attempt-0-0.json").read_bytes()
         (attempts / "attempt-7-0.json").write_bytes(beginning)
+
+
+def wait_for_a_save(options: Options) -> None:
+    """Wait until a checkpoint is complete: on a busy machine steps are faster than the store."""
+    while "is complete after" not in said(options):
+        time.sleep(0.02)
 
 
 def ask_of_the_store(folder: Path, what: str) -> None:

@@ -52,17 +52,19 @@ def test_the_service_time_is_tritons() -> None:
     assert found.work_seconds == pytest.approx(0.1)
 
 
-def test_without_triton_it_is_the_least_mean_latency() -> None:
-    before, service = replace(ZERO, computed=None), Service()
-    for wait in (0.2, 0.02, 0.4):
-        after = replace(
-            served(before, requests=40, batch=1, each=0.1, wait=wait),
-            computed=None,
-        )
-        service, before = learn(service, before, after, 20, DOOR), after
-    found = model(service, SPEC)
-    assert found is not None
-    assert found.work_seconds == pytest.approx(0.12, rel=1e-3)
+@pytest.mark.parametrize(
+    ("in_flight", "wait", "work"),
+    [
+        pytest.param(3.0, 0.0, 0.1, id="nobody waits"),
+        pytest.param(20.0, 0.9, 0.2, id="every replica works all the time"),
+        pytest.param(6.0, 0.1, None, id="some wait"),
+    ],
+)
+def test_without_triton_the_doors_show_it(in_flight: float, wait: float, work: float) -> None:
+    before = replace(ZERO, in_flight=in_flight, computed=None)
+    after = replace(served(before, requests=40, batch=1, each=0.1, wait=wait), computed=None)
+    found = model(learn(Service(), before, after, 20, DOOR), SPEC)
+    assert (found and pytest.approx(found.work_seconds)) == work
 
 
 def test_what_doors_and_tritons_count_need_not_come_together() -> None:

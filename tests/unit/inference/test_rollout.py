@@ -185,6 +185,14 @@ def test_in_place_a_pod_without_requests_ends_at_once_for_the_one_that_waits() -
     assert (gone.target.name, gone.grace_seconds) == ("digits-serve-0", 2)
 
 
+def test_a_pod_that_is_told_to_have_no_requests_gives_its_gpu_back_at_once() -> None:
+    """Not so where nobody could tell: its own grace period is for what it may have."""
+    pods = (a_pod(1, ready=True), marked(a_pod(2, ready=True)))
+    view = serving(*pods, replicas=1)
+    (gone,) = plan(replace(view, traffic=in_flight({pods[1].ip or "": 0})), NOW).delete
+    assert (gone.target.name, gone.grace_seconds) == ("digits-serve-2", 2)
+
+
 def test_a_quota_is_as_good_as_a_full_cluster() -> None:
     refusal = Refusal("digits-serve-1", "QuotaExceeded", "exceeded quota: gpus")
     view = replace(rolling(OLD, rollout={"strategy": "Replace"}), refusals=(refusal,))
