@@ -149,7 +149,7 @@ class Autoscaler:
         desired = scaled.service.spec.replicas
         whole = all(door.name in counts.doors for door in scaled.doors)
         samples = samples_of(totals, account.replicas, desired, whole=whole) if totals else None
-        decision = account.decide(spec, samples, now)
+        decision = account.decide(spec, samples, now, desired)
         paused = self._paused(scaled)
         conditions = [
             paused or active(decision, account.source, why),
