@@ -49,17 +49,17 @@ class Account:
         """Whether it is known how long a request takes."""
         return self.history.service.weight > 0
 
-    def decide(self, spec: Spec, samples: Samples | None, now: float) -> Decision:
+    def decide(self, spec: Spec, samples: Samples | None, now: float, current: int) -> Decision:
         """Return the law's decision; the one before while there are no newer samples.
 
-        Prometheus may scrape more seldom than is looked.
+        Prometheus may scrape more seldom than is looked. `current` is spec.replicas.
         """
         newest = self.history.last
         if self.last is not None and samples is not None and newest is not None:
             is_fresh = now - samples.time <= spec.stale_after_seconds
             if samples.time == newest.time and is_fresh:
                 return self.last
-        self.last = decide(spec, samples, self.history, now)
+        self.last = decide(spec, samples, self.history, now, current=current)
         self.history = self.last.history
         if self.replicas is not None:
             self.known = self.replicas.known

@@ -190,16 +190,15 @@ class Autoscaler:
         account, now = scaled.account, time.time()
         known, counts = heard.of(scaled, now)
         account.source = "Prometheus" if known.doors else "Doors" if counts.doors else None
-        decision = account.decide(self._asked(scaled), self._samples(scaled, counts, now), now)
+        samples, desired = self._samples(scaled, counts, now), scaled.service.spec.replicas
+        decision = account.decide(self._asked(scaled), samples, now, desired)
         paused = self._paused(scaled)
         found = paused or self._active(scaled, decision, heard.why_not_prometheus(scaled, now))
         room = account.replicas.without_room if account.replicas is not None else ()
         conditions = [found, *limits(self._asked(scaled), decision, room)]
         if account.tell(conditions, scaled.own.generation, now):
             wake(scaled.own.key)
-        # A decision about nothing known is one for 0.
-        is_change = decision.replicas not in (0, scaled.service.spec.replicas)
-        if is_change and paused is None and is_over(account.writing):
+        if decision.replicas != desired and paused is None and is_over(account.writing):
             account.writing = asyncio.create_task(self._scale(scaled, decision, wake))
 
     def _samples(self, scaled: _Scaled, counts: Counts, now: float) -> Samples | None:

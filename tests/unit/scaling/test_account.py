@@ -149,9 +149,9 @@ def samples(time: float, arrivals: float) -> Samples:
 
 def test_a_sample_is_decided_by_once() -> None:
     account = Account()
-    first = account.decide(SPEC, samples(0, 0), 0)
-    second = account.decide(SPEC, samples(2, 20), 2)
-    assert account.decide(SPEC, samples(2, 20), 4) is second
+    first = account.decide(SPEC, samples(0, 0), 0, 1)
+    second = account.decide(SPEC, samples(2, 20), 2, 1)
+    assert account.decide(SPEC, samples(2, 20), 4, 1) is second
     assert second is not first
     assert account.history.startups_seconds == (30.0, 30.0)
-    assert account.decide(SPEC, samples(2, 20), 60).held
+    assert account.decide(SPEC, samples(2, 20), 60, 1).held
