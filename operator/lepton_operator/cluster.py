@@ -183,10 +183,14 @@ class Cluster:
         ]
         return await self._write("PATCH", path, operations, _JSON_PATCH)
 
-    async def scale(self, target: Reference, replicas: int) -> Json:
-        """Ask for so many replicas, as `kubectl scale` does, of exactly this object."""
+    async def scale(self, target: Reference, resource_version: str, replicas: int) -> Json:
+        """Ask for so many replicas of the object as it was seen, as an HPA does; else a Conflict.
+
+        A custom object's `/scale` does not look at the UID: the version tells it apart, too.
+        """
         path = RESOURCES[target.kind].path(target.namespace, target.name, "scale")
-        body = {"metadata": {"uid": target.uid}, "spec": {"replicas": replicas}}
+        metadata = {"resourceVersion": resource_version}
+        body = {"metadata": metadata, "spec": {"replicas": replicas}}
         return await self._write("PATCH", path, body, _MERGE_PATCH)
 
     async def delete(self, target: Reference, grace_seconds: int | None = None) -> Json:

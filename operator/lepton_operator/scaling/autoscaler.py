@@ -177,10 +177,14 @@ class Autoscaler:
         self, scaled: _Scaled, decision: Decision, wake: Callable[[Key], None]
     ) -> None:
         """Set the number, through `/scale`; what fails is tried again at the next look."""
-        key, desired = scaled.own.key, scaled.service.spec.replicas
+        own, desired = scaled.own, scaled.service.spec.replicas
+        key = own.key
         told = {"namespace": key.namespace, "service": key.name}
         try:
-            await self._cluster.scale(scaled.own.reference, decision.replicas)
+            await self._cluster.scale(own.reference, own.resource_version, decision.replicas)
+        except errors.Conflict:
+            _log.debug("A service changed while it was looked at", **told)
+            return
         except errors.ApiError as error:
             _log.warning("A service could not be scaled", **told, error=error.message)
             return
