@@ -184,14 +184,15 @@ class Cluster:
         return await self._write("PATCH", path, operations, _JSON_PATCH)
 
     async def scale(self, target: Reference, resource_version: str, replicas: int) -> Json:
-        """Ask for so many replicas of the object as it was seen, as an HPA does; else a Conflict.
+        """Ask for so many replicas, as `kubectl scale` does, of the object as it was seen.
 
-        A custom object's `/scale` does not look at the UID: the version tells it apart, too.
+        Else it is a Conflict: at this subresource the UID of a custom resource is not looked at.
         """
         path = RESOURCES[target.kind].path(target.namespace, target.name, "scale")
         metadata = {"resourceVersion": resource_version}
-        body = {"metadata": metadata, "spec": {"replicas": replicas}}
-        return await self._write("PATCH", path, body, _MERGE_PATCH)
+        return await self._write(
+            "PATCH", path, {"metadata": metadata, "spec": {"replicas": replicas}}, _MERGE_PATCH
+        )
 
     async def delete(self, target: Reference, grace_seconds: int | None = None) -> Json:
         """Delete exactly this object: another one of that name is a Conflict."""

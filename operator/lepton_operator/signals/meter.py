@@ -10,7 +10,8 @@ from typing import NamedTuple
 from lepton_operator.signals.counts import Counts, DoorCounts, TritonCounts
 
 _NOTHING = TritonCounts(0.0, 0.0, 0.0)
-_FORGOTTEN_SECONDS = 600.0  # a door that tells nothing for so long was another one
+# What a door counted while others went on for so long without it is no demand of now.
+_FORGOTTEN_SECONDS = 10.0
 # Two sources date one moment differently: a rate over less would be one of that difference.
 _LEAST_SECONDS = 0.5
 _SET_BACK_SECONDS = 300.0  # Prometheus tells no older samples: what is older was dated anew
@@ -59,24 +60,25 @@ class Meter:
     totals: Totals | None = None
     rates: dict[str, float | None] = field(default_factory=dict)  # of each door, requests a second
 
-    def add(self, counts: Counts) -> Totals | None:
-        """Take in new counts; return what they come to, None while no door tells anything."""
+    def add(self, counts: Counts, doors: Collection[str] = ()) -> Totals | None:
+        """Take in new counts; return what they come to, None while no door tells anything.
+
+        Of `doors`, which may have requests, those that tell nothing stay as they were for a while.
+        """
         if not counts.doors:
             return None
         before = self.counts or Counts(counts.doors)
-        newest = {
-            pod: _newer(before.doors.get(pod, counted), counted)
-            for pod, counted in counts.doors.items()
-        }
-        known = {pod: before.doors.get(pod, each) for pod, each in newest.items()}
+        oldest = self.totals.at - _FORGOTTEN_SECONDS if self.totals is not None else 0.0
+        known = {pod: each for pod, each in before.doors.items() if each.at > oldest}
+        newest = {pod: each for pod, each in known.items() if pod in doors}
+        for pod, each in counts.doors.items():
+            newest[pod] = _newer(known.setdefault(pod, each), each)
         counted = {pod: _since(known[pod], each) for pod, each in newest.items()}
         executed = [
             _executed(before.tritons.get(pod, _NOTHING), each)
             for pod, each in counts.tritons.items()
         ]
-        self.counts = Counts(
-            {**_remembered(before, newest), **newest}, counts.tritons or before.tritons
-        )
+        self.counts = Counts({**known, **newest}, counts.tritons or before.tritons)
         at = self._at(newest, known, counted)
         totals = self.totals or Totals(at)
         self.totals = _added(totals, at, newest.values(), counted.values(), executed)
@@ -121,12 +123,6 @@ def _newer(before: DoorCounts, after: DoorCounts) -> DoorCounts:
 def _set_back(before: float, after: float) -> bool:
     """Whether a time is so long before another that the clock was set back in between."""
     return before - after > _SET_BACK_SECONDS
-
-
-def _remembered(before: Counts, newest: dict[str, DoorCounts]) -> dict[str, DoorCounts]:
-    """Return what is known of doors that missed this look."""
-    at = max(each.at for each in newest.values())
-    return {pod: each for pod, each in before.doors.items() if at - each.at < _FORGOTTEN_SECONDS}
 
 
 def _since(before: DoorCounts, after: DoorCounts) -> _Counted:

@@ -49,6 +49,16 @@ def test_before_a_start_up_was_seen_nothing_goes() -> None:
     assert drive.last(10, 5.0).replicas < 8
 
 
+def test_while_a_door_is_silent_none_goes_and_more_may_come() -> None:
+    drive = Drive(ready=8)
+    before = drive.last(120, 50.0).replicas
+    drive.whole = False
+    blind = list(drive.run(120, 10.0))
+    assert {each.replicas for each in blind} == {before}
+    assert blind[-1].reason.endswith("None goes while a door does not tell what it counts.")
+    assert drive.last(20, 120.0).replicas > before
+
+
 def test_a_longer_window_of_behavior_is_waited_for_after_a_start() -> None:
     drive = with_spec(down=ScalingRules(stabilization_window_seconds=300))
     drive.ready = 8

@@ -57,13 +57,30 @@ def test_a_door_that_missed_a_look_loses_nothing() -> None:
     assert arrivals(*looks) == [0, 0, 5]
 
 
-def test_a_name_that_was_silent_for_long_is_another_door() -> None:
+def test_a_door_that_is_there_and_tells_nothing_makes_no_other_demand() -> None:
+    meter, there, rates = Meter(), ("a", "b"), []
+    before = meter.add(doors(a=(0, 0, 3), b=(0, 0, 3)), there)
+    for at in range(2, 40, 2):
+        told = {"a": (at, at * 20, 3)} | ({} if 10 <= at < 18 else {"b": (at, at * 20, 3)})
+        now = meter.add(doors(**told), there)
+        assert now is not None
+        assert before is not None
+        assert now.in_flight == 6
+        rates.append((now.arrivals - before.arrivals) / (now.at - before.at))
+        before = now
+    assert rates == [pytest.approx(40)] * len(rates)
+    assert before is not None
+    assert before.at == 38
+
+
+def test_what_came_while_one_door_was_silent_is_no_demand_of_the_moment_it_speaks_again() -> None:
     looks = (
         doors(a=(0, 10, 0), b=(0, 90, 0)),
-        doors(a=(900, 10, 0)),
-        doors(a=(902, 10, 0), b=(902, 95, 0)),
+        doors(a=(60, 310, 0)),
+        doors(a=(62, 320, 0), b=(62, 400, 0)),
+        doors(a=(64, 330, 0), b=(64, 410, 0)),
     )
-    assert arrivals(*looks) == [0, 0, 0]
+    assert arrivals(*looks) == [0, 300, 310, 330]
 
 
 def test_what_is_in_flight_is_of_the_moment_and_the_time_lies_between_the_samples() -> None:
