@@ -105,7 +105,7 @@ images-push: venv  ## push them, and write images.json for the chart: REGISTRY=r
 ##@ Benchmarks (a table, and a JSON object as the last line)
 
 .PHONY: bench-apply bench-burst bench-rollout bench-recovery bench-door-scale \
-	bench-door-cost bench-door-balance bench-door-failover bench-autoscaling \
+	bench-door-cost bench-door-balance bench-door-failover bench-autoscaler bench-autoscaling \
 	bench-autoscaling-suite bench-autoscaling-real
 bench-apply: venv  ## apply to first pod, writes at rest, memory
 	$(RUN) -m bench.apply
@@ -130,6 +130,9 @@ bench-door-balance: venv  ## how long requests wait, beside kube-proxy: CONNECTI
 
 bench-door-failover: venv  ## COUNT=1000 services while the leader is killed, and restarted twice
 	$(RUN) -m bench.door_failover --count $(or $(COUNT),1000)
+
+bench-autoscaler: venv  ## what decisions about COUNT=1000 services cost, each 2 s
+	$(RUN) -m bench.autoscaler --count $(or $(COUNT),1000)
 
 bench-autoscaling: venv  ## every law over a trace: TRACE=file.csv STARTUP=60 TARGET_MS=500 SERVICE_MS=100 PERCENTILE=95 SEED=0 BALANCING=least-loaded|random
 	$(RUN) -m bench.autoscaling $(if $(TRACE),--trace $(TRACE)) --startup $(or $(STARTUP),60) \

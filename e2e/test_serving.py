@@ -131,6 +131,11 @@ def test_where_an_hpa_scales_a_service_ours_holds(namespace: Kubectl) -> None:
     held = scaling(namespace, "ScaledByAnother")
     assert "HorizontalPodAutoscaler one, two scales" in condition(held, "ScalingActive")["message"]
     assert held["spec"]["replicas"] == 1, "two is ours, as soon as nobody else counts"
+    wait_until(
+        lambda: [namespace.get("hpa", name) for name in ("one", "two")],
+        lambda both: all(stands_aside(each) for each in both),
+        "an HPA acts",
+    )
     namespace.delete("hpa", "one")
     time.sleep(TWO_LOOKS_SECONDS)
     assert scaling(namespace, "ScaledByAnother")["spec"]["replicas"] == 1
@@ -159,6 +164,10 @@ def hpa(name: str) -> dict[str, Any]:
             "metrics": [{"type": "Resource", "resource": of_the_pods}],
         },
     }
+
+
+def stands_aside(found: dict[str, Any] | None) -> bool:
+    return condition(found, "ScalingActive").get("reason") == "AmbiguousSelector"
 
 
 def scaling(kubectl: Kubectl, reason: str) -> dict[str, Any]:

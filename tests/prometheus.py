@@ -75,12 +75,17 @@ class Prometheus:
         async with aiohttp.ClientSession() as session:
             return await prometheus.read(session, self.url, text)
 
-    async def until(self, service: Service, holds: Callable[[Counts], object]) -> Counts:
+    async def until(
+        self,
+        service: Service,
+        holds: Callable[[Counts], object],
+        matchers: Mapping[str, str] | None = None,
+    ) -> Counts:
         """Return the first counts of the service of which this is true."""
         end = time.monotonic() + LIMIT_SECONDS
         while True:
             try:
-                found = (await self.read()).get(service, Counts())
+                found = (await self.read((), matchers)).get(service, Counts())
             except prometheus.SignalError:
                 found = Counts()
             if holds(found):

@@ -47,7 +47,8 @@ QUICK = (
         _pytest("unit", 420, "tests", *(f"--ignore=tests/{each}" for each in APART)),
         _pytest("launcher", 420, "tests/launcher"),
         _pytest("integration", 420, "tests/integration"),
-        _pytest("door", 420, "tests/door", "tests/discovery", "tests/signals"),
+        _pytest("door", 420, "tests/door", "tests/discovery"),
+        _pytest("signals", 420, "tests/signals"),
     ),
 )
 # The groups of tests on real nodes; each has clusters of its own, and mostly waits for pods.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import statistics
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,6 +37,7 @@ def write(judged: Judged) -> None:
         pareto(suite, PICTURES / f"autoscaling-{name}.png")
         page = replaced(page, f"rows {name}", _summary(suite))
         page = replaced(page, f"bars {name}", _verdicts(verdicts))
+        page = replaced(page, f"equal {name}", _at_equal_cost(suite))
         page = replaced(page, f"traces {name}", _by_trace(suite))
     page = replaced(page, "wins", _wins([suite for suite, _ in judged]))
     PAGE.write_text(page)
@@ -94,6 +96,18 @@ def _verdicts(verdicts: Iterable[Verdict]) -> Iterator[str]:
     yield "|---|---|---|"
     for each in verdicts:
         yield f"| {each.bar} | {each.found} | {'yes' if each.holds else '**no**'} |"
+
+
+def _at_equal_cost(suite: Suite) -> Iterator[str]:
+    """Yield what our law loses for the money of each rival at its defaults, on the first seed."""
+    yield "| rival at its defaults | cost | over the target, % | ours for as much, % | share |"
+    yield "|---|---|---|---|---|"
+    rows, curve = suite.by_seed[0], suite.curve
+    for rival in RIVALS:
+        (theirs,) = (each for each in bars.of_policy(rows, rival) if each.default)
+        loss, own = bars.loss_at(curve, theirs.cost), theirs.violations_percent
+        found = f"{loss:.2f} | {loss / own:.2f}" if math.isfinite(loss) else "never as cheap | "
+        yield f"| {rival} | {theirs.cost:.2f} | {own:.2f} | {found} |"
 
 
 def _by_trace(suite: Suite) -> Iterator[str]:

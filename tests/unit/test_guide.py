@@ -12,6 +12,7 @@ import pytest
 
 from lepton_operator.inference.reasons import ServingReason
 from lepton_operator.models.reasons import ModelReason
+from lepton_operator.scaling.saying import ScalingReason
 from lepton_operator.training.status import (
     CHECKPOINT_PLACE_KNOWN,
     CHECKPOINTS_SAVED,
@@ -73,3 +74,14 @@ def test_the_page_on_failing_trainings_says_what_to_do_for_every_reason() -> Non
     warnings = (PROGRESS_KNOWN, CHECKPOINT_PLACE_KNOWN, CHECKPOINTS_SAVED, SLOW_RANK)
     for condition in (FAILED, *warnings):
         assert f"`{condition}" in page
+
+
+def test_the_page_on_autoscaling_tells_every_reason_of_its_conditions() -> None:
+    page = (DOCS / "autoscaling.md").read_text()
+    _, _, table = page.partition("| condition | reason |")
+    told = [
+        word
+        for line in table.partition("\n\n")[0].splitlines()[2:]
+        for word in words(line.split("|")[2])
+    ]
+    assert sorted(told) == sorted(each.value for each in ScalingReason)

@@ -9,6 +9,9 @@ from lepton_operator.autoscale.queueing import capacity
 from lepton_operator.autoscale.scene import Scene
 from lepton_operator.autoscale.values import History
 
+# None goes where a tenth more demand would need it: Kubernetes' own tolerance for its HPA.
+_TOLERANCE = 0.1
+
 
 class Cause(NamedTuple):
     """One reason for a number of replicas."""
@@ -24,6 +27,8 @@ def by_demand(scene: Scene) -> Cause:
     """The most that came within a start-up, or will come in one, within the target."""
     rate = max(scene.most_rate, scene.coming_rate)
     replicas = scene.needed(rate)
+    if replicas < scene.samples.current:
+        replicas = min(scene.samples.current, scene.needed((1 + _TOLERANCE) * rate))
     holds = capacity(replicas, scene.wait) / scene.model.work_seconds
     spec, alone = scene.spec, scene.model.seconds_batched
     source = (
@@ -53,7 +58,7 @@ def by_backlog(scene: Scene) -> Cause:
         return Cause(0, "backlog", waited, allowed, "")
     able = samples.ready * horizon + scene.starting_ready_seconds
     busy = scene.rate * work
-    drain = keep.to_drain(busy, backlog, able, horizon, scene.price)
+    drain = keep.to_drain(busy, backlog, able, horizon, scene.late_second)
     replicas = min(max(drain, samples.current), scene.most)
     reason = (
         f"{samples.in_flight:.0f} requests in flight are {waited:.1f} s of work for "

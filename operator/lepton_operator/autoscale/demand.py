@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from itertools import pairwise
+from itertools import combinations, pairwise
 from operator import attrgetter
 from statistics import median
 from typing import NamedTuple
@@ -75,8 +75,8 @@ def coming(moments: tuple[Moment, ...], horizon_seconds: float) -> Coming:
     """Return where a steady change leads: what lasted for a horizon goes on for another one.
 
     Of what has lasted for a time, half lasts for as long again (Lindy's law, the scale-free prior).
-    The change is the median of those between blocks of a fourth of the horizon, times the share of
-    it that the noise of counting does not explain: its square over that plus its error's square.
+    The change is that between blocks of a fourth of the horizon (`_steady_change`), times the share
+    of it that the noise of counting does not explain: its square over that plus its error's square.
     """
     block = horizon_seconds / _BLOCKS
     end = moments[-1].time if moments else 0.0
@@ -84,13 +84,29 @@ def coming(moments: tuple[Moment, ...], horizon_seconds: float) -> Coming:
         return Coming(0.0, falling=False)
     counts = [arrivals_at(moments, end - block * back) for back in range(_CHANGES + 2)]
     rates = [(late - early) / block for late, early in pairwise(counts)]
-    change = median(late - early for late, early in pairwise(rates))
+    change = _steady_change(rates)
     # A change has the noise of two blocks; a median of n has pi/2 of the variance of their mean.
     error = math.sqrt(math.pi / _CHANGES * max(rates[0], 1 / block) / block)
     sure = change**2 / (change**2 + error**2)
     # The newest block's mean is half a block old.
     rate = rates[0] + (_BLOCKS + 0.5) * change * sure
     return Coming(rate if change > 0 else 0.0, falling=change < -_CERTAIN * error)
+
+
+def _steady_change(rates: list[float]) -> float:
+    """Return by how much each block is above the one before it, the newest being the first.
+
+    A step moves few of the changes between neighbours, and not their median; a demand that goes up
+    and down moves few of the slopes between all pairs, and not theirs (Theil and Sen's estimator).
+    The smaller of both is a change that is neither; there is none where they differ in sign.
+    """
+    neighbours = median(late - early for late, early in pairwise(rates))
+    slopes = [
+        (late - early) / (older - newer)
+        for (newer, late), (older, early) in combinations(enumerate(rates), 2)
+    ]
+    overall = median(slopes)
+    return min(neighbours, overall, key=abs) if neighbours * overall > 0 else 0.0
 
 
 def arrivals_at(moments: tuple[Moment, ...], time: float) -> float:

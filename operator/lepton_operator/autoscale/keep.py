@@ -3,8 +3,9 @@
 Beside the real service runs a *reference*, in arithmetic: the same demand, served by what the
 law would want if it kept nothing back; a replica that it wants is ready a start-up later. Where
 the reference has too few, requests are late. That is what a further replica would have been worth:
-each late request counts 1 / (1 - percentile/100) times the work that it takes, because who asks
-for the 95th percentile takes one late request for nineteen in time (the newsvendor's ratio).
+a second in which requests are late counts 1 / (1 - percentile/100) times the replicas that its
+demand needs, and half as much again (`scene`), because who asks for the 95th percentile takes one
+late request for nineteen in time (the newsvendor's ratio).
 
 Of each replica there is an account. It is credited with its share of that worth when the reference
 lacked it, and pays a replica-second each second that the present demand does not need it. While it
@@ -54,20 +55,20 @@ def reference_ready(
 
 
 def to_drain(
-    busy: float, backlog: float, ready_seconds: float, horizon: float, price: float
+    busy: float, backlog: float, ready_seconds: float, horizon: float, late_second: float
 ) -> int:
     """Return how many replicas a backlog is worth, or 0 if it will have gone before they come.
 
     All in replicas and replica-seconds: `busy` are kept busy by what arrives, `backlog` waits,
     `ready_seconds` is what those that are ready or come by themselves can do within the horizon, a
     start-up. m more replicas drain what is left then, B, in B / m; until then each request is late,
-    which costs price x busy a second, and each of the m has cost a start-up. The sum
-    price x busy x B / m + m x horizon is least at m = sqrt(price x busy x B / horizon).
+    which costs `late_second` a second, and each of the m has cost a start-up. The sum
+    late_second x B / m + m x horizon is least at m = sqrt(late_second x B / horizon).
     """
     left = backlog + busy * horizon - ready_seconds
     if left <= 0:
         return 0
-    return math.ceil(busy + math.sqrt(price * max(busy, 1.0) * left / horizon))
+    return math.ceil(busy + math.sqrt(late_second * left / horizon))
 
 
 def account(worth: tuple[Worth, ...], seconds: float, base: int) -> tuple[Worth, ...]:

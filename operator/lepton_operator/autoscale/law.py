@@ -48,7 +48,9 @@ def _hold(spec: Spec, samples: Samples | None, history: History, why: str, now: 
         "samples",
         0.0,
         0.0,
-        f"Held at {replicas}, because {why}.",
+        f"Held at {replicas}, because {why}."
+        if replicas == current
+        else f"{replicas} are in bounds. Else it would be held at {current}, because {why}.",
         history,
         held=True,
     )
@@ -62,7 +64,8 @@ def _within_limits(scene: Scene, seen: History, cause: Cause, now: float) -> Dec
     replicas = stabilised(seen.advice, now, current, wanted, rules)
     window = max(scene.startup_seconds, spec.down.stabilization_window_seconds or 0)
     early = replicas < current and seen_seconds(scene, seen) < window
-    if early:
+    blind = replicas < current and not scene.samples.whole
+    if early or blind:
         replicas = current
     replicas = limited(seen.changes, now, current, replicas, rules)
     replicas = min(max(replicas, scene.least), scene.most)
@@ -74,7 +77,9 @@ def _within_limits(scene: Scene, seen: History, cause: Cause, now: float) -> Dec
     if wanted != cause.replicas:
         bound = "minimum" if wanted > cause.replicas else "maximum"
         reason += f" {'A schedule' if scene.schedule else 'The spec'} has a {bound} of {wanted}."
-    if early:
+    if blind:
+        reason += " None goes while a door does not tell what it counts."
+    elif early:
         reason += f" None goes before {window:.0f} s have been seen."
     elif replicas != wanted:
         reason += f" `behavior` allows {replicas} of {wanted} now."

@@ -94,9 +94,17 @@ def mean_wait(servers: int, offered: float, door: Door) -> tuple[float, float]:
 
 
 def capacity(servers: int, wait: Wait) -> float:
-    """Return the largest offered load at which so many replicas keep `wait`."""
-    return _capacity(
-        servers,
+    """Return the largest offered load for which so many replicas are enough.
+
+    They keep `wait`, and one more would save less than it costs, where a late request weighs
+    1 / `wait.share` as much as its work: of the loads that they hold, not the last few percent.
+    """
+    return _capacity(servers, *_rounded(wait))
+
+
+def _rounded(wait: Wait) -> tuple[int, float, int, Door]:
+    """Return what capacities are tabulated by: logarithms, in hundredths."""
+    return (
         round(math.log(max(wait.slack, _RESOLUTION)) / _RESOLUTION),
         wait.share,
         round(math.log(wait.variability) / _RESOLUTION),
@@ -109,20 +117,27 @@ def _capacity(servers: int, log_slack: int, share: float, log_v: int, door: Door
     slack, variability = math.exp(log_slack * _RESOLUTION), math.exp(log_v * _RESOLUTION)
     wait = Wait(slack, share, variability, door)
     low, high = 0.0, servers * _MOST_UTILISED
-    if share_late(servers, high, wait) <= share:
+    if _enough(servers, high, wait):
         return high
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        if share_late(servers, middle, wait) <= share:
+        if _enough(servers, middle, wait):
             low = middle
         else:
             high = middle
     return low
 
 
+def _enough(servers: int, offered: float, wait: Wait) -> bool:
+    late = share_late(servers, offered, wait)
+    saved = offered * (late - share_late(servers + 1, offered, wait)) / wait.share
+    return late <= wait.share and saved <= 1
+
+
 def replicas_for(offered: float, wait: Wait, most: int) -> int:
-    """Return the least number of replicas that keep `wait`, at least 1 and at most `most`."""
+    """Return the least number of replicas that is enough, at least 1 and at most `most`."""
+    rounded = _rounded(wait)
     replicas = max(1, math.ceil(offered))
-    while replicas < most and capacity(replicas, wait) < offered:
+    while replicas < most and _capacity(replicas, *rounded) < offered:
         replicas += 1
     return min(replicas, most)

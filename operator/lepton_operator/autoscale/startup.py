@@ -8,6 +8,8 @@ import math
 KEPT = 100
 # Before this service's own pods have told: image, driver and a model of some gigabytes.
 _UNKNOWN_SECONDS = 60.0
+# What a pod waits beyond an hour it does not wait for its start, and no law looks so far ahead.
+_LONGEST_SECONDS = 3600.0
 
 
 def learn(known: tuple[float, ...], seconds: tuple[float, ...]) -> tuple[float, ...]:
@@ -20,7 +22,7 @@ def mean(known: tuple[float, ...], ages: tuple[float, ...]) -> float:
     """Return the mean in seconds; until one is known, at least the age of those on their way."""
     if known:
         return sum(known) / len(known)
-    return max((_UNKNOWN_SECONDS, *ages))
+    return min(max((_UNKNOWN_SECONDS, *ages)), _LONGEST_SECONDS)
 
 
 def quantile(known: tuple[float, ...], otherwise: float, percentile: float) -> float:

@@ -85,6 +85,7 @@ class Samples:
     compute_seconds: float | None = None
     batches: float | None = None
     desired: int | None = None  # spec.replicas; None: as many as there are
+    whole: bool = True  # every door has told what it counted
 
     @property
     def current(self) -> int:

@@ -75,8 +75,8 @@ def text(recording: Recording, found: Summary, steps: Iterable[Step]) -> str:
 
 def _sentence(found: Summary) -> str:
     told = (
-        f"{found.changes} changes in {found.decisions} looks, of which {found.held} had nothing to "
-        f"decide by; a start-up takes {found.startup_seconds:.0f} s. "
+        f"Looks: {found.decisions}, {found.held} of them with nothing to decide by. Changes: "
+        f"{found.changes}. A start-up takes {found.startup_seconds:.0f} s. "
         f"GPU seconds: {found.gpu_seconds_used:.0f} used"
     )
     if found.gpu_seconds_replayed is None:

@@ -11,29 +11,48 @@ from lepton_operator.inference.draining import is_draining
 from lepton_operator.signals.meter import Totals
 from lepton_operator.views import PodView
 
+# A start that took longer waited for something else, for a GPU most likely: it foretells nothing.
+_LONGEST_STARTUP_SECONDS = 3600.0
+# Pods of one service start alike.
+_ALIKE = 2.0
+
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """`startups_seconds` are of the ready pods that were not known."""
+    """`startups_seconds` are of the ready pods that were not known; `known` are those that are now.
+
+    `without_room` has the scheduler's sentence about each pod that no node has room for.
+    """
 
     ready: int
     starting_ages: tuple[float, ...]
     startups_seconds: tuple[float, ...]
-    ready_uids: frozenset[str]
+    known: frozenset[str]  # by UID
+    without_room: tuple[str, ...] = ()
 
 
-def replicas(pods: Iterable[PodView], known: frozenset[str], now: datetime) -> Replicas:
-    """Return the replicas as they stand; `known` are UIDs of ready pods."""
-    serving = [pod for pod in pods if not (pod.deleting or pod.gone or pod.finished)]
-    serving = [pod for pod in serving if not is_draining(pod)]
+def replicas(pods: Iterable[PodView], known: frozenset[str] | None, now: datetime) -> Replicas:
+    """Return the replicas as they stand.
+
+    `known` are UIDs of pods whose start was told; None: nobody has looked before. When a pod was
+    ready first is nowhere to be read then: of those that were, only starts that are alike count.
+    """
+    present = [pod for pod in pods if not (pod.deleting or pod.gone or pod.finished)]
+    serving = [pod for pod in present if not is_draining(pod)]
     ready = [pod for pod in serving if pod.ready]
-    ages = ((now - pod.created).total_seconds() for pod in serving if not pod.ready)
-    new = (pod for pod in ready if pod.uid not in known)
+    starting = [pod for pod in serving if not pod.ready]
+    new = (_startup_seconds(pod) for pod in ready if pod.uid not in (known or ()))
+    startups = [each for each in new if each is not None]
+    if known is None:
+        longest = _ALIKE * min(startups, default=0.0)
+        startups = [each for each in startups if each <= longest]
+    there = {pod.uid for pod in present}
     return Replicas(
         ready=len(ready),
-        starting_ages=tuple(max(0.0, age) for age in ages),
-        startups_seconds=tuple(seconds for pod in new if (seconds := _startup_seconds(pod))),
-        ready_uids=frozenset(pod.uid for pod in ready),
+        starting_ages=tuple(max(0.0, (now - pod.created).total_seconds()) for pod in starting),
+        startups_seconds=tuple(startups),
+        known=frozenset({*((known or frozenset()) & there), *(pod.uid for pod in ready)}),
+        without_room=tuple(filter(None, (pod.unschedulable_message for pod in starting))),
     )
 
 
@@ -44,11 +63,15 @@ def _startup_seconds(pod: PodView) -> float | None:
     """
     if pod.ready_since is None or any(each.restarts for each in pod.containers):
         return None
-    return max(1.0, (pod.ready_since - pod.created).total_seconds())
+    seconds = max(1.0, (pod.ready_since - pod.created).total_seconds())
+    return seconds if seconds <= _LONGEST_STARTUP_SECONDS else None
 
 
-def samples_of(totals: Totals, found: Replicas, desired: int) -> Samples:
-    """Return what the law is told, of what was counted and of the replicas."""
+def samples_of(totals: Totals, found: Replicas, desired: int, *, whole: bool = True) -> Samples:
+    """Return what the law is told, of what was counted and of the replicas.
+
+    `whole`: every door that may have requests has told what it counted.
+    """
     return Samples(
         time=totals.at,
         arrivals=totals.arrivals,
@@ -62,4 +85,5 @@ def samples_of(totals: Totals, found: Replicas, desired: int) -> Samples:
         compute_seconds=totals.compute_seconds,
         batches=totals.batches,
         desired=desired,
+        whole=whole,
     )

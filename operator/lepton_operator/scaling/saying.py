@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
 
 from lepton_operator.autoscale import schedules
@@ -17,11 +17,13 @@ class ScalingReason(StrEnum):
 
     PROMETHEUS_ASKED = "PrometheusAsked"
     DOORS_ASKED = "DoorsAsked"
+    NO_REQUESTS_YET = "NoRequestsYet"
     NO_SAMPLES = "NoSamples"
     SCALED_BY_ANOTHER = "ScaledByAnother"
     SCALED_TO_ZERO = "ScaledToZero"
 
     TOO_MANY_REPLICAS = "TooManyReplicas"
+    NO_CAPACITY = "NoCapacity"
     TARGET_BELOW_SERVICE_TIME = "TargetBelowServiceTime"
     SCHEDULE_NEVER_HOLDS = "ScheduleNeverHolds"
 
@@ -31,10 +33,20 @@ FLEETING = frozenset(
         ScalingReason.DOORS_ASKED,
         ScalingReason.NO_SAMPLES,
         ScalingReason.TOO_MANY_REPLICAS,
+        ScalingReason.NO_CAPACITY,
         ScalingReason.TARGET_BELOW_SERVICE_TIME,
     }
 )
 """What may pass without anybody's doing anything about it."""
+
+BY_HAND = frozenset(
+    {
+        ScalingReason.SCALED_BY_ANOTHER,
+        ScalingReason.SCALED_TO_ZERO,
+        ScalingReason.SCHEDULE_NEVER_HOLDS,
+    }
+)
+"""What a person has just done, and looks for."""
 
 
 def by_another(scalers: Iterable[str]) -> Extra:
@@ -61,24 +73,34 @@ def at_zero() -> Extra:
 def active(decision: Decision, source: str | None, why_not_prometheus: str) -> Extra:
     """Return whether decisions are made, and by whose counts."""
     if decision.held or source is None:
-        why = f" {why_not_prometheus}" if why_not_prometheus else ""
-        return Extra(ACTIVE, "False", ScalingReason.NO_SAMPLES, f"{decision.reason}{why}")
+        message = f"{decision.reason} {why_not_prometheus}".strip()
+        return Extra(ACTIVE, "False", ScalingReason.NO_SAMPLES, message)
     if source == "Prometheus":
         message = "The replicas follow the latency target, by what Prometheus tells."
         return Extra(ACTIVE, "True", ScalingReason.PROMETHEUS_ASKED, message)
-    why = why_not_prometheus or "Prometheus tells nothing of this service's doors."
-    message = f"The replicas follow the latency target, by what the doors tell themselves: {why}"
-    return Extra(ACTIVE, "True", ScalingReason.DOORS_ASKED, message)
+    message = "The replicas follow the latency target, by what the doors tell themselves:"
+    return Extra(ACTIVE, "True", ScalingReason.DOORS_ASKED, f"{message} {why_not_prometheus}")
 
 
-def limits(spec: Spec, decision: Decision) -> Iterator[Extra]:
+def never_asked() -> Extra:
+    return Extra(
+        ACTIVE,
+        "True",
+        ScalingReason.NO_REQUESTS_YET,
+        "How long a request takes is learned from the first ones; until then the number stays.",
+    )
+
+
+def limits(spec: Spec, decision: Decision, without_room: Sequence[str] = ()) -> Iterator[Extra]:
     """Yield what keeps the target from being met, the first of them: a condition stands once."""
-    for reason, message in _limits(spec, decision):
+    for reason, message in _limits(spec, decision, without_room):
         yield Extra(LIMITED, "True", reason, message)
         return
 
 
-def _limits(spec: Spec, decision: Decision) -> Iterator[tuple[ScalingReason, str]]:
+def _limits(
+    spec: Spec, decision: Decision, without_room: Sequence[str]
+) -> Iterator[tuple[ScalingReason, str]]:
     for index, each in enumerate(spec.schedules):
         if problem := schedules.problem(each):
             yield (
@@ -87,6 +109,9 @@ def _limits(spec: Spec, decision: Decision) -> Iterator[tuple[ScalingReason, str
             )
     if decision.limit == "ServiceTime":
         yield ScalingReason.TARGET_BELOW_SERVICE_TIME, decision.reason
+    if without_room:
+        lack = f"{len(without_room)} of {decision.current} replicas find no room"
+        yield ScalingReason.NO_CAPACITY, f"{lack}, and wait for it: {without_room[0]}"
     if decision.limit == "Maximum":
         yield (
             ScalingReason.TOO_MANY_REPLICAS,

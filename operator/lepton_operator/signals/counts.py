@@ -17,8 +17,7 @@ class Service(NamedTuple):
     name: str
 
 
-@dataclass(frozen=True, slots=True)
-class DoorCounts:
+class DoorCounts(NamedTuple):
     """What one door counted of a service since it started, `at` seconds since the epoch.
 
     `arrivals` are requests, those that it `rejected` included, counted as they begin; `active`
@@ -35,8 +34,7 @@ class DoorCounts:
     milliseconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TritonCounts:
+class TritonCounts(NamedTuple):
     """What one Triton computed since it started: requests, batches, and microseconds of them all.
 
     Each request of a batch counts the whole time of its batch, and all of it only once it is done.

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import astuple, dataclass, replace
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from statistics import fmean
 from typing import NamedTuple
 
 from lepton_operator.signals.counts import Counts, DoorCounts, TritonCounts
 
 _NOTHING = TritonCounts(0.0, 0.0, 0.0)
-_FORGOTTEN_SECONDS = 600.0  # a door that tells nothing for so long was another one
+# What a door counted while others went on for so long without it is no demand of now.
+_FORGOTTEN_SECONDS = 10.0
 # Two sources date one moment differently: a rate over less would be one of that difference.
 _LEAST_SECONDS = 0.5
 _SET_BACK_SECONDS = 300.0  # Prometheus tells no older samples: what is older was dated anew
 
 
-@dataclass(frozen=True, slots=True)
-class Totals:
+class Totals(NamedTuple):
     """Of a service, since it was first looked at; each only grows, but for what is of a moment.
 
-    Requests and batches, seconds, and `at` in seconds since the epoch: when the newest of the
-    doors' samples was taken. `in_flight` is of that moment: waiting and worked on, at all doors.
+    Requests and batches, seconds, and `at` in seconds since the epoch: the time that the sums are
+    of, between the doors' newest samples. `in_flight` is of these: waiting and worked on, at all
+    doors.
     """
 
     at: float
@@ -56,27 +58,61 @@ class Meter:
 
     counts: Counts | None = None
     totals: Totals | None = None
+    rates: dict[str, float | None] = field(default_factory=dict)  # of each door, requests a second
 
-    def add(self, counts: Counts) -> Totals | None:
-        """Take in new counts; return what they come to, None while no door tells anything."""
+    def add(self, counts: Counts, doors: Collection[str] = ()) -> Totals | None:
+        """Take in new counts; return what they come to, None while no door tells anything.
+
+        Of `doors`, which may have requests, those that tell nothing stay as they were for a while.
+        """
         if not counts.doors:
             return None
         before = self.counts or Counts(counts.doors)
-        newest = {
-            pod: _newer(before.doors.get(pod, counted), counted)
-            for pod, counted in counts.doors.items()
-        }
-        counted = [_since(before.doors.get(pod, each), each) for pod, each in newest.items()]
+        oldest = self.totals.at - _FORGOTTEN_SECONDS if self.totals is not None else 0.0
+        known = {pod: each for pod, each in before.doors.items() if each.at > oldest}
+        newest = {pod: each for pod, each in known.items() if pod in doors}
+        for pod, each in counts.doors.items():
+            newest[pod] = _newer(known.setdefault(pod, each), each)
+        counted = {pod: _since(known[pod], each) for pod, each in newest.items()}
         executed = [
             _executed(before.tritons.get(pod, _NOTHING), each)
             for pod, each in counts.tritons.items()
         ]
-        self.counts = Counts(
-            {**_remembered(before, newest), **newest}, counts.tritons or before.tritons
-        )
-        totals = self.totals or Totals(0.0)
-        self.totals = _added(totals, newest.values(), counted, executed)
+        self.counts = Counts({**known, **newest}, counts.tritons or before.tritons)
+        at = self._at(newest, known, counted)
+        totals = self.totals or Totals(at)
+        self.totals = _added(totals, at, newest.values(), counted.values(), executed)
         return self.totals
+
+    def _at(
+        self,
+        newest: Mapping[str, DoorCounts],
+        known: Mapping[str, DoorCounts],
+        counted: Mapping[str, _Counted],
+    ) -> float:
+        """Return the time that the sums are of.
+
+        Doors are read at different moments. Where one has a newer sample and another has none, what
+        came to the one is no demand of the time between their newest samples: it passes as fast as
+        so many come to all doors together. Before that is known, they are taken for alike.
+        """
+        gone_on = {pod: newest[pod].at - known[pod].at for pod in newest}
+        times = [each.at for each in newest.values()]
+        if self.totals is None:
+            self.rates = dict.fromkeys(newest)
+            return fmean(times)
+        self.rates = {
+            pod: counted[pod].arrivals / seconds if seconds > 0 else self.rates.get(pod, 0.0)
+            for pod, seconds in gone_on.items()
+        }
+        rates = [each for each in self.rates.values() if each is not None]
+        came = sum(each.arrivals for each in counted.values())
+        alike = len(rates) < len(self.rates) or not any(rates)
+        time = self.totals.at + (fmean(gone_on.values()) if alike else came / sum(rates))
+        # A clock that was set back is followed.
+        return (
+            max(times) if _set_back(time, max(times)) else sorted((min(times), time, max(times)))[1]
+        )
 
 
 def _newer(before: DoorCounts, after: DoorCounts) -> DoorCounts:
@@ -87,12 +123,6 @@ def _newer(before: DoorCounts, after: DoorCounts) -> DoorCounts:
 def _set_back(before: float, after: float) -> bool:
     """Whether a time is so long before another that the clock was set back in between."""
     return before - after > _SET_BACK_SECONDS
-
-
-def _remembered(before: Counts, newest: dict[str, DoorCounts]) -> dict[str, DoorCounts]:
-    """Return what is known of doors that missed this look."""
-    at = max(each.at for each in newest.values())
-    return {pod: each for pod, each in before.doors.items() if at - each.at < _FORGOTTEN_SECONDS}
 
 
 def _since(before: DoorCounts, after: DoorCounts) -> _Counted:
@@ -113,8 +143,7 @@ def _since(before: DoorCounts, after: DoorCounts) -> _Counted:
 
 def _executed(before: TritonCounts, after: TritonCounts) -> TritonCounts:
     """Return what a Triton counted in between: after a restart, all that it counted since."""
-    grown = (_grown(old, new) for old, new in zip(astuple(before), astuple(after), strict=True))
-    return TritonCounts(*grown)
+    return TritonCounts(*map(_grown, before, after))
 
 
 def _grown(before: float, after: float) -> float:
@@ -123,16 +152,14 @@ def _grown(before: float, after: float) -> float:
 
 def _added(
     totals: Totals,
+    at: float,
     doors: Iterable[DoorCounts],
-    counted: list[_Counted],
+    counted: Collection[_Counted],
     tritons: list[TritonCounts],
 ) -> Totals:
-    known = list(doors)
-    newest = max(each.at for each in known)
-    return replace(
-        totals,
-        at=newest if _set_back(totals.at, newest) else max(totals.at, newest),
-        in_flight=sum(each.active for each in known),
+    return Totals(
+        at=at,
+        in_flight=sum(each.active for each in doors),
         arrivals=totals.arrivals + sum(each.arrivals for each in counted),
         rejected=totals.rejected + sum(each.rejected for each in counted),
         completions=totals.completions + sum(each.answers for each in counted),

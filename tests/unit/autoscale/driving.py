@@ -21,6 +21,7 @@ class Drive:
     spec: Spec = SPEC
     ready: int = 3
     startup_seconds: float = 60.0
+    whole: bool = True
     time: float = 0.0
     arrivals: float = 0.0
     history: History = field(default_factory=History)
@@ -42,6 +43,7 @@ class Drive:
             computed=self.arrivals,
             compute_seconds=self.arrivals * SERVICE_SECONDS,
             batches=self.arrivals,
+            whole=self.whole,
         )
         self.decision = self.feed(samples)
         self.ready = self.decision.replicas

@@ -68,6 +68,14 @@ def test_a_step_is_no_growth_wherever_it_lies(at: int) -> None:
     assert coming(moments, 60.0).rate <= 40
 
 
+@pytest.mark.parametrize("period", [8, 14, 15, 20, 30])
+@pytest.mark.parametrize("phase", range(0, 30, 3))
+def test_what_goes_up_and_down_within_a_start_up_is_no_growth(period: int, phase: int) -> None:
+    high = [(n + phase) % period < period / 2 for n in range(90)]
+    found = coming(moments_of([40.0 if each else 5.0 for each in high]), 60.0)
+    assert found.rate <= 1.2 * 40
+
+
 def test_a_steady_fall_is_seen_and_a_steady_rate_is_neither() -> None:
     assert coming(moments_of([200 - 2.0 * n for n in range(90)]), 60.0).falling
     steady = coming(moments_of([20.0] * 90), 60.0)

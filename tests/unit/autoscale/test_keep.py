@@ -48,16 +48,16 @@ def test_ready_is_the_least_that_was_wanted_for_a_start_up(
 
 
 def test_a_backlog_that_goes_by_itself_is_worth_nothing() -> None:
-    assert keep.to_drain(busy=2.0, backlog=10.0, ready_seconds=180.0, horizon=60.0, price=20) == 0
+    assert keep.to_drain(2.0, 10.0, ready_seconds=180.0, horizon=60.0, late_second=60.0) == 0
 
 
 def test_the_number_that_drains_is_the_cheapest() -> None:
-    busy, left, horizon, price = 4.0, 90.0, 60.0, 20.0
+    busy, left, horizon, late_second = 4.0, 90.0, 60.0, 100.0
 
     def cost(more: float) -> float:
-        return price * busy * left / more + more * horizon
+        return late_second * left / more + more * horizon
 
-    replicas = keep.to_drain(busy, left, busy * horizon, horizon, price)
+    replicas = keep.to_drain(busy, left, busy * horizon, horizon, late_second)
     best = min(range(1, 100), key=cost)
     assert abs(replicas - busy - best) <= 1
 
@@ -100,11 +100,11 @@ def test_to_start_takes_more_worth_than_to_keep() -> None:
 def test_a_gap_costs_at_most_twice_what_it_would_with_knowledge_of_its_length(
     percentile: float,
 ) -> None:
-    price, busy, startup = 1 / (1 - percentile / 100), 2.0, 60.0
-    worth, _ = keep.late((), None, ready=1, needed=2, cost=price * busy * startup)
+    late_second, startup = 2 / (1 - percentile / 100), 60.0
+    worth, _ = keep.late((), None, ready=1, needed=2, cost=late_second * startup)
     credit = worth[1].credit
     for gap in (10.0, 100.0, credit, 10 * credit):
         ours = min(gap, credit) + (credit if gap > credit else 0)
         known = min(gap, credit)
         assert ours <= 2 * known
-        assert math.isclose(credit, price * busy * startup)
+        assert math.isclose(credit, late_second * startup)

@@ -24,7 +24,7 @@ def test_a_steady_rate_has_the_least_number_that_holds_it() -> None:
     assert drive.decision.metric == "demand"
     assert drive.decision.reason == (
         "At least 19.2 requests a second came within the last 60 s, a start-up; "
-        "3 replicas hold 26.3 within 500 ms for 95 %."
+        "3 replicas hold 25.2 within 500 ms for 95 %."
     )
 
 
@@ -47,6 +47,16 @@ def test_before_a_start_up_was_seen_nothing_goes() -> None:
     assert {each.replicas for each in early} == {8}
     assert early[-1].reason.endswith("None goes before 120 s have been seen.")
     assert drive.last(10, 5.0).replicas < 8
+
+
+def test_while_a_door_is_silent_none_goes_and_more_may_come() -> None:
+    drive = Drive(ready=8)
+    before = drive.last(120, 50.0).replicas
+    drive.whole = False
+    blind = list(drive.run(120, 10.0))
+    assert {each.replicas for each in blind} == {before}
+    assert blind[-1].reason.endswith("None goes while a door does not tell what it counts.")
+    assert drive.last(20, 120.0).replicas > before
 
 
 def test_a_longer_window_of_behavior_is_waited_for_after_a_start() -> None:

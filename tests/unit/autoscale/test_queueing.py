@@ -84,6 +84,21 @@ def test_the_least_number_is_taken_that_holds() -> None:
         assert replicas == 1 or capacity(replicas - 1, wait) < offered
 
 
+@pytest.mark.parametrize("percentile", [90.0, 95.0, 99.0])
+@pytest.mark.parametrize("slack", [1.5, 4.0])
+def test_no_further_replica_would_save_more_than_it_costs(percentile: float, slack: float) -> None:
+    wait = Wait(slack, 1 - percentile / 100, 0.5, TWO_DOORS)
+    for offered in (0.3, 1.1, 2.4, 6.5, 17.0, 35.0):
+        taken = replicas_for(offered, wait, 100)
+
+        def cost(replicas: int, offered: float = offered) -> float:
+            return replicas + offered * share_late(replicas, offered, wait) / wait.share
+
+        # A load's key in the table of capacities is a hundredth wide.
+        assert cost(taken) <= 1.01 * min(cost(n) for n in range(taken, taken + 20))
+        assert share_late(taken, offered, wait) <= 1.01 * wait.share
+
+
 def test_no_rate_needs_one_and_no_bound_is_passed() -> None:
     wait = Wait(4, 0.05, 0.5, TWO_DOORS)
     assert replicas_for(0, wait, 10) == 1

@@ -24,7 +24,7 @@ def pod(name: str = "a", ready_after: float | None = None, **more: object) -> Po
 def test_ready_pods_serve_and_the_others_start() -> None:
     found = replicas([pod("a", 40), pod("b"), pod("c", 20)], frozenset({"uid-c"}), NOW)
     assert (found.ready, found.starting_ages, found.startups_seconds) == (2, (90.0,), (40.0,))
-    assert found.ready_uids == {"uid-a", "uid-c"}
+    assert found.known == {"uid-a", "uid-c"}
 
 
 def test_what_goes_or_gets_no_requests_is_no_replica() -> None:
@@ -45,3 +45,27 @@ def test_a_pod_that_was_started_again_tells_no_start() -> None:
 
 def test_clocks_that_differ_make_no_start_shorter_than_what_they_show() -> None:
     assert replicas([pod("a", -3)], frozenset(), NOW).startups_seconds == (1.0,)
+
+
+def test_a_pod_whose_readiness_comes_back_has_not_started_anew() -> None:
+    there = frozenset({"uid-a", "uid-gone"})
+    away = replicas([pod("a")], there, NOW)
+    assert away.known == {"uid-a"}
+    assert replicas([pod("a", 80)], away.known, NOW).startups_seconds == ()
+
+
+def test_a_first_look_takes_only_starts_that_are_alike() -> None:
+    pods = [pod("a", 20), pod("b", 35), pod("c", 85)]
+    assert replicas(pods, None, NOW).startups_seconds == (20.0, 35.0)
+    assert replicas(pods, frozenset(), NOW).startups_seconds == (20.0, 35.0, 85.0)
+
+
+def test_hours_without_a_gpu_are_no_start() -> None:
+    assert replicas([pod("a", 7200)], frozenset(), NOW).startups_seconds == ()
+
+
+def test_the_scheduler_says_what_has_no_room() -> None:
+    waiting = pod(
+        "a", unschedulable_message="0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+    )
+    assert replicas([waiting], None, NOW).without_room == (waiting.unschedulable_message,)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from lepton_operator.signals.counts import Counts, DoorCounts, TritonCounts
-from lepton_operator.signals.meter import Meter
+from lepton_operator.signals.meter import Meter, Totals
+
+PHASES = {"a": 0.1, "b": 0.9}
 
 
 def doors(**counted: tuple[float, float, float]) -> Counts:
@@ -53,21 +57,60 @@ def test_a_door_that_missed_a_look_loses_nothing() -> None:
     assert arrivals(*looks) == [0, 0, 5]
 
 
-def test_a_name_that_was_silent_for_long_is_another_door() -> None:
+def test_a_door_that_is_there_and_tells_nothing_makes_no_other_demand() -> None:
+    meter, there, rates = Meter(), ("a", "b"), []
+    before = meter.add(doors(a=(0, 0, 3), b=(0, 0, 3)), there)
+    for at in range(2, 40, 2):
+        told = {"a": (at, at * 20, 3)} | ({} if 10 <= at < 18 else {"b": (at, at * 20, 3)})
+        now = meter.add(doors(**told), there)
+        assert now is not None
+        assert before is not None
+        assert now.in_flight == 6
+        rates.append((now.arrivals - before.arrivals) / (now.at - before.at))
+        before = now
+    assert rates == [pytest.approx(40)] * len(rates)
+    assert before is not None
+    assert before.at == 38
+
+
+def test_what_came_while_one_door_was_silent_is_no_demand_of_the_moment_it_speaks_again() -> None:
     looks = (
         doors(a=(0, 10, 0), b=(0, 90, 0)),
-        doors(a=(900, 10, 0)),
-        doors(a=(902, 10, 0), b=(902, 95, 0)),
+        doors(a=(60, 310, 0)),
+        doors(a=(62, 320, 0), b=(62, 400, 0)),
+        doors(a=(64, 330, 0), b=(64, 410, 0)),
     )
-    assert arrivals(*looks) == [0, 0, 0]
+    assert arrivals(*looks) == [0, 300, 310, 330]
 
 
-def test_what_is_in_flight_is_of_the_moment_and_as_old_as_the_newest_sample() -> None:
+def test_what_is_in_flight_is_of_the_moment_and_the_time_lies_between_the_samples() -> None:
     meter = Meter()
     meter.add(doors(a=(0, 10, 7), b=(1, 5, 2)))
     totals = meter.add(doors(a=(4, 10, 3), b=(6, 5, 1)))
     assert totals is not None
-    assert (totals.in_flight, totals.at) == (4, 6)
+    assert (totals.in_flight, totals.at) == (4, 5)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.8, 1.0])
+@pytest.mark.parametrize("interval", [1.0, 2.0, 5.0])
+def test_doors_that_are_read_at_different_moments_show_no_demand_that_is_not_there(
+    share: float, interval: float
+) -> None:
+    """Two doors with 100 requests a second, looked at each 2.04 s, for ten minutes."""
+    meter, known, rates = Meter(), Totals(0.0), []
+    for turn in range(1, 295):
+        now = 2.04 * turn + 20
+        at = {pod: (now - phase) // interval * interval + phase for pod, phase in PHASES.items()}
+        counts = {"a": 100 * share * at["a"], "b": 100 * (1 - share) * at["b"]}
+        totals = meter.add(doors(**{pod: (at[pod], counts[pod], 1) for pod in at}))
+        assert totals is not None
+        if totals.at > known.at > 0:
+            rates.append((totals.arrivals - known.arrivals) / (totals.at - known.at))
+        known = totals
+    # What each door has is not known before each was read twice.
+    assert all(rate == pytest.approx(100) for rate in rates[4:])
+    assert max(rates) <= 200
+    assert known.at == pytest.approx(now, abs=interval)
 
 
 def test_no_door_tells_nothing_and_forgets_nothing() -> None:
