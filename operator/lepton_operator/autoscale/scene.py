@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from lepton_operator.autoscale import demand, keep, service, startup
+from lepton_operator.autoscale.limits import counted
 from lepton_operator.autoscale.queueing import Wait, replicas_for
 from lepton_operator.autoscale.schedules import bounds
 from lepton_operator.autoscale.service import Model
@@ -29,7 +30,8 @@ class Scene:
     samples: Samples
     least: int
     most: int
-    schedule: Schedule | None  # that says so
+    least_by: Schedule | None  # that says so; None: the spec does
+    most_by: Schedule | None
     model: Model
     wait: Wait
     startup_seconds: float
@@ -82,7 +84,7 @@ def problem(spec: Spec, samples: Samples, history: History, now: float) -> str:
     return ""
 
 
-def observe(spec: Spec, samples: Samples, history: History) -> History:
+def observe(spec: Spec, samples: Samples, history: History, now: float) -> History:
     """Take in what the samples say; after a gap or a jump of the clock begin to look anew."""
     last = history.last
     known = startup.learn(history.startups_seconds, samples.startups_seconds)
@@ -112,6 +114,7 @@ def observe(spec: Spec, samples: Samples, history: History) -> History:
         startups_seconds=known,
         service=learned,
         arrivals=history.arrivals + came,
+        changes=counted(history.changes, now, samples.current - last.current, spec.up, spec.down),
     )
 
 
@@ -133,9 +136,10 @@ def see(
     found = Scene(
         spec=spec,
         samples=samples,
-        least=allowed[0],
-        most=allowed[1],
-        schedule=allowed[2],
+        least=allowed.least,
+        most=allowed.most,
+        least_by=allowed.least_by,
+        most_by=allowed.most_by,
         model=model,
         wait=_wait(spec, model),
         startup_seconds=seconds,
