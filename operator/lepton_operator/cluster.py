@@ -183,11 +183,16 @@ class Cluster:
         ]
         return await self._write("PATCH", path, operations, _JSON_PATCH)
 
-    async def scale(self, target: Reference, replicas: int) -> Json:
-        """Ask for so many replicas, as `kubectl scale` does, of exactly this object."""
+    async def scale(self, target: Reference, resource_version: str, replicas: int) -> Json:
+        """Ask for so many replicas, as `kubectl scale` does, of the object as it was seen.
+
+        Else it is a Conflict: at this subresource the UID of a custom resource is not looked at.
+        """
         path = RESOURCES[target.kind].path(target.namespace, target.name, "scale")
-        body = {"metadata": {"uid": target.uid}, "spec": {"replicas": replicas}}
-        return await self._write("PATCH", path, body, _MERGE_PATCH)
+        metadata = {"resourceVersion": resource_version}
+        return await self._write(
+            "PATCH", path, {"metadata": metadata, "spec": {"replicas": replicas}}, _MERGE_PATCH
+        )
 
     async def delete(self, target: Reference, grace_seconds: int | None = None) -> Json:
         """Delete exactly this object: another one of that name is a Conflict."""

@@ -111,7 +111,9 @@ class Scene:
 
     async def look(self) -> Account:
         """Have the autoscaler look once; return what it knows of the service."""
-        self.asking._asks_again_at = 0.0  # a Prometheus that failed is not asked for a while
+        self.asking._asks_again_at = 0.0  # who was silent is not asked for a while
+        for each in self.asking._doors.values():
+            each.asks_again_at = 0.0
         await self.autoscaler.look(self.asking, lambda _: None)
         ((_, account),) = self.autoscaler.accounts()
         return account

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,9 +12,9 @@ from lepton_operator.api.autoscaling import KEPT_DECISIONS, AutoscalingStatus, S
 from lepton_operator.api.inference import InferenceService
 from lepton_operator.autoscale.law import decide
 from lepton_operator.autoscale.values import Decision, History, Samples, Spec
-from lepton_operator.conditions import Extra, cut
+from lepton_operator.conditions import Extra, cut, extras
 from lepton_operator.scaling.replicas import Replicas
-from lepton_operator.scaling.saying import FLEETING
+from lepton_operator.scaling.saying import ACTIVE, BY_HAND, FLEETING, ScalingReason
 from lepton_operator.signals.meter import Meter
 from lepton_operator.views import ScalingView
 
@@ -38,8 +39,15 @@ class Account:
     source: Source | None = None
     asked: tuple[InferenceService, Spec] | None = None
     view: ScalingView | None = None
-    _other: frozenset[str] = frozenset()
+    writing: asyncio.Task[None] | None = None
+    _generation: int = 0  # of the object that `view` speaks of
+    _other: frozenset[tuple[str, str]] = frozenset()
     _since: float = 0.0
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether it is known how long a request takes."""
+        return self.history.service.weight > 0
 
     def decide(self, spec: Spec, samples: Samples | None, now: float, current: int) -> Decision:
         """Return the law's decision; the one before while there are no newer samples.
@@ -57,19 +65,31 @@ class Account:
             self.known = self.replicas.known
         return self.last
 
-    def tell(self, conditions: Iterable[Extra], now: float) -> bool:
-        """Take in what is to be said; return whether that is news for the status."""
+    def tell(self, conditions: Iterable[Extra], generation: int, now: float) -> bool:
+        """Take in what is to be said; return whether that is news for the status.
+
+        Of the same reasons it is where a person changed the object: sentences have its figures.
+        """
         view = ScalingView(self._status(), tuple(conditions))
         found, said = _said(view), _said(self.view)
-        if self.view is not None and found == said:
+        if self.view is not None and (found == said or _is_quiet(view)):
             self._other = frozenset()
-            return False
+            return found == said and self._refresh(view, generation)
         if found != self._other:
             self._other, self._since = found, now
-        if (found - said) & FLEETING and now - self._since < SETTLED_SECONDS:
+        is_urgent = any(reason in BY_HAND for reason, _ in found - said)
+        may_pass = any(reason in FLEETING for reason, _ in found ^ said)
+        if may_pass and not is_urgent and now - self._since < SETTLED_SECONDS:
             return False
-        self.view, self._other = view, frozenset()
+        self.view, self._other, self._generation = view, frozenset(), generation
         return True
+
+    def _refresh(self, view: ScalingView, generation: int) -> bool:
+        if generation == self._generation:
+            return False
+        changed = self.view != view
+        self.view, self._generation = view, generation
+        return changed
 
     def decided(self, decision: Decision, now: float) -> None:
         """Take in that a decision was acted on."""
@@ -81,11 +101,29 @@ class Account:
         return AutoscalingStatus(source=self.source, decisions=self.decisions)
 
 
-def _said(view: ScalingView | None) -> frozenset[str]:
+def _is_quiet(view: ScalingView) -> bool:
+    """Whether nothing is known that is worth taking back what was said before a start."""
+    return any(each.reason == ScalingReason.NO_REQUESTS_YET for each in view.conditions)
+
+
+def _said(view: ScalingView | None) -> frozenset[tuple[str, str]]:
     """Return what is said, but for figures that come and go with what may pass."""
     conditions = view.conditions if view is not None else ()
     return frozenset(
-        each.reason if each.reason in FLEETING else each.message for each in conditions
+        (each.reason, "" if each.reason in FLEETING else each.message) for each in conditions
+    )
+
+
+def begun(service: InferenceService) -> Account:
+    """Return an account that goes on with what the status tells."""
+    told = service.status.autoscaling or AutoscalingStatus()
+    said = tuple(extras(service.status.conditions))
+    is_told = any(each.type == ACTIVE for each in said)
+    return Account(
+        decisions=told.decisions,
+        source=told.source,
+        view=ScalingView(told, said) if is_told else None,
+        _generation=service.metadata.generation,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from pydantic import ValidationError
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from lepton_operator import errors, logs, names
 from lepton_operator.api.autoscaling import Autoscaling
 from lepton_operator.api.inference import InferenceService
-from lepton_operator.autoscale.values import Decision, Spec
+from lepton_operator.autoscale.values import Decision, Samples, Spec
 from lepton_operator.build.door import HEALTH_PORT
 from lepton_operator.cache import Cache, Key, OwnObject
 from lepton_operator.cluster import Cluster
@@ -25,12 +25,21 @@ from lepton_operator.conditions import Extra
 from lepton_operator.inference.draining import takes_requests
 from lepton_operator.metrics import Metrics
 from lepton_operator.parsing import inference_service
-from lepton_operator.scaling.account import Account
+from lepton_operator.scaling.account import Account, begun
 from lepton_operator.scaling.asked import asked
 from lepton_operator.scaling.collector import DecisionCollector
 from lepton_operator.scaling.replicas import replicas, samples_of
-from lepton_operator.scaling.saying import active, at_zero, by_another, limits
-from lepton_operator.scaling.sources import Sources, Told, fresh, joined, sources
+from lepton_operator.scaling.saying import active, at_zero, by_another, limits, never_asked
+from lepton_operator.scaling.sources import (
+    Sources,
+    Told,
+    fresh,
+    is_over,
+    joined,
+    sources,
+    wait_a_while,
+    why_not,
+)
 from lepton_operator.settings import Settings
 from lepton_operator.signals.counts import Counts, Service
 from lepton_operator.views import PodView, ScalingView
@@ -38,6 +47,8 @@ from lepton_operator.views import PodView, ScalingView
 ROUND_SECONDS = 2.0
 # Between them doors and watches have their turn.
 _SERVICES_AT_A_TIME = 25
+
+Wake = Callable[[Key], None]
 
 _log = logs.logger(__name__)
 
@@ -49,12 +60,32 @@ class _Scaled:
     own: OwnObject
     service: InferenceService
     wanted: Autoscaling
-    doors: tuple[PodView, ...]  # of its namespace, that may have requests
+    doors: tuple[str, ...]  # of its namespace, that may have requests
     account: Account
 
     @property
     def place(self) -> Service:
         return Service(self.own.key.namespace, self.own.key.name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """What Prometheus and doors told last, and why Prometheus did not, if it did not."""
+
+    prometheus: Told
+    doors: Told
+    why: str
+    max_age_seconds: float
+
+    def of(self, scaled: _Scaled, now: float) -> tuple[Counts, Counts]:
+        """Return what Prometheus tells of a service, and the same with what doors say."""
+        told, place = self.prometheus.get(scaled.place), scaled.place
+        known = fresh(told, scaled.doors, now, self.max_age_seconds)
+        return known, joined(known, self.doors.get(place))
+
+    def why_not_prometheus(self, scaled: _Scaled, now: float) -> str:
+        told = self.prometheus.get(scaled.place)
+        return self.why or why_not(told, scaled.doors, now, self.max_age_seconds)
 
 
 class Autoscaler:
@@ -87,7 +118,7 @@ class Autoscaler:
             if own is not None and own.uid in self._accounts:
                 yield key, self._accounts[own.uid]
 
-    async def run(self, wake: Callable[[Key], None]) -> None:
+    async def run(self, wake: Wake) -> None:
         """Look for ever; `wake` is told whose status has something new to say."""
         async with sources(self._settings, self._port) as asking:
             while True:
@@ -95,70 +126,90 @@ class Autoscaler:
                 await self.look(asking, wake)
                 await asyncio.sleep(max(0.1, ROUND_SECONDS - (time.monotonic() - began)))
 
-    async def look(self, asking: Sources, wake: Callable[[Key], None]) -> None:
+    async def look(self, asking: Sources, wake: Wake) -> None:
         """Look once at every service that asks for a latency."""
         scaled = list(self._scaled())
         if not scaled:
             return
-        began = time.thread_time()
-        told = await asking.prometheus()
-        now, most = time.time(), self._settings.prometheus.max_age_seconds
-        known = {
-            each.place: fresh(told.get(each.place), _names(each.doors), now, most)
-            for each in scaled
-        }
-        silent = _silent(scaled, known)
-        said = await asking.doors(silent)
-        waiting = []
-        for index, each in enumerate(scaled):
-            decision = self._decide(each, known[each.place], said, asking.why, wake)
-            if decision is not None:
-                waiting.append(self._scale(each, decision, wake))
-            if index % _SERVICES_AT_A_TIME == 0:
-                await asyncio.sleep(0)
-        self._metrics.scaling_seconds.observe(time.thread_time() - began)
-        await asyncio.gather(*waiting)
+        max_age = self._settings.prometheus.max_age_seconds
+        told = _Heard(await asking.prometheus(), {}, asking.why, max_age)
+        heard = replace(told, doors=await asking.doors(self._silent(scaled, told)))
+        spent = 0.0
+        for first in range(0, len(scaled), _SERVICES_AT_A_TIME):
+            began = time.thread_time()
+            for each in scaled[first : first + _SERVICES_AT_A_TIME]:
+                self._guarded(each, heard, wake)
+            spent += time.thread_time() - began
+            await asyncio.sleep(0)
+        self._metrics.scaling_seconds.observe(spent)
+        await wait_a_while(each.account.writing for each in scaled)
 
     def _scaled(self) -> Iterator[_Scaled]:
         """Yield the services that ask for a latency, and forget all others."""
         before, self._accounts = self._accounts, {}
-        doors: dict[str, tuple[PodView, ...]] = {}
+        doors: dict[str, tuple[str, ...]] = {}
         for key in self._cache.services():
             own = self._cache.own(key)
             service = _valid(own) if own is not None else None
             if own is None or service is None or service.spec.autoscaling is None:
                 continue
             if key.namespace not in doors:
-                pods = self._cache.pods(names.door_uid(key.namespace))
-                doors[key.namespace] = tuple(pod for pod in pods if takes_requests(pod))
-            account = before.get(own.uid) or _begun(service)
+                doors[key.namespace] = tuple(each.name for each in self._doors(key.namespace))
+            account = before.get(own.uid) or begun(service)
             self._accounts[own.uid] = account
             yield _Scaled(own, service, service.spec.autoscaling, doors[key.namespace], account)
 
-    def _decide(
-        self, scaled: _Scaled, known: Counts, said: Told, why: str, wake: Callable[[Key], None]
-    ) -> Decision | None:
-        """Take in what was counted; return a decision that is to be acted on."""
+    def _doors(self, namespace: str) -> Iterator[PodView]:
+        pods = self._cache.pods(names.door_uid(namespace))
+        return (pod for pod in pods if takes_requests(pod))
+
+    def _silent(self, scaled: Iterable[_Scaled], told: _Heard) -> list[PodView]:
+        """Return the doors of which Prometheus tells nothing that is new enough."""
+        now = time.time()
+        silent = {
+            (each.own.key.namespace, door)
+            for each in scaled
+            for door in set(each.doors) - told.of(each, now)[0].doors.keys()
+        }
+        spaces = {namespace for namespace, _ in silent}
+        doors = (door for namespace in spaces for door in self._doors(namespace))
+        return [door for door in doors if (door.namespace, door.name) in silent]
+
+    def _guarded(self, scaled: _Scaled, heard: _Heard, wake: Wake) -> None:
+        try:
+            self._decide(scaled, heard, wake)
+        except Exception:  # noqa: BLE001 - a defect about one service must not end the others
+            _log.exception(
+                "This is a defect of the operator; the number of a service's replicas stays",
+                namespace=scaled.own.key.namespace,
+                service=scaled.own.key.name,
+            )
+
+    def _decide(self, scaled: _Scaled, heard: _Heard, wake: Wake) -> None:
+        """Take in what was counted, decide, and act on it."""
         account, now = scaled.account, time.time()
-        pods = self._cache.pods(scaled.own.uid)
-        account.replicas = replicas(pods, account.known, datetime.fromtimestamp(now, UTC))
-        counts = joined(known, said.get(scaled.place), [pod.name for pod in pods])
+        known, counts = heard.of(scaled, now)
         account.source = "Prometheus" if known.doors else "Doors" if counts.doors else None
-        totals = account.meter.add(counts, _names(scaled.doors))
-        spec = self._asked(scaled)
-        desired = scaled.service.spec.replicas
-        whole = all(door.name in counts.doors for door in scaled.doors)
-        samples = samples_of(totals, account.replicas, desired, whole=whole) if totals else None
-        decision = account.decide(spec, samples, now, desired)
+        samples, desired = self._samples(scaled, counts, now), scaled.service.spec.replicas
+        decision = account.decide(self._asked(scaled), samples, now, desired)
         paused = self._paused(scaled)
-        conditions = [
-            paused or active(decision, account.source, why),
-            *limits(spec, decision, account.replicas.without_room),
-        ]
-        if account.tell(conditions, now):
+        found = paused or self._active(scaled, decision, heard.why_not_prometheus(scaled, now))
+        room = account.replicas.without_room if account.replicas is not None else ()
+        conditions = [found, *limits(self._asked(scaled), decision, room)]
+        if account.tell(conditions, scaled.own.generation, now):
             wake(scaled.own.key)
-        # A decision about nothing known is one for 0.
-        return decision if paused is None and decision.replicas not in (0, desired) else None
+        if decision.replicas != desired and paused is None and is_over(account.writing):
+            account.writing = asyncio.create_task(self._scale(scaled, decision, wake))
+
+    def _samples(self, scaled: _Scaled, counts: Counts, now: float) -> Samples | None:
+        account, pods = scaled.account, self._cache.pods(scaled.own.uid)
+        account.replicas = replicas(pods, account.known, datetime.fromtimestamp(now, UTC))
+        ours = {pod.name: counts.tritons[pod.name] for pod in pods if pod.name in counts.tritons}
+        totals = account.meter.add(Counts(counts.doors, ours), scaled.doors)
+        if totals is None:
+            return None
+        whole = counts.doors.keys() >= set(scaled.doors)
+        return samples_of(totals, account.replicas, scaled.service.spec.replicas, whole=whole)
 
     def _asked(self, scaled: _Scaled) -> Spec:
         """Return what the law is asked for: made once for each version of the object."""
@@ -167,6 +218,12 @@ class Autoscaler:
             account.asked = scaled.service, asked(scaled.service, scaled.wanted, self._settings)
         return account.asked[1]
 
+    def _active(self, scaled: _Scaled, decision: Decision, why: str) -> Extra:
+        account = scaled.account
+        if account.source is not None and not account.has_learned:
+            return never_asked()
+        return active(decision, account.source, why)
+
     def _paused(self, scaled: _Scaled) -> Extra | None:
         """Return why no decision about a service is acted on."""
         scalers = self._cache.scalers(scaled.own.key)
@@ -174,14 +231,15 @@ class Autoscaler:
             return by_another(scalers)
         return at_zero() if scaled.service.spec.replicas == 0 else None
 
-    async def _scale(
-        self, scaled: _Scaled, decision: Decision, wake: Callable[[Key], None]
-    ) -> None:
+    async def _scale(self, scaled: _Scaled, decision: Decision, wake: Wake) -> None:
         """Set the number, through `/scale`; what fails is tried again at the next look."""
-        key, desired = scaled.own.key, scaled.service.spec.replicas
-        told = {"namespace": key.namespace, "service": key.name}
+        own, desired = scaled.own, scaled.service.spec.replicas
+        told = {"namespace": own.key.namespace, "service": own.key.name}
         try:
-            await self._cluster.scale(scaled.own.reference, decision.replicas)
+            await self._cluster.scale(own.reference, own.resource_version, decision.replicas)
+        except errors.Conflict:
+            _log.debug("A service has changed, and is looked at again", **told)
+            return
         except errors.ApiError as error:
             _log.warning("A service could not be scaled", **told, error=error.message)
             return
@@ -197,13 +255,7 @@ class Autoscaler:
             reason=decision.reason,
         )
         scaled.account.decided(decision, time.time())
-        wake(key)
-
-
-def _begun(service: InferenceService) -> Account:
-    """Return an account that goes on with the decisions that the status tells."""
-    told = service.status.autoscaling
-    return Account(decisions=told.decisions if told else ())
+        wake(own.key)
 
 
 def _valid(own: OwnObject) -> InferenceService | None:
@@ -211,21 +263,6 @@ def _valid(own: OwnObject) -> InferenceService | None:
         return inference_service(own)
     except ValidationError:
         return None
-
-
-def _names(pods: Iterable[PodView]) -> list[str]:
-    return [pod.name for pod in pods]
-
-
-def _silent(scaled: Iterable[_Scaled], known: dict[Service, Counts]) -> list[PodView]:
-    """Return the doors of which Prometheus told nothing that is new enough."""
-    found = {
-        door.uid: door
-        for each in scaled
-        for door in each.doors
-        if door.name not in known[each.place].doors
-    }
-    return list(found.values())
 
 
 def autoscaler(cluster: Cluster, cache: Cache, settings: Settings, metrics: Metrics) -> Autoscaler:

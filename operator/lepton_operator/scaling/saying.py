@@ -17,6 +17,7 @@ class ScalingReason(StrEnum):
 
     PROMETHEUS_ASKED = "PrometheusAsked"
     DOORS_ASKED = "DoorsAsked"
+    NO_REQUESTS_YET = "NoRequestsYet"
     NO_SAMPLES = "NoSamples"
     SCALED_BY_ANOTHER = "ScaledByAnother"
     SCALED_TO_ZERO = "ScaledToZero"
@@ -37,6 +38,15 @@ FLEETING = frozenset(
     }
 )
 """What may pass without anybody's doing anything about it."""
+
+BY_HAND = frozenset(
+    {
+        ScalingReason.SCALED_BY_ANOTHER,
+        ScalingReason.SCALED_TO_ZERO,
+        ScalingReason.SCHEDULE_NEVER_HOLDS,
+    }
+)
+"""What a person has just done, and looks for."""
 
 
 def by_another(scalers: Iterable[str]) -> Extra:
@@ -63,14 +73,22 @@ def at_zero() -> Extra:
 def active(decision: Decision, source: str | None, why_not_prometheus: str) -> Extra:
     """Return whether decisions are made, and by whose counts."""
     if decision.held or source is None:
-        why = f" {why_not_prometheus}" if why_not_prometheus else ""
-        return Extra(ACTIVE, "False", ScalingReason.NO_SAMPLES, f"{decision.reason}{why}")
+        message = f"{decision.reason} {why_not_prometheus}".strip()
+        return Extra(ACTIVE, "False", ScalingReason.NO_SAMPLES, message)
     if source == "Prometheus":
         message = "The replicas follow the latency target, by what Prometheus tells."
         return Extra(ACTIVE, "True", ScalingReason.PROMETHEUS_ASKED, message)
-    why = why_not_prometheus or "Prometheus tells nothing of this service's doors."
-    message = f"The replicas follow the latency target, by what the doors tell themselves: {why}"
-    return Extra(ACTIVE, "True", ScalingReason.DOORS_ASKED, message)
+    message = "The replicas follow the latency target, by what the doors tell themselves:"
+    return Extra(ACTIVE, "True", ScalingReason.DOORS_ASKED, f"{message} {why_not_prometheus}")
+
+
+def never_asked() -> Extra:
+    return Extra(
+        ACTIVE,
+        "True",
+        ScalingReason.NO_REQUESTS_YET,
+        "How long a request takes is learned from the first ones; until then the number stays.",
+    )
 
 
 def limits(spec: Spec, decision: Decision, without_room: Sequence[str] = ()) -> Iterator[Extra]:

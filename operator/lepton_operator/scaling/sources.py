@@ -1,7 +1,12 @@
-"""Where counts come from: Prometheus first, and the doors themselves where that tells nothing."""
+"""Where counts come from: Prometheus first, and the doors themselves where that tells nothing.
+
+Nobody who is asked can hold up the decisions about others' services: an answer that takes longer
+than a look waits is there for the next one.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -18,12 +23,29 @@ from lepton_operator.signals import prometheus
 from lepton_operator.signals.counts import Counts, DoorCounts, Service
 from lepton_operator.views import PodView
 
+PATIENCE_SECONDS = 1.0
+"""What a look waits for answers: half of the time between two."""
 RETRY_SECONDS = 10.0
-"""A Prometheus that did not answer is not asked again at once: each wait for it is one for all."""
+"""A Prometheus that did not answer is asked again after so long."""
+LONGEST_RETRY_SECONDS = 60.0
 
 _log = logs.logger(__name__)
 
 Told = Mapping[Service, Counts]
+
+
+@dataclass(slots=True)
+class _Door:
+    """What a door told last, and when it may be asked again: one that is silent, ever later."""
+
+    told: Told = field(default_factory=dict)
+    asked: asyncio.Task[None] | None = None
+    wait_seconds: float = 0.0
+    asks_again_at: float = 0.0
+
+    def stop(self) -> None:
+        if self.asked is not None:
+            self.asked.cancel()
 
 
 @dataclass(slots=True)
@@ -35,33 +57,61 @@ class Sources:
     asking: Inquiry
     port: int = HEALTH_PORT
     why: str = ""
-    _query: str = ""
-    _asks_again_at: float = field(default=0.0)
-
-    def __post_init__(self) -> None:
-        self._query = prometheus.query(
-            self.settings.prometheus.matchers, self.settings.watch_namespaces
-        )
+    _told: Told = field(default_factory=dict)
+    _reading: asyncio.Task[None] | None = None
+    _asks_again_at: float = 0.0
+    _doors: dict[str, _Door] = field(default_factory=dict)  # by UID
 
     async def prometheus(self) -> Told:
-        """Return what Prometheus tells; nothing if it does not answer."""
-        url, now = self.settings.prometheus.url, time.monotonic()
-        if not url or now < self._asks_again_at:
-            return {}
-        try:
-            told = await prometheus.read(self.session, url, self._query)
-        except prometheus.SignalError as error:
-            self._asks_again_at = now + RETRY_SECONDS
-            self._say(str(error))
-            return {}
-        self._say("")
-        return told
+        """Return what Prometheus told last; nothing if it did not answer."""
+        due = time.monotonic() >= self._asks_again_at
+        if self.settings.prometheus.url and due and is_over(self._reading):
+            self._reading = asyncio.create_task(self._read())
+        await wait_a_while([self._reading])
+        return self._told
 
     async def doors(self, doors: Collection[PodView]) -> Told:
-        """Return what these doors tell, asked themselves."""
-        if not doors:
-            return {}
-        return await door_counts.read(self.asking, doors, time.time, self.port)
+        """Return what these doors told last, asked themselves."""
+        asked = {door.uid: self._doors.get(door.uid, _Door()) for door in doors}
+        for uid in self._doors.keys() - asked.keys():
+            self._doors[uid].stop()
+        self._doors = asked
+        now = time.monotonic()
+        for door in doors:
+            known = asked[door.uid]
+            if is_over(known.asked) and now >= known.asks_again_at:
+                known.asked = asyncio.create_task(self._ask(door, known))
+        await wait_a_while([each.asked for each in asked.values()])
+        found: dict[Service, dict[str, DoorCounts]] = {}
+        for each in asked.values():
+            for service, counts in each.told.items():
+                found.setdefault(service, {}).update(counts.doors)
+        return {service: Counts(counted) for service, counted in found.items()}
+
+    async def stop(self) -> None:
+        """Ask nobody any more."""
+        tasks = [self._reading, *(each.asked for each in self._doors.values())]
+        running = [each for each in tasks if each is not None]
+        for each in running:
+            each.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    async def _read(self) -> None:
+        query = prometheus.query(self.settings.prometheus.matchers, self.settings.watch_namespaces)
+        try:
+            self._told = await prometheus.read(self.session, self.settings.prometheus.url, query)
+        except prometheus.SignalError as error:
+            self._asks_again_at = time.monotonic() + RETRY_SECONDS
+            self._told = {}
+            self._say(str(error))
+        else:
+            self._say("")
+
+    async def _ask(self, door: PodView, known: _Door) -> None:
+        known.told = await door_counts.read(self.asking, [door], time.time, self.port)
+        silent = min(max(1.0, 2 * known.wait_seconds), LONGEST_RETRY_SECONDS)
+        known.wait_seconds = 0.0 if known.told else silent
+        known.asks_again_at = time.monotonic() + known.wait_seconds
 
     def _say(self, why: str) -> None:
         if why and why != self.why:
@@ -71,12 +121,32 @@ class Sources:
         self.why = why
 
 
+def is_over(task: asyncio.Task[None] | None) -> bool:
+    """Whether nothing is under way."""
+    return task is None or task.done()
+
+
+async def wait_a_while(tasks: Iterable[asyncio.Task[None] | None]) -> None:
+    """Wait for at most PATIENCE_SECONDS; a defect in one must not end the others."""
+    running = [each for each in tasks if each is not None and not each.done()]
+    if not running:
+        return
+    done, _ = await asyncio.wait(running, timeout=PATIENCE_SECONDS)
+    for each in done:
+        if not each.cancelled() and (error := each.exception()) is not None:
+            _log.error("This is a defect of the operator; it goes on", exc_info=error)
+
+
 @asynccontextmanager
 async def sources(settings: Settings, port: int = HEALTH_PORT) -> AsyncIterator[Sources]:
     """Yield what is asked with."""
     timeout = aiohttp.ClientTimeout(total=prometheus.ANSWER_SECONDS)
     async with aiohttp.ClientSession(timeout=timeout) as session, inquiry() as asking:
-        yield Sources(settings, session, asking, port)
+        found = Sources(settings, session, asking, port)
+        try:
+            yield found
+        finally:
+            await found.stop()
 
 
 def fresh(told: Counts | None, doors: Iterable[str], now: float, max_age_seconds: float) -> Counts:
@@ -97,7 +167,19 @@ def fresh(told: Counts | None, doors: Iterable[str], now: float, max_age_seconds
     )
 
 
-def joined(told: Counts, asked: Counts | None, tritons: Iterable[str]) -> Counts:
-    """Return what was told, with what doors said themselves, and of these Tritons only."""
-    known: dict[str, DoorCounts] = {**(asked.doors if asked else {}), **told.doors}
-    return Counts(known, {pod: told.tritons[pod] for pod in tritons if pod in told.tritons})
+def joined(told: Counts, asked: Counts | None) -> Counts:
+    """Return what was told, with what doors said themselves."""
+    return Counts({**(asked.doors if asked else {}), **told.doors}, told.tritons)
+
+
+def why_not(told: Counts | None, doors: Iterable[str], now: float, max_age_seconds: float) -> str:
+    """Return why a Prometheus that answers is of no use for these doors."""
+    times = [told.doors[name].at for name in doors if name in told.doors] if told else []
+    if not times:
+        return "Prometheus tells nothing of this service's doors: does it scrape them?"
+    age = now - max(times)
+    when = f"{age:.0f} s old" if age > 0 else f"{-age:.0f} s in the future"
+    return (
+        f"What Prometheus tells of this service's doors is {when}, and {max_age_seconds:.0f} s are "
+        "allowed: it scrapes them too seldom, or clocks differ (prometheus.maxAgeSeconds)."
+    )

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from lepton_operator.api.autoscaling import AutoscalingStatus
+from lepton_operator.api.inference import InferenceService
 from lepton_operator.autoscale.values import Decision, History, Samples, Spec
 from lepton_operator.conditions import Extra
-from lepton_operator.scaling.account import SETTLED_SECONDS, Account
-from lepton_operator.scaling.saying import ScalingReason, active, at_zero, by_another, limits
+from lepton_operator.scaling.account import SETTLED_SECONDS, Account, begun
+from lepton_operator.scaling.saying import (
+    ScalingReason,
+    active,
+    at_zero,
+    by_another,
+    limits,
+    never_asked,
+)
+from lepton_operator.views import ScalingView
 
 SPEC = Spec(target_seconds=0.5, percentile=95.0, max_replicas=4)
 
@@ -25,55 +35,96 @@ HELD = [active(decision(held=True), None, "")]
 
 def test_what_is_good_is_told_at_once_and_once() -> None:
     account = Account()
-    assert account.tell(GOOD, 0)
-    assert not account.tell(GOOD, 2)
+    assert account.tell(GOOD, 1, 0)
+    assert not account.tell(GOOD, 1, 2)
     assert reasons(account) == ["PrometheusAsked"]
 
 
 def test_what_may_pass_is_told_once_it_has_lasted() -> None:
     account = Account()
-    account.tell(GOOD, 0)
-    assert not account.tell(DOORS, 10)
-    assert not account.tell(GOOD, 12)
-    assert not account.tell(DOORS, 14)
-    assert not account.tell(DOORS, 13 + SETTLED_SECONDS)
-    assert account.tell(DOORS, 14 + SETTLED_SECONDS)
+    account.tell(GOOD, 1, 0)
+    assert not account.tell(DOORS, 1, 10)
+    assert not account.tell(GOOD, 1, 12)
+    assert not account.tell(DOORS, 1, 14)
+    assert not account.tell(DOORS, 1, 13 + SETTLED_SECONDS)
+    assert account.tell(DOORS, 1, 14 + SETTLED_SECONDS)
     assert reasons(account) == ["DoorsAsked"]
-    assert account.tell(GOOD, 16 + SETTLED_SECONDS)
+    assert not account.tell(GOOD, 1, 50)
+    assert not account.tell(DOORS, 1, 52)
+    assert not account.tell(GOOD, 1, 54)
+    assert account.tell(GOOD, 1, 54 + SETTLED_SECONDS)
 
 
 def test_after_a_start_nothing_is_said_about_what_is_not_known_yet() -> None:
     account = Account()
-    assert not account.tell(HELD, 0)
+    assert not account.tell(HELD, 1, 0)
     assert account.view is None
-    assert account.tell(GOOD, 4)
+    assert account.tell(GOOD, 1, 4)
 
 
 def test_what_a_person_did_is_told_at_once() -> None:
     account = Account()
-    account.tell(GOOD, 0)
-    assert account.tell([by_another(["mine"])], 2)
-    assert account.tell([at_zero()], 4)
+    account.tell(DOORS, 1, 0)
+    account.tell(DOORS, 1, SETTLED_SECONDS)
+    assert account.tell([by_another(["mine"])], 1, 32)
+    assert account.tell([at_zero()], 1, 34)
     assert reasons(account) == ["ScaledToZero"]
 
 
 def test_figures_that_change_in_what_may_pass_are_no_news() -> None:
     account = Account()
-    account.tell([Extra("ScalingLimited", "True", "TooManyReplicas", "1 request")], 0)
-    account.tell([Extra("ScalingLimited", "True", "TooManyReplicas", "1 request")], 40)
+    account.tell([Extra("ScalingLimited", "True", "TooManyReplicas", "1 request")], 1, 0)
+    account.tell([Extra("ScalingLimited", "True", "TooManyReplicas", "1 request")], 1, 40)
     assert account.view is not None
-    assert not account.tell([Extra("ScalingLimited", "True", "TooManyReplicas", "2 requests")], 99)
+    assert not account.tell(
+        [Extra("ScalingLimited", "True", "TooManyReplicas", "2 requests")], 1, 99
+    )
+
+
+def test_figures_are_told_anew_where_the_object_was_changed() -> None:
+    account = Account(view=ScalingView(AutoscalingStatus(), tuple(limit("1 request"))))
+    assert account.tell(limit("2 requests"), 2, 0)
+    assert not account.tell(limit("3 requests"), 2, 2)
+
+
+def limit(message: str) -> list[Extra]:
+    return [Extra("ScalingLimited", "True", "TooManyReplicas", message)]
+
+
+def test_a_new_leader_goes_on_with_what_the_status_says() -> None:
+    said = [condition("ScalingActive", "PrometheusAsked"), condition("Ready", "Serving")]
+    told = {"conditions": said, "autoscaling": {"source": "Prometheus"}}
+    metadata = {"name": "digits", "namespace": "team", "generation": 3}
+    spec = {"model": {"name": "digits"}}
+    body = {"metadata": metadata, "spec": spec, "status": told}
+    account = begun(InferenceService.model_validate(body))
+    assert reasons(account) == ["PrometheusAsked"]
+    assert not account.tell([never_asked()], 3, 0)
+    assert not account.tell(HELD, 3, 2)
+    assert reasons(account) == ["PrometheusAsked"]
+
+
+def condition(kind: str, reason: str) -> dict[str, str]:
+    message = active(decision(), "Prometheus", "").message
+    time = "2026-11-22T04:00:00Z"
+    return {
+        "type": kind,
+        "status": "True",
+        "reason": reason,
+        "message": message,
+        "lastTransitionTime": time,
+    }
 
 
 def test_the_last_of_two_hpas_is_named_alone() -> None:
     account = Account()
-    assert account.tell([by_another(["one", "two"])], 0)
-    assert account.tell([by_another(["two"])], 2)
+    assert account.tell([by_another(["one", "two"])], 1, 0)
+    assert account.tell([by_another(["two"])], 1, 2)
 
 
 def test_the_last_decisions_are_kept_newest_first() -> None:
     account = Account()
-    account.tell(GOOD, 0)
+    account.tell(GOOD, 1, 0)
     for turn in range(7):
         account.decided(decision(turn), turn)
     assert account.view is not None

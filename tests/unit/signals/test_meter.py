@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-import pytest
-
 from lepton_operator.signals.counts import Counts, DoorCounts, TritonCounts
 from lepton_operator.signals.meter import Meter, Totals
 
