@@ -130,6 +130,14 @@ def test_a_look_over_twenty_schedules_takes_a_few_milliseconds(expression: str) 
     assert (time.process_time() - began) / 100 < 0.005
 
 
+def test_at_its_start_services_that_start_in_other_times_do_not_look_anew() -> None:
+    now = at(2026, 11, 23, 7, 59)
+    began = time.process_time()
+    for turn in range(10_000):
+        bounds(SPEC, now, 30.0 + turn % 300)
+    assert (time.process_time() - began) / 10_000 < 50e-6
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
