@@ -83,7 +83,7 @@ def _unread(expression: str) -> str:
     except CronSimError as error:
         return f"{expression!r} is no cron expression ({error}): write e.g. 0 8 * * 1-5"
     if first is None or first > _SEARCHED_TO:
-        return f"{expression!r} never comes, not once in five years: write e.g. 0 8 * * 1-5"
+        return f"{expression!r} does not come once in five years: write e.g. 0 8 * * 1-5"
     return ""
 
 
