@@ -142,5 +142,5 @@ bench-autoscaling: venv  ## every law over a trace: TRACE=file.csv STARTUP=60 TA
 bench-autoscaling-suite: venv  ## every trace, start-up time and seed: the bars, and docs/autoscaling-benchmark.md
 	$(RUN) -m bench.autoscaling.suite --seeds $(or $(SEEDS),3)
 
-bench-autoscaling-real: venv  ## on real pods, beside the simulator's prediction: DURATION=540
-	$(RUN) -m bench.autoscaling_real --duration $(or $(DURATION),540)
+bench-autoscaling-real: venv  ## on real pods, beside the simulator's prediction: DURATION=600
+	$(RUN) -m bench.autoscaling_real --duration $(or $(DURATION),600)

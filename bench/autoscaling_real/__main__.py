@@ -1,4 +1,4 @@
-"""The autoscaler on real pods: `make bench-autoscaling-real [DURATION=540]`.
+"""The autoscaler on real pods: `make bench-autoscaling-real [DURATION=600]`.
 
 Real Tritons whose model waits 100 ms, one instance a pod, behind two doors; a real Prometheus; k6
 with rates that step up, down, and up for a short while. The last line is one JSON object.

@@ -11,17 +11,18 @@ from bench.autoscaling_real.recording import Phase, Request
 from e2e.kubectl import Kubectl
 from e2e.load import question, start_k6
 
-DURATION_SECONDS = 540.0
+DURATION_SECONDS = 600.0
 SPREAD_SECONDS = 1.0
 """An iteration of k6 waits for up to so long, by lot, before it asks."""
 TIMEOUT_SECONDS = 20
-# Requests a second, and the share of the run. A pod answers ten a second.
+# Requests a second, and the share of the run. A pod answers ten a second. The last one is the
+# longest: what is kept for the next spike goes only when it was kept long enough.
 _PHASES = (
-    ("base", 8.0, 1 / 6),
-    ("step up", 40.0, 1 / 4),
-    ("step down", 15.0, 1 / 4),
-    ("spike", 60.0, 1 / 12),
-    ("after", 15.0, 1 / 4),
+    ("base", 8.0, 8 / 60),
+    ("step up", 40.0, 11 / 60),
+    ("step down", 15.0, 13 / 60),
+    ("spike", 60.0, 4 / 60),
+    ("after", 15.0, 24 / 60),
 )
 _SCRIPT = Path(__file__).parent / "k6.js"
 

@@ -31,7 +31,7 @@ def plot(recording: Recording, real: Run, foretold: Sequence[Run], file: Path) -
     _latency(latency, recording, real, foretold)
     latency.set(xlabel="seconds", xlim=(0, recording.duration_seconds))
     for axes in (rate, replicas, latency):
-        axes.legend(fontsize=8, loc="upper right")
+        axes.legend(fontsize=8, loc="upper center")
         axes.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(file, dpi=90)
@@ -56,15 +56,19 @@ def _replicas(axes: Axes, real: Run, foretold: Sequence[Run]) -> None:
                       color="tab:orange", label=f"predicted, {len(band)} seeds")  # fmt: skip
     axes.step(times, np.median(band, axis=0), where="post", color="tab:orange",
               label="predicted, ready")  # fmt: skip
-    axes.step(*_columns(real.wanted), where="post", color="tab:red", linestyle=":",
+    axes.step(*_columns(real.wanted, times[-1]), where="post", color="tab:red", linestyle=":",
               label="measured, spec.replicas")  # fmt: skip
-    axes.step(*_columns(real.ready), where="post", color="tab:blue",
+    axes.step(*_columns(real.ready, times[-1]), where="post", color="tab:blue",
               label="measured, at every door")  # fmt: skip
     axes.set(ylabel="replicas", ylim=(0, None))
 
 
-def _columns(steps: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    return [at for at, _ in steps], [number for _, number in steps]
+def _columns(
+    steps: Sequence[tuple[float, float]], until: float | None = None
+) -> tuple[list[float], list[float]]:
+    """Return times and numbers; the last number holds until the end."""
+    whole = [*steps, *([] if until is None else [(until, steps[-1][1])])]
+    return [at for at, _ in whole], [number for _, number in whole]
 
 
 def _held(steps: Sequence[tuple[float, float]], times: Floats) -> Floats:

@@ -103,10 +103,15 @@ class Recording:
     def startups_seconds(self) -> list[float]:
         """Return how long pods took from creation until every door sent them requests.
 
-        In the order in which they were created.
+        In the order in which they were created; of those that were there before nothing is known.
         """
+        since = self.at_doors[0].at
         pods = sorted(self.pods, key=lambda pod: pod.created)
-        return [each.taken - each.created for each in pods if each.taken is not None]
+        return [
+            each.taken - each.created
+            for each in pods
+            if each.created > since and each.taken is not None
+        ]
 
     def begins(self) -> dict[str, float]:
         """Return when each phase begins."""

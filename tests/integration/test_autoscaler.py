@@ -118,7 +118,7 @@ def test_more_requests_bring_more_replicas_and_the_status_says_why(
     assert last.value > 0
     assert "requests" in last.reason
     events = [each for each in namespace.list("Event") if each["reason"] == "Scaled"]
-    assert last.reason in [each["note"].partition("replicas. ")[2] for each in events]
+    assert last.reason in [each["message"].partition("replicas. ")[2] for each in events]
     # Pods that nobody makes ready add nothing, and nothing is asked for beyond the maximum.
     clients.rate = 200
     wait_until(partial(replicas, namespace), lambda it: it == 5, SCALED)

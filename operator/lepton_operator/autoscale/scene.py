@@ -136,9 +136,10 @@ def see(
     found = Scene(
         spec=spec,
         samples=samples,
-        least=allowed[0],
-        most=allowed[1],
-        schedule=allowed[2],
+        least=allowed.least,
+        most=allowed.most,
+        least_by=allowed.least_by,
+        most_by=allowed.most_by,
         model=model,
         wait=_wait(spec, model),
         startup_seconds=seconds,

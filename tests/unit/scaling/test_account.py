@@ -116,6 +116,18 @@ def condition(kind: str, reason: str) -> dict[str, str]:
     }
 
 
+def test_what_a_person_took_back_is_no_longer_said_of_a_service_that_nobody_asked() -> None:
+    account = Account()
+    assert account.tell([by_another(["mine"])], 1, 0)
+    assert account.tell([never_asked()], 1, 2)
+    assert account.tell([never_asked(), *limit_of_a_zone()], 1, 4)
+    assert reasons(account) == ["NoRequestsYet", "ScheduleNeverHolds"]
+
+
+def limit_of_a_zone() -> list[Extra]:
+    return [Extra("ScalingLimited", "True", "ScheduleNeverHolds", "no such zone")]
+
+
 def test_the_last_of_two_hpas_is_named_alone() -> None:
     account = Account()
     assert account.tell([by_another(["one", "two"])], 1, 0)
