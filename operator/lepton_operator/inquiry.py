@@ -17,6 +17,11 @@ ANSWER_SECONDS = 1.0
 MOST_AT_ONCE = 32
 MAX_BYTES = 1_048_576
 
+
+class UnusableError(ValueError):
+    """What answered is there, but its answer is none that can be taken."""
+
+
 NO_ANSWER = (aiohttp.ClientError, TimeoutError, OSError, ValueError, TypeError, RecursionError)
 """What is raised where nobody answers, or nothing that can be read."""
 
@@ -26,6 +31,8 @@ class Inquiry:
     """Asks few pods at once. A pod's time begins with its turn: silent ones must not use it up."""
 
     session: aiohttp.ClientSession
+    answer_seconds: float
+    max_bytes: int
     turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_AT_ONCE))
 
     async def ask(self, pod: PodView, port: int, path: str) -> bytes:
@@ -38,24 +45,34 @@ class Inquiry:
             path=relative.path,
             query_string=relative.query_string,
         )
-        async with self.turns, self.session.get(url, allow_redirects=False) as response:
+        timeout = aiohttp.ClientTimeout(total=self.answer_seconds)
+        async with (
+            self.turns,
+            self.session.get(url, timeout=timeout, allow_redirects=False) as response,
+        ):
             if response.status != HTTPStatus.OK:
-                raise ValueError(f"it answers {response.status}")
-            content = bytearray()
-            async for part in response.content.iter_chunked(65_536):
-                content += part
-                if len(content) > MAX_BYTES:
-                    raise ValueError("its answer is too long")
-            return bytes(content)
+                raise UnusableError(f"it answers {response.status}")
+            return await bounded(response, self.max_bytes)
+
+
+async def bounded(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    """Return what an answer contains; raises UnusableError, and reads no further, beyond that."""
+    content = bytearray()
+    async for part in response.content.iter_chunked(65_536):
+        content += part
+        if len(content) > max_bytes:
+            raise UnusableError(f"its answer is longer than {max_bytes / 2**20:g} MiB")
+    return bytes(content)
 
 
 @asynccontextmanager
-async def inquiry() -> AsyncIterator[Inquiry]:
-    """Yield what pods are asked with."""
+async def inquiry(
+    answer_seconds: float = ANSWER_SECONDS, max_bytes: int = MAX_BYTES
+) -> AsyncIterator[Inquiry]:
+    """Yield what pods are asked with; each has so long to answer, with so much."""
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),
-        timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS),
         # An answer of a few bytes could become gigabytes.
         auto_decompress=False,
     ) as session:
-        yield Inquiry(session)
+        yield Inquiry(session, answer_seconds, max_bytes)

@@ -12,14 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from http import HTTPStatus
-
-import aiohttp
-from yarl import URL
 
 from lepton_operator import logs, names, progress
 from lepton_operator.build.training import TELEMETRY_PORT
 from lepton_operator.cache import Cache, Key
+from lepton_operator.inquiry import NO_ANSWER, Inquiry, UnusableError, inquiry
 from lepton_operator.views import PodView, Told
 
 ASK_SECONDS = 30.0
@@ -27,7 +24,6 @@ LONGEST_ASK_SECONDS = 600.0
 MAX_DOUBLINGS = 10
 ROUND_SECONDS = 5.0
 ANSWER_SECONDS = 2.0
-MOST_AT_ONCE = 32
 MOST_OF_A_GANG = 16  # as many as one node that is cut off may have, and one more
 
 _log = logs.logger(__name__)
@@ -70,26 +66,19 @@ class Telemetry:
 
     async def run(self, wake: Callable[[Key], None]) -> None:
         """Ask for ever; `wake` is told whose training told something new."""
-        timeout = aiohttp.ClientTimeout(total=ANSWER_SECONDS)
-        connector = aiohttp.TCPConnector(limit=MOST_AT_ONCE, force_close=True)
-        # Not decompressed: an answer of a few bytes could become gigabytes.
-        async with aiohttp.ClientSession(
-            connector=connector, timeout=timeout, auto_decompress=False
-        ) as session:
+        async with inquiry(ANSWER_SECONDS, progress.MAX_BYTES) as asking:
             while True:
-                await self.ask_all(session, wake)
+                await self.ask_all(asking, wake)
                 await asyncio.sleep(ROUND_SECONDS)
 
-    async def ask_all(self, session: aiohttp.ClientSession, wake: Callable[[Key], None]) -> None:
+    async def ask_all(self, asking: Inquiry, wake: Callable[[Key], None]) -> None:
         """Ask every pod whose time has come."""
         found = dict(self._asked())
         self._known = {uid: self._known.get(uid, _Known()) for uid in found}
-        limit = asyncio.Semaphore(MOST_AT_ONCE)
 
         async def ask(uid: str, key: Key, pod: PodView) -> None:
-            async with limit:
-                if await self._ask(session, self._known[uid], pod):
-                    wake(key)
+            if await self._ask(asking, self._known[uid], pod):
+                wake(key)
 
         now = self._clock()
         due = [each for each in found.items() if self._known[each[0]].next_at <= now]
@@ -112,11 +101,13 @@ class Telemetry:
         known = self._known.get(pod.uid)
         return known is not None and known.failures > 0
 
-    async def _ask(self, session: aiohttp.ClientSession, known: _Known, pod: PodView) -> bool:
+    async def _ask(self, asking: Inquiry, known: _Known, pod: PodView) -> bool:
         """Ask one pod; tell whether there is something new."""
         try:
-            content = await self._get(session, pod.ip or "")
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            content = await asking.ask(pod, self._port, "/progress")
+        except UnusableError:  # of one that is there: so it answers before the ranks have begun
+            content = b""
+        except NO_ANSWER as error:
             _log.debug("A sidecar does not answer", pod=pod.name, error=str(error))
             known.asked(self._clock(), answered=False)
             return False
@@ -126,19 +117,6 @@ class Telemetry:
             return False
         known.told = told
         return True
-
-    async def _get(self, session: aiohttp.ClientSession, address: str) -> bytes | None:
-        """Return the body; None for one that is too long, or before the ranks have begun."""
-        url = URL.build(scheme="http", host=address, port=self._port, path="/progress")
-        async with session.get(url, allow_redirects=False) as response:
-            if response.status != HTTPStatus.OK:
-                return None
-            content = bytearray()
-            async for part in response.content.iter_chunked(65_536):
-                content += part
-                if len(content) > progress.MAX_BYTES:
-                    return None
-            return bytes(content)
 
 
 def _runs(pod: PodView) -> bool:

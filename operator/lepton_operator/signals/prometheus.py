@@ -11,6 +11,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from lepton_operator.inquiry import UnusableError, bounded
 from lepton_operator.signals.counts import MOST, Counts, DoorCounts, Service, TritonCounts
 
 MAX_BYTES = 64 << 20
@@ -182,7 +183,7 @@ async def read_range(
 
 async def _asked(
     session: aiohttp.ClientSession, url: str, what: str, data: Mapping[str, str]
-) -> bytearray:
+) -> bytes:
     request = session.post(
         URL(f"{url.rstrip('/')}/api/v1/{what}"),
         data=data,
@@ -193,7 +194,9 @@ async def _asked(
     )
     try:
         async with request as response:
-            content = await _content(response)
+            content = await bounded(response, MAX_BYTES)
+    except UnusableError as error:
+        raise SignalError(f"Prometheus tells nothing: {error}.") from error
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
         raise SignalError(f"Prometheus does not answer: {_words(error)}.") from error
     if response.status != HTTPStatus.OK:
@@ -201,7 +204,7 @@ async def _asked(
     return content
 
 
-def parse(content: bytes | bytearray) -> dict[Service, Counts]:
+def parse(content: bytes) -> dict[Service, Counts]:
     """Return the counts by service; raises SignalError for what is no answer to the query."""
     try:
         rows = _ANSWER.decode(content).data.result
@@ -270,16 +273,7 @@ def _triton(told: Mapping[str, float]) -> TritonCounts | None:
         return None
 
 
-async def _content(response: aiohttp.ClientResponse) -> bytearray:
-    content = bytearray()
-    async for part in response.content.iter_chunked(65_536):
-        content += part
-        if len(content) > MAX_BYTES:
-            raise SignalError(f"Prometheus' answer is longer than {MAX_BYTES >> 20} MiB.")
-    return content
-
-
-def _reason(content: bytes | bytearray) -> str:
+def _reason(content: bytes) -> str:
     try:
         return str(json.loads(content)["error"])[:300]
     except (ValueError, KeyError, TypeError):

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
 
@@ -18,10 +16,12 @@ from lepton_launcher.restarts import OF_RANKS
 from lepton_operator import names, progress
 from lepton_operator.api.training import SlowRank, Spent
 from lepton_operator.cache import Cache, Key
+from lepton_operator.inquiry import inquiry
 from lepton_operator.telemetry import Telemetry
 from lepton_operator.views import Earlier, Told
 from tests.builders import NOW
 from tests.unit.runtime import objects
+from tests.unit.runtime.answering import answering
 
 JOB = Key("TrainingJob", "team", "digits")
 TOLD: dict[str, Any] = {
@@ -64,17 +64,6 @@ class Sidecar:
         return web.Response(body=self.body, status=self.status, headers=self.headers)
 
 
-@asynccontextmanager
-async def serving(sidecar: Sidecar) -> AsyncIterator[int]:
-    app = web.Application()
-    app.router.add_get("/progress", sidecar.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    yield runner.addresses[0][1]
-    await runner.cleanup()
-
-
 def a_cache(rank: str = "0", **status: Any) -> Cache:
     cache = Cache("nvidia.com/gpu")
     cache.put("TrainingJob", objects.job())
@@ -88,12 +77,12 @@ def a_cache(rank: str = "0", **status: Any) -> Cache:
 async def heard(sidecar: Sidecar, cache: Cache, rounds: int = 1) -> tuple[Told | None, int]:
     """What is known of the job after so many rounds, and how often it was woken."""
     woken: list[Key] = []
-    async with serving(sidecar) as port, aiohttp.ClientSession(auto_decompress=False) as session:
-        asking = Telemetry(cache, port)
+    async with answering("/progress", sidecar.answer, progress.MAX_BYTES) as (port, asking):
+        telemetry = Telemetry(cache, port)
         for _ in range(rounds):
-            await asking.ask_all(session, woken.append)
+            await telemetry.ask_all(asking, woken.append)
     assert set(woken) <= {JOB}
-    return asking.of(cache.pods("job-1")), len(woken)
+    return telemetry.of(cache.pods("job-1")), len(woken)
 
 
 async def test_what_rank_0_tells_is_known_and_wakes_its_job_once() -> None:
@@ -158,14 +147,14 @@ async def test_a_peer_of_a_rank_0_that_does_not_answer_tells_that_it_is_lost() -
         peer["status"]["podIP"] = "127.0.0.1" if rank > 1 else "127.0.0.8"
         cache.put("Pod", peer)
     woken: list[Key] = []
-    async with serving(sidecar) as port, aiohttp.ClientSession() as session:
-        asking = Telemetry(cache, port)
+    async with answering("/progress", sidecar.answer) as (port, asking):
+        telemetry = Telemetry(cache, port)
         for _ in range(2):  # rank 0 does not answer, then rank 1 does not
-            await asking.ask_all(session, woken.append)
-            assert (sidecar.asked, asking.of(cache.pods("job-1"))) == (0, None)
+            await telemetry.ask_all(asking, woken.append)
+            assert (sidecar.asked, telemetry.of(cache.pods("job-1"))) == (0, None)
         for _ in range(2):
-            await asking.ask_all(session, woken.append)
-    found = asking.of(cache.pods("job-1"))
+            await telemetry.ask_all(asking, woken.append)
+    found = telemetry.of(cache.pods("job-1"))
     assert (sidecar.asked, woken) == (1, [JOB])
     assert found is not None
     assert found.loss is not None
@@ -237,12 +226,12 @@ async def test_a_pod_that_does_not_answer_is_asked_more_and_more_seldom() -> Non
     server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     cache = a_cache()
-    async with server, aiohttp.ClientSession() as session:
-        asking = Telemetry(cache, port, clock)
+    async with server, inquiry() as asking:
+        telemetry = Telemetry(cache, port, clock)
         for clock.now in range(0, 2200, 20):
-            await asking.ask_all(session, lambda _: pytest.fail("nobody told anything"))
+            await telemetry.ask_all(asking, lambda _: pytest.fail("nobody told anything"))
     assert sorted(asked) == [0, 60, 180, 420, 900, 1500, 2100]
-    assert asking.of(cache.pods("job-1")) is None
+    assert telemetry.of(cache.pods("job-1")) is None
 
 
 @pytest.mark.parametrize(
