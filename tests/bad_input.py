@@ -419,6 +419,25 @@ BAD = (
         autoscaling=scheduled(minReplicas=3, maxReplicas=2),
     ),
     service(
+        "a schedule with a minimum above the maximum of all times",
+        "a minReplicas above autoscaling.maxReplicas needs a maxReplicas beside it",
+        autoscaling=scheduled(minReplicas=50),
+    ),
+    service(
+        "a schedule with a maximum below the minimum of all times",
+        "a maxReplicas below autoscaling.minReplicas needs a minReplicas beside it",
+        autoscaling=scheduled(maxReplicas=1) | {"minReplicas": 2},
+    ),
+    *(
+        service(
+            f"a schedule for {start}",
+            "should match",
+            autoscaling=scheduled(start=start, minReplicas=2),
+            rule=False,
+        )
+        for start in ("1 * */99999 * 5L", "1 0 LW * */31", "0 0 * 2 1#5", "0 8 * JUNE MON")
+    ),
+    service(
         "a schedule of four fields",
         "should match",
         autoscaling=scheduled(start="0 8 * *", minReplicas=2),

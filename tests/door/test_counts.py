@@ -80,10 +80,11 @@ async def test_a_door_tells_the_same_itself(door: RunningDoor) -> None:
     door.until(lambda answer: json.loads(answer.text)["digits-0"]["active"] == 1, "/counts")
     pod = pod_view(objects.door_pod(address="127.0.0.1"))
     async with inquiry() as asking:
-        found = await by_doors.read(asking, [pod], lambda: 12.0, door.port)
-    (counts,) = found[Service(pod.namespace, "digits-0")].doors.values()
+        found = await by_doors.read(asking, pod, lambda: 12.0, door.port)
+    assert found is not None
+    counts = found["digits-0"]
     assert (counts.at, counts.arrivals, counts.active, counts.rejected) == (12.0, 4, 1, 0)
-    assert {service.name for service in found} == {"digits-0", "digits-1"}
+    assert found.keys() == {"digits-0", "digits-1"}
     slow.join()
 
 
@@ -91,4 +92,4 @@ async def test_a_door_that_does_not_answer_tells_nothing() -> None:
     (port,) = free_ports(1)
     pod = pod_view(objects.door_pod(address="127.0.0.1"))
     async with inquiry() as asking:
-        assert await by_doors.read(asking, [pod], time.time, port) == {}
+        assert await by_doors.read(asking, pod, time.time, port) is None

@@ -21,6 +21,7 @@ from tests.integration.test_drains import serve
 from tests.integration.test_operator import writes
 
 SCALED, SAID = "a service is scaled", "scaling is told"
+SERVICE_SECONDS = 0.1
 TARGET = {"latencyMilliseconds": 500}
 ASKED: dict[str, Any] = {"minReplicas": 1, "maxReplicas": 5, "target": TARGET}
 HPA = {
@@ -40,11 +41,12 @@ HPA = {
 
 @dataclass
 class Clients:
-    """Requests that take 100 ms each, as a door counts them."""
+    """Requests to one pod, which takes 100 ms for each, as a door counts them."""
 
     door: Door
     rate: float = 0.0
     _arrivals: float = 1000.0
+    _waiting: float = 0.0
     _ends: threading.Event = field(default_factory=threading.Event)
 
     def ask(self) -> None:
@@ -52,10 +54,17 @@ class Clients:
         before = time.monotonic()
         while not self._ends.wait(0.1):
             now = time.monotonic()
-            self._arrivals += self.rate * (now - before)
-            before = now
-            counts = {"arrivals": self._arrivals, "active": self.rate / 10, "rejected": 0}
+            seconds, before = now - before, now
+            came = self.rate * seconds
+            self._arrivals += came
+            self._waiting = max(0.0, self._waiting + came - seconds / SERVICE_SECONDS)
+            active = self._waiting + min(1.0, self.rate * SERVICE_SECONDS)
+            counts = {"arrivals": self._arrivals, "active": active, "rejected": 0}
             self.door.counts = {"digits": counts}
+
+    def leave(self) -> None:
+        """Nobody asks any more, and nobody waits."""
+        self.rate = self._waiting = 0.0
 
     def end(self) -> None:
         self._ends.set()
@@ -109,7 +118,7 @@ def test_more_requests_bring_more_replicas_and_the_status_says_why(
     assert last.value > 0
     assert "requests" in last.reason
     events = [each for each in namespace.list("Event") if each["reason"] == "Scaled"]
-    assert last.reason in [each["note"].partition("replicas. ")[2] for each in events]
+    assert last.reason in [each["message"].partition("replicas. ")[2] for each in events]
     # Pods that nobody makes ready add nothing, and nothing is asked for beyond the maximum.
     clients.rate = 200
     wait_until(partial(replicas, namespace), lambda it: it == 5, SCALED)
@@ -184,7 +193,7 @@ def test_a_new_leader_goes_on_with_what_was_decided_and_takes_nothing_down_at_on
     )
     assert before is not None
     first.end()
-    clients.rate = 0
+    clients.leave()
     operators.start("second")
     time.sleep(15)
     assert replicas(namespace) == scaled

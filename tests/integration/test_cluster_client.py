@@ -87,6 +87,27 @@ async def test_a_status_is_replaced_only_as_it_was_seen(
     assert "attempt" not in written["status"]
 
 
+async def test_a_service_is_scaled_as_it_was_seen_and_no_other_of_its_name(
+    client: Cluster, namespace: Namespace
+) -> None:
+    def make_and_look() -> dict[str, Any]:
+        namespace.apply("InferenceService", "digits", spec={"model": {"name": "digits"}})
+        return namespace.get("InferenceService", "digits") or {}
+
+    seen = make_and_look()
+    version, target = seen["metadata"]["resourceVersion"], reference(seen, "InferenceService")
+    await client.scale(target, version, 3)
+    with pytest.raises(errors.Conflict):
+        await client.scale(target, version, 4)
+    latest = namespace.get("InferenceService", "digits") or {}
+    assert latest["spec"]["replicas"] == 3
+    namespace.delete("InferenceService", "digits")
+    assert make_and_look()["spec"]["replicas"] == 1
+    with pytest.raises(errors.Conflict):
+        await client.scale(target, latest["metadata"]["resourceVersion"], 5)
+    assert (namespace.get("InferenceService", "digits") or {})["spec"]["replicas"] == 1
+
+
 async def test_what_is_made_twice_exists_already(client: Cluster, namespace: Namespace) -> None:
     await client.create(a_pod(namespace))
     with pytest.raises(errors.AlreadyExists):

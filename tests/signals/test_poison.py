@@ -156,6 +156,8 @@ async def test_what_tells_nothing_changes_nothing_and_the_doors_are_asked(case: 
         by_doors = await outcome(it)
         assert (by_doors.source, by_doors.held) == ("Doors", False)
         it.answer, it.door_answers = None, False
+        while it.asking.why:
+            await it.look()
         healed = await outcome(it)
         assert (healed.source, healed.why) == ("Prometheus", "")
         assert it.scaled == []

@@ -24,10 +24,17 @@ TimeZone = Annotated[
     str, StringConstraints(min_length=1, max_length=64, pattern="^[A-Za-z0-9+_/-]+$")
 ]
 
-# Five fields of digits, names, and * , - / : what they mean the operator reads, and says.
+# Five fields as a CronJob has them; what they mean the operator reads, and says. Not L, W and #:
+# with them a day of the month and one of the week can be asked for that no month has in common.
+_FIGURES = "[0-9*,/-]"
+_MONTHS = "JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC"
+_DAYS = "SUN|MON|TUE|WED|THU|FRI|SAT"
 Cron = Annotated[
     str,
-    StringConstraints(max_length=128, pattern=r"^[0-9A-Za-z*,/#-]+( +[0-9A-Za-z*,/#-]+){4}$"),
+    StringConstraints(
+        max_length=128,
+        pattern=f"^({_FIGURES}+ +){{3}}({_FIGURES}|(?i:{_MONTHS}))+ +({_FIGURES}|(?i:{_DAYS}))+$",
+    ),
 ]
 
 _BOUNDS = Rule(
@@ -49,6 +56,29 @@ _SOMETHING = Rule(
     "schedules: one without minReplicas and maxReplicas changes nothing: set at least one",
     lambda bounds: bounds.min_replicas is not None or bounds.max_replicas is not None,
 )
+_SCHEDULED_MINIMUM = Rule(
+    "!has(self.schedules) || self.schedules.all(each, !has(each.minReplicas) || "
+    "has(each.maxReplicas) || each.minReplicas <= self.maxReplicas)",
+    "schedules: a minReplicas above autoscaling.maxReplicas needs a maxReplicas beside it",
+    lambda bounds: all(
+        each.min_replicas is None
+        or each.max_replicas is not None
+        or each.min_replicas <= bounds.max_replicas
+        for each in bounds.schedules
+    ),
+)
+_SCHEDULED_MAXIMUM = Rule(
+    "!has(self.schedules) || self.schedules.all(each, !has(each.maxReplicas) || "
+    "has(each.minReplicas) || each.maxReplicas >= self.minReplicas)",
+    "schedules: a maxReplicas below autoscaling.minReplicas needs a minReplicas beside it",
+    lambda bounds: all(
+        each.max_replicas is None
+        or each.min_replicas is not None
+        or each.max_replicas >= bounds.min_replicas
+        for each in bounds.schedules
+    ),
+)
+_RULES = (_BOUNDS, _SCHEDULED_MINIMUM, _SCHEDULED_MAXIMUM)
 
 
 class LatencyTarget(ApiModel):
@@ -110,10 +140,10 @@ class Schedule(ApiModel):
     """other bounds from each time that start names to the next that end names"""
 
     start: Cron = Field(
-        description="start: a cron expression of five fields, e.g. `0 8 * * 1-5`. Replicas are "
-        "asked for earlier by what they take to start."
+        description="start: a cron expression of five fields, as a CronJob's, e.g. `0 8 * * 1-5`. "
+        "A minReplicas that is higher than before holds earlier by what replicas take to start."
     )
-    end: Cron = Field(description="end: a cron expression of five fields.")
+    end: Cron = Field(description="end: the same.")
     time_zone: TimeZone = Field(default="UTC", description="timeZone of both; IANA's name.")
     min_replicas: Replicas | None = Field(
         default=None, description="minReplicas in this time. Unset: as at other times."
@@ -144,14 +174,16 @@ class Autoscaling(ApiModel):
     )
     schedules: Annotated[tuple[Schedule, ...], Field(max_length=20)] = Field(
         default=(),
-        description="schedules: other bounds at certain times; where several hold, the highest.",
+        description="schedules: other bounds at certain times. Of several that hold the highest "
+        "minReplicas and the highest maxReplicas that they say; if they contradict, minReplicas.",
     )
 
-    model_config = ApiModel.model_config | ConfigDict(json_schema_extra=cel_rules(_BOUNDS))
+    model_config = ApiModel.model_config | ConfigDict(json_schema_extra=cel_rules(*_RULES))
 
     @model_validator(mode="after")
     def _keep_the_rules(self) -> Self:
-        _BOUNDS.check(self)
+        for rule in _RULES:
+            rule.check(self)
         return self
 
 

@@ -32,7 +32,7 @@ def by_demand(scene: Scene) -> Cause:
     holds = capacity(replicas, scene.wait) / scene.model.work_seconds
     spec, alone = scene.spec, scene.model.seconds_batched
     source = (
-        f"came within the last {scene.startup_seconds:.0f} s, a start-up"
+        f"came or were foretold within the last {scene.startup_seconds:.0f} s, a start-up"
         if scene.most_rate >= scene.coming_rate
         else f"will come in {scene.startup_seconds:.0f} s, a start-up, by their growth"
     )

@@ -39,6 +39,17 @@ def newest_rate(moments: tuple[Moment, ...], time: float, arrivals: float) -> fl
     return (arrivals - moments[-1].arrivals) / (time - moments[-1].time)
 
 
+def certain_rate(moments: tuple[Moment, ...], time: float, arrivals: float) -> float:
+    """Return the lower bound of the rate since the last moment."""
+    if not moments:
+        return 0.0
+    return _certain(arrivals - moments[-1].arrivals, time - moments[-1].time)
+
+
+def _certain(count: float, seconds: float) -> float:
+    return (count - math.sqrt(count)) / seconds if count > 1 else 0.0
+
+
 def envelope(
     moments: tuple[Moment, ...], time: float, arrivals: float, longest_seconds: float
 ) -> float:
@@ -49,7 +60,7 @@ def envelope(
         seconds, count = time - moment.time, arrivals - moment.arrivals
         if back > 1 and seconds > longest_seconds:
             break
-        highest = max(highest, (count - math.sqrt(count)) / seconds)
+        highest = max(highest, _certain(count, seconds))
         back *= 2
     return highest
 
@@ -76,7 +87,8 @@ def coming(moments: tuple[Moment, ...], horizon_seconds: float) -> Coming:
 
     Of what has lasted for a time, half lasts for as long again (Lindy's law, the scale-free prior).
     The change is that between blocks of a fourth of the horizon (`_steady_change`), times the share
-    of it that the noise of counting does not explain: its square over that plus its error's square.
+    of it that noise does not explain: its square over that plus its error's square. The noise is
+    that of counting, or how far the blocks lie from the line, whichever is more.
     """
     block = horizon_seconds / _BLOCKS
     end = moments[-1].time if moments else 0.0
@@ -85,8 +97,9 @@ def coming(moments: tuple[Moment, ...], horizon_seconds: float) -> Coming:
     counts = [arrivals_at(moments, end - block * back) for back in range(_CHANGES + 2)]
     rates = [(late - early) / block for late, early in pairwise(counts)]
     change = _steady_change(rates)
+    noise = max(max(rates[0], 1 / block) / block, _scatter(rates, change))
     # A change has the noise of two blocks; a median of n has pi/2 of the variance of their mean.
-    error = math.sqrt(math.pi / _CHANGES * max(rates[0], 1 / block) / block)
+    error = math.sqrt(math.pi / _CHANGES * noise)
     sure = change**2 / (change**2 + error**2)
     # The newest block's mean is half a block old.
     rate = rates[0] + (_BLOCKS + 0.5) * change * sure
@@ -107,6 +120,13 @@ def _steady_change(rates: list[float]) -> float:
     ]
     overall = median(slopes)
     return min(neighbours, overall, key=abs) if neighbours * overall > 0 else 0.0
+
+
+def _scatter(rates: list[float], change: float) -> float:
+    """Return the variance of blocks about the line; two degrees of freedom are the line's."""
+    levels = [rate + back * change for back, rate in enumerate(rates)]
+    middle = median(levels)
+    return sum((level - middle) ** 2 for level in levels) / (len(rates) - 2)
 
 
 def arrivals_at(moments: tuple[Moment, ...], time: float) -> float:

@@ -11,37 +11,47 @@ from __future__ import annotations
 
 from lepton_operator.autoscale import service, startup
 from lepton_operator.autoscale.causes import Cause, by_backlog, by_demand, by_worth
-from lepton_operator.autoscale.limits import counted, limited, remembered, stabilised
+from lepton_operator.autoscale.limits import limited, remembered, stabilised
 from lepton_operator.autoscale.scene import Scene, observe, problem, see, seen_seconds
 from lepton_operator.autoscale.schedules import bounds
 from lepton_operator.autoscale.values import Decision, History, Limit, Samples, Spec
 
 
-def decide(spec: Spec, samples: Samples | None, history: History, now: float) -> Decision:
+def decide(
+    spec: Spec, samples: Samples | None, history: History, now: float, *, current: int | None = None
+) -> Decision:
     """Say how many replicas there should be.
 
     `now` and `samples.time` are seconds of one clock, since the epoch if there are schedules.
+    `current` is spec.replicas, which stays known where there are no samples to tell it.
     Raises nothing: what cannot be believed is not used, and then the number stays as it is.
     """
+    if current is None:
+        current = _told(samples, history)
     if samples is None:
-        return _hold(spec, samples, history, "there are no samples", now)
+        return _hold(spec, current, history, "there are no samples", now)
     if why := problem(spec, samples, history, now):
-        return _hold(spec, samples, history, why, now)
-    seen = observe(spec, samples, history)
+        return _hold(spec, current, history, why, now)
+    seen = observe(spec, samples, history, now)
     model = service.model(seen.service, spec)
     if model is None:
-        return _hold(spec, samples, seen, "no request has been answered yet", now)
+        return _hold(spec, current, seen, "no request has been answered yet", now)
     found, seen = see(spec, model, samples, seen, now)
     causes = (by_demand(found), by_backlog(found), by_worth(found, seen))
     return _within_limits(found, seen, max(causes, key=lambda cause: cause.replicas), now)
 
 
-def _hold(spec: Spec, samples: Samples | None, history: History, why: str, now: float) -> Decision:
-    """Keep the number as it is, within the bounds that were asked for; 0 if it is not known."""
+def _told(samples: Samples | None, history: History) -> int | None:
+    """Return the number as samples tell it, these or the last ones."""
     known = history.last if samples is None or samples.current < 0 else samples
-    current = known.current if known else 0
-    least, most, _ = bounds(spec, now, startup.mean(history.startups_seconds, ()))
-    replicas = min(max(current, least), most) if known else 0
+    return known.current if known else None
+
+
+def _hold(spec: Spec, current: int | None, history: History, why: str, now: float) -> Decision:
+    """Keep the number as it is, within the bounds that were asked for; 0 if it is not known."""
+    allowed = bounds(spec, now, startup.mean(history.startups_seconds, ()))
+    replicas = 0 if current is None else min(max(current, allowed.least), allowed.most)
+    current = current or 0
     return Decision(
         current,
         replicas,
@@ -57,7 +67,7 @@ def _hold(spec: Spec, samples: Samples | None, history: History, why: str, now: 
 
 
 def _within_limits(scene: Scene, seen: History, cause: Cause, now: float) -> Decision:
-    """Apply schedules, bounds and `behavior`; remember what windows and policies look back at."""
+    """Apply schedules, bounds and `behavior`; remember what its windows look back at."""
     spec, current = scene.spec, scene.samples.current
     wanted = min(max(cause.replicas, scene.least), scene.most)
     rules = spec.up if wanted > current else spec.down
@@ -69,14 +79,13 @@ def _within_limits(scene: Scene, seen: History, cause: Cause, now: float) -> Dec
         replicas = current
     replicas = limited(seen.changes, now, current, replicas, rules)
     replicas = min(max(replicas, scene.least), scene.most)
-    seen = seen._replace(
-        advice=remembered(seen.advice, now, wanted, spec.up, spec.down),
-        changes=counted(seen.changes, now, replicas - current, spec.up, spec.down),
-    )
+    seen = seen._replace(advice=remembered(seen.advice, now, wanted, spec.up, spec.down))
     reason = cause.reason
     if wanted != cause.replicas:
-        bound = "minimum" if wanted > cause.replicas else "maximum"
-        reason += f" {'A schedule' if scene.schedule else 'The spec'} has a {bound} of {wanted}."
+        is_least = wanted > cause.replicas
+        by = scene.least_by if is_least else scene.most_by
+        bound = "minimum" if is_least else "maximum"
+        reason += f" {'A schedule' if by else 'The spec'} has a {bound} of {wanted}."
     if blind:
         reason += " None goes while a door does not tell what it counts."
     elif early:

@@ -40,7 +40,7 @@ def remembered(
 def counted(
     changes: tuple[Change, ...], now: float, delta: int, up: ScalingRules, down: ScalingRules
 ) -> tuple[Change, ...]:
-    """Return the changes that a policy can still look at."""
+    """Return the changes that a policy can still look at, with the one that is seen now."""
     periods = [each.period_seconds for each in (*up.policies, *down.policies)]
     if not periods or not delta:
         return changes

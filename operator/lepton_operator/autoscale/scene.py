@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from lepton_operator.autoscale import demand, keep, service, startup
+from lepton_operator.autoscale.limits import counted
 from lepton_operator.autoscale.queueing import Wait, replicas_for
 from lepton_operator.autoscale.schedules import bounds
 from lepton_operator.autoscale.service import Model
@@ -29,11 +30,13 @@ class Scene:
     samples: Samples
     least: int
     most: int
-    schedule: Schedule | None  # that says so
+    least_by: Schedule | None  # that says so; None: the spec does
+    most_by: Schedule | None
     model: Model
     wait: Wait
     startup_seconds: float
     rate: float  # requests a second since the last samples
+    certain_rate: float  # its lower bound: what is held against somebody is not noise
     most_rate: float  # within the last start-up
     coming_rate: float  # at the end of the next one, by its trend
     startups_seconds: tuple[float, ...]  # of this service's own pods
@@ -41,7 +44,7 @@ class Scene:
     @property
     def late_second(self) -> float:
         """What a second in which requests are late weighs, in replica-seconds (`keep`)."""
-        return _LATENESS * self.needed(self.rate) / self.spec.share_late
+        return _LATENESS * self.needed(self.certain_rate) / self.spec.share_late
 
     @property
     def starting_ready_seconds(self) -> float:
@@ -81,7 +84,7 @@ def problem(spec: Spec, samples: Samples, history: History, now: float) -> str:
     return ""
 
 
-def observe(spec: Spec, samples: Samples, history: History) -> History:
+def observe(spec: Spec, samples: Samples, history: History, now: float) -> History:
     """Take in what the samples say; after a gap or a jump of the clock begin to look anew."""
     last = history.last
     known = startup.learn(history.startups_seconds, samples.startups_seconds)
@@ -111,6 +114,7 @@ def observe(spec: Spec, samples: Samples, history: History) -> History:
         startups_seconds=known,
         service=learned,
         arrivals=history.arrivals + came,
+        changes=counted(history.changes, now, samples.current - last.current, spec.up, spec.down),
     )
 
 
@@ -121,6 +125,7 @@ def see(
     seconds = startup.mean(seen.startups_seconds, samples.starting_ages)
     moments, arrivals = seen.moments, seen.arrivals
     rate = demand.newest_rate(moments, samples.time, arrivals)
+    certain = demand.certain_rate(moments, samples.time, arrivals)
     level = demand.envelope(moments, samples.time, arrivals, seconds)
     known = seen.startups_seconds
     horizon = startup.quantile(known, seconds, spec.percentile)
@@ -129,7 +134,20 @@ def see(
     most = max(level, demand.most_within(seen.peaks, samples.time - window))
     allowed = bounds(spec, now, seconds)
     found = Scene(
-        spec, samples, *allowed, model, _wait(spec, model), seconds, rate, most, coming.rate, known
+        spec=spec,
+        samples=samples,
+        least=allowed.least,
+        most=allowed.most,
+        least_by=allowed.least_by,
+        most_by=allowed.most_by,
+        model=model,
+        wait=_wait(spec, model),
+        startup_seconds=seconds,
+        rate=rate,
+        certain_rate=certain,
+        most_rate=most,
+        coming_rate=coming.rate,
+        startups_seconds=known,
     )
     reference, seen = _reference(found, seen)
     # What was foretold stays for a start-up, too: a pod that comes and goes at once costs a start.
@@ -163,8 +181,9 @@ def _reference(scene: Scene, seen: History) -> tuple[int, History]:
     backlog = max(0.0, seen.backlog_seconds + (busy - ready) * seconds)
     worth, overload, wanted = seen.worth, None, base
     if backlog > ready * scene.wait.slack * work:
-        cost = scene.late_second * seconds
-        worth, overload = keep.late(worth, seen.overload, ready, scene.needed(scene.rate), cost)
+        cost = scene.late_second * seconds if scene.rate > 0 else 0.0
+        needed = scene.needed(scene.certain_rate)
+        worth, overload = keep.late(worth, seen.overload, ready, needed, cost)
         able = ready * scene.startup_seconds
         drain = keep.to_drain(busy, backlog, able, scene.startup_seconds, scene.late_second)
         wanted = max(base, drain, moments[-1].reference)

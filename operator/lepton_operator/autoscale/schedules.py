@@ -1,14 +1,18 @@
 """Bounds by the clock: cron expressions in a time zone.
 
 cronsim reads them: it has no dependencies, knows Debian's behaviour at the change to and from
-summer time, and looks backwards, which is all that is asked here: has `start` come later than
-`end`? A schedule begins a start-up early, so that the replicas are there when it does.
+summer time, and looks backwards, which is what is asked here: has `start` come later than `end`? A
+minimum begins a start-up early, so that the replicas are there when it does; a maximum in time.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from math import inf
+from operator import itemgetter
+from typing import NamedTuple
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
@@ -16,31 +20,48 @@ from cronsim import CronSim, CronSimError
 from lepton_operator.autoscale.values import Schedule, Spec
 
 _MINUTE = 60
+# An expression must come in the five years from here: a 29 February does. What is rarer is a slip,
+# and a search for it walks through decades of days.
+_SEARCHED_FROM = datetime(2026, 1, 1, tzinfo=UTC)
+_SEARCHED_TO = _SEARCHED_FROM + timedelta(days=5 * 365)
+_KNOWN = 65_536  # 20 schedules of 1,000 services, each with a start and an end of its own
 
 
-def bounds(spec: Spec, now: float, startup_seconds: float) -> tuple[int, int, Schedule | None]:
-    """Return the least and the most replicas now, and the schedule that says so.
+class Bounds(NamedTuple):
+    """The least and the most replicas, and the schedules that say so; None: the spec does."""
 
-    Of several schedules that hold the highest minimum and the highest maximum are taken.
-    """
-    least, most, by = spec.min_replicas, spec.max_replicas, None
-    current = [
-        each
-        for each in spec.schedules
-        if not problem(each) and (_holds(each, now) or _holds(each, now + startup_seconds))
-    ]
-    minima = [each for each in current if each.min_replicas is not None]
-    maxima = [each.max_replicas for each in current if each.max_replicas is not None]
-    if minima:
-        by = max(minima, key=lambda each: each.min_replicas or 0)
-        least = by.min_replicas or least
-    if maxima:
-        most = max(maxima)
-        by = by or current[0]
-    return least, max(least, most), by
+    least: int
+    most: int
+    least_by: Schedule | None = None
+    most_by: Schedule | None = None
 
 
-@lru_cache(maxsize=65_536)
+def bounds(spec: Spec, now: float, startup_seconds: float) -> Bounds:
+    """Return the bounds of now, and already the minimum of a start-up later if it is higher."""
+    found, soon = _bounds_at(spec, now), _bounds_at(spec, now + startup_seconds)
+    if soon.least > found.least:
+        found = found._replace(least=soon.least, least_by=soon.least_by)
+    if found.least > found.most:
+        return found._replace(most=found.least, most_by=found.least_by)
+    return found
+
+
+def _bounds_at(spec: Spec, now: float) -> Bounds:
+    """Return the highest minimum and the highest maximum of the schedules that hold."""
+    holding = [each for each in spec.schedules if _holds(each, now)]
+    least, least_by = _highest(((each.min_replicas, each) for each in holding), spec.min_replicas)
+    most, most_by = _highest(((each.max_replicas, each) for each in holding), spec.max_replicas)
+    return Bounds(least, most, least_by, most_by)
+
+
+def _highest(
+    bounds_by: Iterable[tuple[int | None, Schedule]], otherwise: int
+) -> tuple[int, Schedule | None]:
+    said = ((bound, by) for bound, by in bounds_by if bound is not None)
+    return max(said, key=itemgetter(0), default=(otherwise, None))
+
+
+@lru_cache(maxsize=_KNOWN)
 def problem(schedule: Schedule) -> str:
     """Return why a schedule never holds, and what to do; nothing if it can."""
     try:
@@ -50,26 +71,53 @@ def problem(schedule: Schedule) -> str:
             f"the time zone {schedule.time_zone!r} does not exist: name one of IANA's, "
             "e.g. Europe/Berlin"
         )
-    for expression in (schedule.start, schedule.end):
-        try:
-            CronSim(expression, datetime(2026, 1, 1, tzinfo=UTC))
-        except CronSimError as error:
-            return f"{expression!r} is no cron expression ({error}): write e.g. 0 8 * * 1-5"
+    return _unread(schedule.start) or _unread(schedule.end)
+
+
+def _unread(expression: str) -> str:
+    try:
+        first = next(CronSim(expression, _SEARCHED_FROM), None)
+    except CronSimError as error:
+        return f"{expression!r} is no cron expression ({error}): write e.g. 0 8 * * 1-5"
+    if first is None or first > _SEARCHED_TO:
+        return f"{expression!r} never comes, not once in five years: write e.g. 0 8 * * 1-5"
     return ""
 
 
 def _holds(schedule: Schedule, now: float) -> bool:
-    return _holds_in(schedule, int(now // _MINUTE))
+    if problem(schedule):
+        return False
+    started = _times(schedule.start, schedule.time_zone).last(now)
+    return started > _times(schedule.end, schedule.time_zone).last(now)
 
 
-@lru_cache(maxsize=65_536)
-def _holds_in(schedule: Schedule, minute: int) -> bool:
-    zone = ZoneInfo(schedule.time_zone)
-    # Looking back from the end of the minute: a time on the minute itself has come.
-    when = datetime.fromtimestamp((minute + 1) * _MINUTE, tz=UTC).astimezone(zone)
-    started, ended = _last(schedule.start, when), _last(schedule.end, when)
-    return started is not None and (ended is None or ended < started)
+@lru_cache(maxsize=_KNOWN)
+def _times(expression: str, time_zone: str) -> _Times:
+    return _Times(expression, time_zone)
 
 
-def _last(expression: str, when: datetime) -> datetime | None:
-    return next(CronSim(expression, when, reverse=True), None)
+class _Times:
+    """When an expression comes, in a zone: between two times the calendar is looked at once."""
+
+    def __init__(self, expression: str, time_zone: str) -> None:
+        self._expression = expression
+        self._zone = ZoneInfo(time_zone)
+        self._last = self._next = -inf
+
+    def last(self, now: float) -> float:
+        """Return the newest time up to now, in seconds since the epoch; -inf if there is none."""
+        if not self._last <= now < self._next:
+            self._look(int(now // _MINUTE) * _MINUTE)
+        return self._last
+
+    def _look(self, minute: int) -> None:
+        # What is looked for is before, or after, the time that is given: not at it.
+        last = next(CronSim(self._expression, self._at(minute + _MINUTE), reverse=True), None)
+        coming = next(CronSim(self._expression, self._at(minute)), None)
+        self._last = last.timestamp() if last else -inf
+        self._next = coming.timestamp() if coming else inf
+        if self._next <= minute:  # of an hour that comes twice the first counts, and it has been
+            self._last = self._next
+
+    def _at(self, seconds: int) -> datetime:
+        return datetime.fromtimestamp(seconds, tz=UTC).astimezone(self._zone)

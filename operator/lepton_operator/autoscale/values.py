@@ -119,7 +119,10 @@ class Overload:
 
 
 class Change(NamedTuple):
-    """Replicas that were added (or removed, negative) by a decision, for the limits on a rate."""
+    """Replicas that were added (or removed, negative), for the limits on a rate.
+
+    Seen, not decided: what an API server refused or another scaler prevented is none.
+    """
 
     time: float
     delta: int

@@ -53,7 +53,7 @@ def _decided(account: Account, spec: Spec, fleet: Fleet, look: Look) -> Decision
     totals = account.meter.add(counts)
     known = totals is not None and counts.doors
     samples = samples_of(totals, fleet.replicas(), fleet.wanted) if totals and known else None
-    decision = account.decide(spec, samples, look.time)
+    decision = account.decide(spec, samples, look.time, fleet.wanted)
     if account.history.last is samples:
         fleet.learned()
     return decision

@@ -12,9 +12,9 @@ from lepton_operator.api.autoscaling import KEPT_DECISIONS, AutoscalingStatus, S
 from lepton_operator.api.inference import InferenceService
 from lepton_operator.autoscale.law import decide
 from lepton_operator.autoscale.values import Decision, History, Samples, Spec
-from lepton_operator.conditions import Extra, cut, extras
+from lepton_operator.conditions import Extra, cut, extras, find
 from lepton_operator.scaling.replicas import Replicas
-from lepton_operator.scaling.saying import ACTIVE, BY_HAND, FLEETING, ScalingReason
+from lepton_operator.scaling.saying import ACTIVE, ASKED, BY_HAND, FLEETING, ScalingReason
 from lepton_operator.signals.meter import Meter
 from lepton_operator.views import ScalingView
 
@@ -23,6 +23,7 @@ SETTLED_SECONDS = 30.0
 demand, or with a scrape that was missed, writes no status."""
 
 Source = Literal["Prometheus", "Doors"]
+_Said = frozenset[tuple[str, str]]
 _SIGNIFICANT = 4  # figures of a value
 
 
@@ -40,8 +41,9 @@ class Account:
     asked: tuple[InferenceService, Spec] | None = None
     view: ScalingView | None = None
     writing: asyncio.Task[None] | None = None
+    refused: str = ""  # why the last write was
     _generation: int = 0  # of the object that `view` speaks of
-    _other: frozenset[tuple[str, str]] = frozenset()
+    _other: _Said = frozenset()
     _since: float = 0.0
 
     @property
@@ -49,17 +51,17 @@ class Account:
         """Whether it is known how long a request takes."""
         return self.history.service.weight > 0
 
-    def decide(self, spec: Spec, samples: Samples | None, now: float) -> Decision:
+    def decide(self, spec: Spec, samples: Samples | None, now: float, current: int) -> Decision:
         """Return the law's decision; the one before while there are no newer samples.
 
-        Prometheus may scrape more seldom than is looked.
+        Prometheus may scrape more seldom than is looked. `current` is spec.replicas.
         """
         newest = self.history.last
         if self.last is not None and samples is not None and newest is not None:
             is_fresh = now - samples.time <= spec.stale_after_seconds
             if samples.time == newest.time and is_fresh:
                 return self.last
-        self.last = decide(spec, samples, self.history, now)
+        self.last = decide(spec, samples, self.history, now, current=current)
         self.history = self.last.history
         if self.replicas is not None:
             self.known = self.replicas.known
@@ -72,14 +74,16 @@ class Account:
         """
         view = ScalingView(self._status(), tuple(conditions))
         found, said = _said(view), _said(self.view)
-        if self.view is not None and (found == said or _is_quiet(view)):
+        changed = {reason for reason, _ in found ^ said}
+        if self.view is not None and not changed:
             self._other = frozenset()
-            return found == said and self._refresh(view, generation)
+            return self._refresh(view, generation)
         if found != self._other:
             self._other, self._since = found, now
-        is_urgent = any(reason in BY_HAND for reason, _ in found - said)
-        may_pass = any(reason in FLEETING for reason, _ in found ^ said)
-        if may_pass and not is_urgent and now - self._since < SETTLED_SECONDS:
+        settled = now - self._since >= SETTLED_SECONDS
+        if not changed & BY_HAND and (
+            _is_quiet(found, said) or (changed & FLEETING and not settled)
+        ):
             return False
         self.view, self._other, self._generation = view, frozenset(), generation
         return True
@@ -101,12 +105,13 @@ class Account:
         return AutoscalingStatus(source=self.source, decisions=self.decisions)
 
 
-def _is_quiet(view: ScalingView) -> bool:
-    """Whether nothing is known that is worth taking back what was said before a start."""
-    return any(each.reason == ScalingReason.NO_REQUESTS_YET for each in view.conditions)
+def _is_quiet(found: _Said, said: _Said) -> bool:
+    """Whether nobody has asked anything since a start: what was said of asking still holds."""
+    new, old = ({reason for reason, _ in each} for each in (found, said))
+    return ScalingReason.NO_REQUESTS_YET in new and bool(old & ASKED)
 
 
-def _said(view: ScalingView | None) -> frozenset[tuple[str, str]]:
+def _said(view: ScalingView | None) -> _Said:
     """Return what is said, but for figures that come and go with what may pass."""
     conditions = view.conditions if view is not None else ()
     return frozenset(
@@ -118,12 +123,12 @@ def begun(service: InferenceService) -> Account:
     """Return an account that goes on with what the status tells."""
     told = service.status.autoscaling or AutoscalingStatus()
     said = tuple(extras(service.status.conditions))
-    is_told = any(each.type == ACTIVE for each in said)
+    is_told = find(service.status.conditions, ACTIVE)
     return Account(
         decisions=told.decisions,
         source=told.source,
-        view=ScalingView(told, said) if is_told else None,
-        _generation=service.metadata.generation,
+        view=ScalingView(told, said) if is_told is not None else None,
+        _generation=is_told.observed_generation or 0 if is_told is not None else 0,
     )
 
 

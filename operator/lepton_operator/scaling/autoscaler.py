@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from pydantic import ValidationError
@@ -29,14 +29,15 @@ from lepton_operator.scaling.account import Account, begun
 from lepton_operator.scaling.asked import asked
 from lepton_operator.scaling.collector import DecisionCollector
 from lepton_operator.scaling.replicas import replicas, samples_of
-from lepton_operator.scaling.saying import active, at_zero, by_another, limits, never_asked
+from lepton_operator.scaling.saying import active, at_zero, by_another, limits, never_asked, refused
 from lepton_operator.scaling.sources import (
     Sources,
     Told,
+    ended,
     fresh,
     is_over,
-    joined,
     sources,
+    started,
     wait_a_while,
     why_not,
 )
@@ -54,13 +55,21 @@ _log = logs.logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class _Doors:
+    """The doors of a namespace that may have requests, by their names; and the ready ones."""
+
+    pods: Mapping[str, PodView]
+    ready: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class _Scaled:
     """A service that asks for a latency, as it is at this look."""
 
     own: OwnObject
     service: InferenceService
     wanted: Autoscaling
-    doors: tuple[str, ...]  # of its namespace, that may have requests
+    doors: _Doors
     account: Account
 
     @property
@@ -73,19 +82,20 @@ class _Heard:
     """What Prometheus and doors told last, and why Prometheus did not, if it did not."""
 
     prometheus: Told
-    doors: Told
-    why: str
     max_age_seconds: float
+    why: str = ""
+    doors: Told = field(default_factory=dict)
 
-    def of(self, scaled: _Scaled, now: float) -> tuple[Counts, Counts]:
-        """Return what Prometheus tells of a service, and the same with what doors say."""
-        told, place = self.prometheus.get(scaled.place), scaled.place
-        known = fresh(told, scaled.doors, now, self.max_age_seconds)
-        return known, joined(known, self.doors.get(place))
+    def by_prometheus(self, scaled: _Scaled, now: float) -> Counts:
+        told = self.prometheus.get(scaled.place)
+        return fresh(told, scaled.doors.pods, now, self.max_age_seconds)
+
+    def by_doors(self, scaled: _Scaled, now: float) -> Counts:
+        return fresh(self.doors.get(scaled.place), scaled.doors.pods, now, self.max_age_seconds)
 
     def why_not_prometheus(self, scaled: _Scaled, now: float) -> str:
         told = self.prometheus.get(scaled.place)
-        return self.why or why_not(told, scaled.doors, now, self.max_age_seconds)
+        return self.why or why_not(told, scaled.doors.pods, now, self.max_age_seconds)
 
 
 class Autoscaler:
@@ -121,10 +131,13 @@ class Autoscaler:
     async def run(self, wake: Wake) -> None:
         """Look for ever; `wake` is told whose status has something new to say."""
         async with sources(self._settings, self._port) as asking:
-            while True:
-                began = time.monotonic()
-                await self.look(asking, wake)
-                await asyncio.sleep(max(0.1, ROUND_SECONDS - (time.monotonic() - began)))
+            try:
+                while True:
+                    began = time.monotonic()
+                    await self.look(asking, wake)
+                    await asyncio.sleep(max(0.1, ROUND_SECONDS - (time.monotonic() - began)))
+            finally:
+                await ended(each.writing for each in self._accounts.values())
 
     async def look(self, asking: Sources, wake: Wake) -> None:
         """Look once at every service that asks for a latency."""
@@ -132,13 +145,15 @@ class Autoscaler:
         if not scaled:
             return
         max_age = self._settings.prometheus.max_age_seconds
-        told = _Heard(await asking.prometheus(), {}, asking.why, max_age)
-        heard = replace(told, doors=await asking.doors(self._silent(scaled, told)))
+        told = _Heard(await asking.prometheus(), max_age, asking.why)
+        known = [told.by_prometheus(each, time.time()) for each in scaled]
+        heard = replace(told, doors=await asking.doors(_silent(scaled, known)))
         spent = 0.0
         for first in range(0, len(scaled), _SERVICES_AT_A_TIME):
             began = time.thread_time()
-            for each in scaled[first : first + _SERVICES_AT_A_TIME]:
-                self._guarded(each, heard, wake)
+            last = first + _SERVICES_AT_A_TIME
+            for each, counts in zip(scaled[first:last], known[first:last], strict=True):
+                self._guarded(each, counts, heard, wake)
             spent += time.thread_time() - began
             await asyncio.sleep(0)
         self._metrics.scaling_seconds.observe(spent)
@@ -147,37 +162,26 @@ class Autoscaler:
     def _scaled(self) -> Iterator[_Scaled]:
         """Yield the services that ask for a latency, and forget all others."""
         before, self._accounts = self._accounts, {}
-        doors: dict[str, tuple[str, ...]] = {}
+        doors: dict[str, _Doors] = {}
         for key in self._cache.services():
             own = self._cache.own(key)
             service = _valid(own) if own is not None else None
             if own is None or service is None or service.spec.autoscaling is None:
                 continue
             if key.namespace not in doors:
-                doors[key.namespace] = tuple(each.name for each in self._doors(key.namespace))
+                doors[key.namespace] = self._doors(key.namespace)
             account = before.get(own.uid) or begun(service)
             self._accounts[own.uid] = account
             yield _Scaled(own, service, service.spec.autoscaling, doors[key.namespace], account)
 
-    def _doors(self, namespace: str) -> Iterator[PodView]:
+    def _doors(self, namespace: str) -> _Doors:
         pods = self._cache.pods(names.door_uid(namespace))
-        return (pod for pod in pods if takes_requests(pod))
+        found = {pod.name: pod for pod in pods if takes_requests(pod)}
+        return _Doors(found, frozenset(name for name, pod in found.items() if pod.ready))
 
-    def _silent(self, scaled: Iterable[_Scaled], told: _Heard) -> list[PodView]:
-        """Return the doors of which Prometheus tells nothing that is new enough."""
-        now = time.time()
-        silent = {
-            (each.own.key.namespace, door)
-            for each in scaled
-            for door in set(each.doors) - told.of(each, now)[0].doors.keys()
-        }
-        spaces = {namespace for namespace, _ in silent}
-        doors = (door for namespace in spaces for door in self._doors(namespace))
-        return [door for door in doors if (door.namespace, door.name) in silent]
-
-    def _guarded(self, scaled: _Scaled, heard: _Heard, wake: Wake) -> None:
+    def _guarded(self, scaled: _Scaled, known: Counts, heard: _Heard, wake: Wake) -> None:
         try:
-            self._decide(scaled, heard, wake)
+            self._decide(scaled, known, heard, wake)
         except Exception:  # noqa: BLE001 - a defect about one service must not end the others
             _log.exception(
                 "This is a defect of the operator; the number of a service's replicas stays",
@@ -185,31 +189,31 @@ class Autoscaler:
                 service=scaled.own.key.name,
             )
 
-    def _decide(self, scaled: _Scaled, heard: _Heard, wake: Wake) -> None:
+    def _decide(self, scaled: _Scaled, known: Counts, heard: _Heard, wake: Wake) -> None:
         """Take in what was counted, decide, and act on it."""
-        account, now = scaled.account, time.time()
-        known, counts = heard.of(scaled, now)
+        account, now, desired = scaled.account, time.time(), scaled.service.spec.replicas
+        asked_themselves = heard.by_doors(scaled, now)
+        counts = Counts({**asked_themselves.doors, **known.doors}, known.tritons)
         account.source = "Prometheus" if known.doors else "Doors" if counts.doors else None
-        decision = account.decide(self._asked(scaled), self._samples(scaled, counts, now), now)
+        samples = self._samples(scaled, counts, now)
+        decision = account.decide(self._asked(scaled), samples, now, desired)
         paused = self._paused(scaled)
-        found = paused or self._active(scaled, decision, heard.why_not_prometheus(scaled, now))
+        found = paused or self._active(scaled, decision, heard, now)
         room = account.replicas.without_room if account.replicas is not None else ()
         conditions = [found, *limits(self._asked(scaled), decision, room)]
         if account.tell(conditions, scaled.own.generation, now):
             wake(scaled.own.key)
-        # A decision about nothing known is one for 0.
-        is_change = decision.replicas not in (0, scaled.service.spec.replicas)
-        if is_change and paused is None and is_over(account.writing):
-            account.writing = asyncio.create_task(self._scale(scaled, decision, wake))
+        if decision.replicas != desired and paused is None and is_over(account.writing):
+            account.writing = started(self._scale(scaled, decision, wake))
 
     def _samples(self, scaled: _Scaled, counts: Counts, now: float) -> Samples | None:
         account, pods = scaled.account, self._cache.pods(scaled.own.uid)
         account.replicas = replicas(pods, account.known, datetime.fromtimestamp(now, UTC))
         ours = {pod.name: counts.tritons[pod.name] for pod in pods if pod.name in counts.tritons}
-        totals = account.meter.add(Counts(counts.doors, ours), scaled.doors)
+        totals = account.meter.add(Counts(counts.doors, ours), scaled.doors.pods)
         if totals is None:
             return None
-        whole = counts.doors.keys() >= set(scaled.doors)
+        whole = counts.doors.keys() >= scaled.doors.ready
         return samples_of(totals, account.replicas, scaled.service.spec.replicas, whole=whole)
 
     def _asked(self, scaled: _Scaled) -> Spec:
@@ -219,10 +223,14 @@ class Autoscaler:
             account.asked = scaled.service, asked(scaled.service, scaled.wanted, self._settings)
         return account.asked[1]
 
-    def _active(self, scaled: _Scaled, decision: Decision, why: str) -> Extra:
+    def _active(self, scaled: _Scaled, decision: Decision, heard: _Heard, now: float) -> Extra:
         account = scaled.account
+        if account.refused:
+            return refused(account.refused)
         if account.source is not None and not account.has_learned:
             return never_asked()
+        asked_prometheus = account.source == "Prometheus"
+        why = "" if asked_prometheus else heard.why_not_prometheus(scaled, now)
         return active(decision, account.source, why)
 
     def _paused(self, scaled: _Scaled) -> Extra | None:
@@ -241,9 +249,14 @@ class Autoscaler:
         except errors.Conflict:
             _log.debug("A service has changed, and is looked at again", **told)
             return
-        except errors.ApiError as error:
-            _log.warning("A service could not be scaled", **told, error=error.message)
+        except errors.NotLeader:
             return
+        except errors.ApiError as error:
+            if error.message != scaled.account.refused:
+                _log.warning("A service could not be scaled", **told, error=error.message)
+            scaled.account.refused = error.message
+            return
+        scaled.account.refused = ""
         self._metrics.scalings.labels("up" if decision.replicas > desired else "down").inc()
         _log.info(
             "Scaled",
@@ -257,6 +270,17 @@ class Autoscaler:
         )
         scaled.account.decided(decision, time.time())
         wake(own.key)
+
+
+def _silent(scaled: Iterable[_Scaled], known: Iterable[Counts]) -> list[PodView]:
+    """Return the doors of which Prometheus tells nothing that is new enough."""
+    found = {
+        door.uid: door
+        for each, counts in zip(scaled, known, strict=True)
+        for name, door in each.doors.pods.items()
+        if name not in counts.doors
+    }
+    return list(found.values())
 
 
 def _valid(own: OwnObject) -> InferenceService | None:

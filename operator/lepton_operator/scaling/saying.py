@@ -19,6 +19,7 @@ class ScalingReason(StrEnum):
     DOORS_ASKED = "DoorsAsked"
     NO_REQUESTS_YET = "NoRequestsYet"
     NO_SAMPLES = "NoSamples"
+    SCALE_REFUSED = "ScaleRefused"
     SCALED_BY_ANOTHER = "ScaledByAnother"
     SCALED_TO_ZERO = "ScaledToZero"
 
@@ -32,12 +33,16 @@ FLEETING = frozenset(
     {
         ScalingReason.DOORS_ASKED,
         ScalingReason.NO_SAMPLES,
+        ScalingReason.SCALE_REFUSED,
         ScalingReason.TOO_MANY_REPLICAS,
         ScalingReason.NO_CAPACITY,
         ScalingReason.TARGET_BELOW_SERVICE_TIME,
     }
 )
 """What may pass without anybody's doing anything about it."""
+
+ASKED = frozenset({ScalingReason.PROMETHEUS_ASKED, ScalingReason.DOORS_ASKED})
+"""Decisions are made, by somebody's counts."""
 
 BY_HAND = frozenset(
     {
@@ -80,6 +85,11 @@ def active(decision: Decision, source: str | None, why_not_prometheus: str) -> E
         return Extra(ACTIVE, "True", ScalingReason.PROMETHEUS_ASKED, message)
     message = "The replicas follow the latency target, by what the doors tell themselves:"
     return Extra(ACTIVE, "True", ScalingReason.DOORS_ASKED, f"{message} {why_not_prometheus}")
+
+
+def refused(sentence: str) -> Extra:
+    message = f"The API server refuses to set spec.replicas, and is asked again: {sentence}"
+    return Extra(ACTIVE, "False", ScalingReason.SCALE_REFUSED, message)
 
 
 def never_asked() -> Extra:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import aiohttp
 
@@ -38,7 +39,7 @@ Told = Mapping[Service, Counts]
 class _Door:
     """What a door told last, and when it may be asked again: one that is silent, ever later."""
 
-    told: Told = field(default_factory=dict)
+    told: Mapping[str, DoorCounts] = field(default_factory=dict)  # by service
     asked: asyncio.Task[None] | None = None
     wait_seconds: float = 0.0
     asks_again_at: float = 0.0
@@ -66,7 +67,7 @@ class Sources:
         """Return what Prometheus told last; nothing if it did not answer."""
         due = time.monotonic() >= self._asks_again_at
         if self.settings.prometheus.url and due and is_over(self._reading):
-            self._reading = asyncio.create_task(self._read())
+            self._reading = started(self._read())
         await wait_a_while([self._reading])
         return self._told
 
@@ -80,21 +81,17 @@ class Sources:
         for door in doors:
             known = asked[door.uid]
             if is_over(known.asked) and now >= known.asks_again_at:
-                known.asked = asyncio.create_task(self._ask(door, known))
+                known.asked = started(self._ask(door, known))
         await wait_a_while([each.asked for each in asked.values()])
         found: dict[Service, dict[str, DoorCounts]] = {}
-        for each in asked.values():
-            for service, counts in each.told.items():
-                found.setdefault(service, {}).update(counts.doors)
+        for door in doors:
+            for name, counts in asked[door.uid].told.items():
+                found.setdefault(Service(door.namespace, name), {})[door.name] = counts
         return {service: Counts(counted) for service, counted in found.items()}
 
     async def stop(self) -> None:
         """Ask nobody any more."""
-        tasks = [self._reading, *(each.asked for each in self._doors.values())]
-        running = [each for each in tasks if each is not None]
-        for each in running:
-            each.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await ended([self._reading, *(each.asked for each in self._doors.values())])
 
     async def _read(self) -> None:
         query = prometheus.query(self.settings.prometheus.matchers, self.settings.watch_namespaces)
@@ -108,9 +105,10 @@ class Sources:
             self._say("")
 
     async def _ask(self, door: PodView, known: _Door) -> None:
-        known.told = await door_counts.read(self.asking, [door], time.time, self.port)
+        told = await door_counts.read(self.asking, door, time.time, self.port)
+        known.told = told or {}
         silent = min(max(1.0, 2 * known.wait_seconds), LONGEST_RETRY_SECONDS)
-        known.wait_seconds = 0.0 if known.told else silent
+        known.wait_seconds = silent if told is None else 0.0
         known.asks_again_at = time.monotonic() + known.wait_seconds
 
     def _say(self, why: str) -> None:
@@ -126,15 +124,31 @@ def is_over(task: asyncio.Task[None] | None) -> bool:
     return task is None or task.done()
 
 
+def started(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    """Return a task of it; a defect in one must not end the others."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(_log_defect)
+    return task
+
+
+def _log_defect(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        _log.error("This is a defect of the operator; it goes on", exc_info=error)
+
+
 async def wait_a_while(tasks: Iterable[asyncio.Task[None] | None]) -> None:
-    """Wait for at most PATIENCE_SECONDS; a defect in one must not end the others."""
-    running = [each for each in tasks if each is not None and not each.done()]
-    if not running:
-        return
-    done, _ = await asyncio.wait(running, timeout=PATIENCE_SECONDS)
-    for each in done:
-        if not each.cancelled() and (error := each.exception()) is not None:
-            _log.error("This is a defect of the operator; it goes on", exc_info=error)
+    """Wait for at most PATIENCE_SECONDS."""
+    running = [each for each in tasks if each is not None]
+    if running:
+        await asyncio.wait(running, timeout=PATIENCE_SECONDS)
+
+
+async def ended(tasks: Iterable[asyncio.Task[None] | None]) -> None:
+    """End them."""
+    running = [each for each in tasks if each is not None]
+    for each in running:
+        each.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
 
 
 @asynccontextmanager
@@ -165,11 +179,6 @@ def fresh(told: Counts | None, doors: Iterable[str], now: float, max_age_seconds
         },
         told.tritons,
     )
-
-
-def joined(told: Counts, asked: Counts | None) -> Counts:
-    """Return what was told, with what doors said themselves."""
-    return Counts({**(asked.doors if asked else {}), **told.doors}, told.tritons)
 
 
 def why_not(told: Counts | None, doors: Iterable[str], now: float, max_age_seconds: float) -> str:

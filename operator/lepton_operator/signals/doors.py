@@ -2,41 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from lepton_operator import logs
 from lepton_operator.build.door import HEALTH_PORT
 from lepton_operator.inquiry import NO_ANSWER, Inquiry
-from lepton_operator.signals.counts import MOST, Counts, DoorCounts, Service
+from lepton_operator.signals.counts import MOST, DoorCounts
 from lepton_operator.views import PodView
 
 _log = logs.logger(__name__)
 
 
 async def read(
-    asking: Inquiry, doors: Iterable[PodView], clock: Callable[[], float], port: int = HEALTH_PORT
-) -> dict[Service, Counts]:
-    """Ask every door, and return what those that answered counted of each service."""
-    asked = list(doors)
-    found = await asyncio.gather(*(_ask(asking, door, clock, port) for door in asked))
-    gathered: dict[Service, dict[str, DoorCounts]] = defaultdict(dict)
-    for door, told in zip(asked, found, strict=True):
-        for name, counts in told.items():
-            gathered[Service(door.namespace, name)][door.name] = counts
-    return {service: Counts(each) for service, each in gathered.items()}
-
-
-async def _ask(
-    asking: Inquiry, door: PodView, clock: Callable[[], float], port: int
-) -> dict[str, DoorCounts]:
+    asking: Inquiry, door: PodView, clock: Callable[[], float], port: int = HEALTH_PORT
+) -> dict[str, DoorCounts] | None:
+    """Ask a door what it counted, by the service's name; None if it does not answer."""
     try:
         return parse(await asking.ask(door, port, "/counts"), clock())
     except NO_ANSWER as error:
         _log.debug("A door does not tell what it counts", pod=door.name, error=str(error))
-        return {}
+        return None
 
 
 def parse(content: bytes, at: float) -> dict[str, DoorCounts]:

@@ -23,7 +23,7 @@ def test_a_steady_rate_has_the_least_number_that_holds_it() -> None:
     assert drive.decision is not None
     assert drive.decision.metric == "demand"
     assert drive.decision.reason == (
-        "At least 19.2 requests a second came within the last 60 s, a start-up; "
+        "At least 19.2 requests a second came or were foretold within the last 60 s, a start-up; "
         "3 replicas hold 25.2 within 500 ms for 95 %."
     )
 

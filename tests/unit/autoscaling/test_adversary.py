@@ -25,15 +25,14 @@ SETTING = Setting(startup_seconds=STARTUP)
 def test_a_square_wave_turns_it_no_more_often_than_the_load_turns(periods: float) -> None:
     case = Case(square(periods * STARTUP), SETTING)
     played = play(case)
-    turns_of_the_load = 2 * HOUR / (periods * STARTUP)
-    assert played.reversals <= turns_of_the_load
+    assert played.reversals <= HOUR / (periods * STARTUP)
     assert played.most <= case.most
 
 
 @pytest.mark.parametrize("periods", [0.5, 1.0])
 def test_what_returns_within_a_start_up_is_not_let_go(periods: float) -> None:
     played = play(Case(square(periods * STARTUP), SETTING))
-    assert played.reversals <= 0.1 * HOUR / (periods * STARTUP)
+    assert played.reversals <= 0.2 * HOUR / (periods * STARTUP)
     assert played.outcome.violations_percent < 2
 
 

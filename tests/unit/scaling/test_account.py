@@ -116,6 +116,18 @@ def condition(kind: str, reason: str) -> dict[str, str]:
     }
 
 
+def test_what_a_person_took_back_is_no_longer_said_of_a_service_that_nobody_asked() -> None:
+    account = Account()
+    assert account.tell([by_another(["mine"])], 1, 0)
+    assert account.tell([never_asked()], 1, 2)
+    assert account.tell([never_asked(), *limit_of_a_zone()], 1, 4)
+    assert reasons(account) == ["NoRequestsYet", "ScheduleNeverHolds"]
+
+
+def limit_of_a_zone() -> list[Extra]:
+    return [Extra("ScalingLimited", "True", "ScheduleNeverHolds", "no such zone")]
+
+
 def test_the_last_of_two_hpas_is_named_alone() -> None:
     account = Account()
     assert account.tell([by_another(["one", "two"])], 1, 0)
@@ -149,9 +161,9 @@ def samples(time: float, arrivals: float) -> Samples:
 
 def test_a_sample_is_decided_by_once() -> None:
     account = Account()
-    first = account.decide(SPEC, samples(0, 0), 0)
-    second = account.decide(SPEC, samples(2, 20), 2)
-    assert account.decide(SPEC, samples(2, 20), 4) is second
+    first = account.decide(SPEC, samples(0, 0), 0, 1)
+    second = account.decide(SPEC, samples(2, 20), 2, 1)
+    assert account.decide(SPEC, samples(2, 20), 4, 1) is second
     assert second is not first
     assert account.history.startups_seconds == (30.0, 30.0)
-    assert account.decide(SPEC, samples(2, 20), 60).held
+    assert account.decide(SPEC, samples(2, 20), 60, 1).held
