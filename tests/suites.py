@@ -44,9 +44,9 @@ APART = ("launcher", "integration", "resilience", "door", "discovery", "signals"
 QUICK = (
     (Suite("lint", ("make", "--no-print-directory", "lint"), 180),),
     (
-        _pytest("unit", 420, "tests", *(f"--ignore=tests/{each}" for each in APART)),
+        _pytest("unit", 540, "tests", *(f"--ignore=tests/{each}" for each in APART)),
         _pytest("launcher", 420, "tests/launcher"),
-        _pytest("integration", 420, "tests/integration"),
+        _pytest("integration", 600, "tests/integration"),
         _pytest("door", 420, "tests/door", "tests/discovery"),
         _pytest("signals", 420, "tests/signals"),
     ),

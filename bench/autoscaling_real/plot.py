@@ -31,7 +31,7 @@ def plot(recording: Recording, real: Run, foretold: Sequence[Run], file: Path) -
     _latency(latency, recording, real, foretold)
     latency.set(xlabel="seconds", xlim=(0, recording.duration_seconds))
     for axes in (rate, replicas, latency):
-        axes.legend(fontsize=8, loc="upper center")
+        axes.legend(fontsize=8, loc="upper right")
         axes.grid(alpha=0.3)
     figure.tight_layout()
     figure.savefig(file, dpi=90)

@@ -20,8 +20,8 @@ from tests.helm import Document, Helm, HelmError, Releases
 CRD = "trainingjobs.lepton.ai"
 MODEL = {"apiVersion": "lepton.ai/v1alpha1", "kind": "LeptonModel", "metadata": {"name": "digits"}}
 STRICTLY = ("--dry-run=server", "--validate=strict", "--warnings-as-errors")
-# The CRDs are always the same, and those of cert-manager are not here.
-ELSEWHERE = ("CustomResourceDefinition", "Certificate")
+# The CRDs are always the same; those of cert-manager and of prometheus-operator are not here.
+ELSEWHERE = ("CustomResourceDefinition", "Certificate", "PodMonitor", "PrometheusRule")
 ALONE = {"crds": {"create": False}, "priorityClasses": {"create": False}}
 
 

@@ -177,6 +177,14 @@ def test_bounds_hold_without_any_request(
     wait_until(partial(replicas, namespace), lambda it: it == 2, SCALED)
 
 
+def test_bounds_hold_before_any_door_tells_anything(
+    namespace: Namespace, operators: Operators
+) -> None:
+    operators.start()
+    serve(namespace, autoscaling=ASKED | {"minReplicas": 2}, replicas=1)
+    wait_until(partial(replicas, namespace), lambda it: it == 2, SCALED)
+
+
 @pytest.mark.usefixtures("door")
 def test_a_new_leader_goes_on_with_what_was_decided_and_takes_nothing_down_at_once(
     namespace: Namespace, operators: Operators, clients: Clients

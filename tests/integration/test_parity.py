@@ -26,6 +26,7 @@ EXAMPLES = 100
 LONGEST_TEXT = 60
 MOST_ITEMS = 3
 DEFAULT_INTEGERS = (1, 64)
+DEFAULT_NUMBERS = (-1e6, 1e6)
 SPECS = {
     "TrainingJob": {"entrypoint": ["train.py"]},
     "LeptonModel": {},
@@ -131,6 +132,11 @@ def _integers(schema: Schema, _: Schema) -> Json:
     return st.integers(schema.get("minimum", least), schema.get("maximum", most))
 
 
+def _numbers(schema: Schema, _: Schema) -> Json:
+    least, most = DEFAULT_NUMBERS
+    return st.floats(schema.get("minimum", least), schema.get("maximum", most))
+
+
 def _booleans(_: Schema, __: Schema) -> Json:
     return st.booleans()
 
@@ -166,6 +172,7 @@ _TIMES = st.integers(946_684_800, 4_102_444_800).map(
 _TYPES = {
     "string": _strings,
     "integer": _integers,
+    "number": _numbers,
     "boolean": _booleans,
     "array": _arrays,
     "object": _objects,

@@ -72,36 +72,39 @@ def _within_limits(scene: Scene, seen: History, cause: Cause, now: float) -> Dec
     wanted = min(max(cause.replicas, scene.least), scene.most)
     rules = spec.up if wanted > current else spec.down
     replicas = stabilised(seen.advice, now, current, wanted, rules)
-    window = max(scene.startup_seconds, spec.down.stabilization_window_seconds or 0)
-    early = replicas < current and seen_seconds(scene, seen) < window
-    blind = replicas < current and not scene.samples.whole
-    if early or blind:
-        replicas = current
-    replicas = limited(seen.changes, now, current, replicas, rules)
+    kept = _why_kept(scene, seen) if replicas < current else ""
+    replicas = limited(seen.changes, now, current, current if kept else replicas, rules)
     replicas = min(max(replicas, scene.least), scene.most)
-    seen = seen._replace(advice=remembered(seen.advice, now, wanted, spec.up, spec.down))
-    reason = cause.reason
-    if wanted != cause.replicas:
-        is_least = wanted > cause.replicas
-        by = scene.least_by if is_least else scene.most_by
-        bound = "minimum" if is_least else "maximum"
-        reason += f" {'A schedule' if by else 'The spec'} has a {bound} of {wanted}."
-    if blind:
-        reason += " None goes while a door does not tell what it counts."
-    elif early:
-        reason += f" None goes before {window:.0f} s have been seen."
-    elif replicas != wanted:
-        reason += f" `behavior` allows {replicas} of {wanted} now."
+    if not kept and replicas != wanted:
+        kept = f"`behavior` allows {replicas} of {wanted} now."
     return Decision(
         current,
         replicas,
         cause.metric,
         cause.value,
         cause.target,
-        reason,
-        seen,
+        " ".join(filter(None, (cause.reason, _bound(scene, cause, wanted), kept))),
+        seen._replace(advice=remembered(seen.advice, now, wanted, spec.up, spec.down)),
         limit=_limit(scene, cause),
     )
+
+
+def _why_kept(scene: Scene, seen: History) -> str:
+    """Return why none goes yet; nothing if they may."""
+    if not scene.samples.whole:
+        return "None goes while a door does not tell what it counts."
+    window = max(scene.startup_seconds, scene.spec.down.stabilization_window_seconds or 0)
+    if seen_seconds(scene, seen) < window:
+        return f"None goes before {window:.0f} s have been seen."
+    return ""
+
+
+def _bound(scene: Scene, cause: Cause, wanted: int) -> str:
+    if wanted == cause.replicas:
+        return ""
+    is_least = wanted > cause.replicas
+    by = "A schedule" if (scene.least_by if is_least else scene.most_by) else "The spec"
+    return f"{by} has a {'minimum' if is_least else 'maximum'} of {wanted}."
 
 
 def _limit(scene: Scene, cause: Cause) -> Limit | None:

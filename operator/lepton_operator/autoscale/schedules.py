@@ -26,6 +26,9 @@ _SEARCHED_FROM = datetime(2026, 1, 1, tzinfo=UTC)
 _SEARCHED_TO = _SEARCHED_FROM + timedelta(days=5 * 365)
 _KNOWN = 65_536  # 20 schedules of 1,000 services, each with a start and an end of its own
 
+# Of now and of a start-up later, which is not the same for each service.
+_SPANS = 4
+
 
 class Bounds(NamedTuple):
     """The least and the most replicas, and the schedules that say so; None: the spec does."""
@@ -80,7 +83,7 @@ def _unread(expression: str) -> str:
     except CronSimError as error:
         return f"{expression!r} is no cron expression ({error}): write e.g. 0 8 * * 1-5"
     if first is None or first > _SEARCHED_TO:
-        return f"{expression!r} never comes, not once in five years: write e.g. 0 8 * * 1-5"
+        return f"{expression!r} does not come once in five years: write e.g. 0 8 * * 1-5"
     return ""
 
 
@@ -102,22 +105,25 @@ class _Times:
     def __init__(self, expression: str, time_zone: str) -> None:
         self._expression = expression
         self._zone = ZoneInfo(time_zone)
-        self._last = self._next = -inf
+        self._spans: tuple[tuple[float, float], ...] = ()  # from one time to the next
 
     def last(self, now: float) -> float:
         """Return the newest time up to now, in seconds since the epoch; -inf if there is none."""
-        if not self._last <= now < self._next:
-            self._look(int(now // _MINUTE) * _MINUTE)
-        return self._last
+        for last, coming in self._spans:
+            if last <= now < coming:
+                return last
+        span = self._span(int(now // _MINUTE) * _MINUTE)
+        self._spans = (span, *self._spans)[:_SPANS]
+        return span[0]
 
-    def _look(self, minute: int) -> None:
+    def _span(self, minute: int) -> tuple[float, float]:
         # What is looked for is before, or after, the time that is given: not at it.
         last = next(CronSim(self._expression, self._at(minute + _MINUTE), reverse=True), None)
         coming = next(CronSim(self._expression, self._at(minute)), None)
-        self._last = last.timestamp() if last else -inf
-        self._next = coming.timestamp() if coming else inf
-        if self._next <= minute:  # of an hour that comes twice the first counts, and it has been
-            self._last = self._next
+        if coming and coming.timestamp() <= minute:
+            # Of an hour that comes twice the first counts, and it has been.
+            return coming.timestamp(), minute + _MINUTE
+        return last.timestamp() if last else -inf, coming.timestamp() if coming else inf
 
     def _at(self, seconds: int) -> datetime:
         return datetime.fromtimestamp(seconds, tz=UTC).astimezone(self._zone)

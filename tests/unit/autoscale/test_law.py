@@ -182,6 +182,32 @@ def test_it_holds_at_what_was_decided_though_the_pods_are_not_there_yet() -> Non
     assert decide(SPEC, soon, drive.history, soon.time).replicas == 9
 
 
+def test_without_any_samples_the_number_stays_as_it_is() -> None:
+    decision = decide(SPEC, None, History(), 0.0, current=3)
+    assert (decision.current, decision.replicas) == (3, 3)
+    assert decision.reason == "Held at 3, because there are no samples."
+
+
+def test_without_any_samples_bounds_and_schedules_are_kept() -> None:
+    always = Schedule("* * * * *", "0 0 29 2 *", "UTC", min_replicas=6)
+    for spec, current, kept in (
+        (replace(SPEC, min_replicas=5), 3, 5),
+        (replace(SPEC, max_replicas=2), 3, 2),
+        (replace(SPEC, schedules=(always,)), 3, 6),
+    ):
+        decision = decide(spec, None, History(), 0.0, current=current)
+        assert decision.replicas == kept
+        assert decision.reason == (
+            f"{kept} are in bounds. Else it would be held at 3, because there are no samples."
+        )
+
+
+def test_what_others_set_while_there_are_no_samples_stays() -> None:
+    drive = Drive()
+    drive.last(300, 20.0)
+    assert decide(SPEC, None, drive.history, drive.time + 2, current=7).replicas == 7
+
+
 def test_before_the_first_answer_it_holds() -> None:
     idle = Samples(0.0, 0, 0, 0, 0.0, 4)
     decision = decide(SPEC, idle, History(), 0.0)
@@ -241,6 +267,13 @@ def test_a_schedule_raises_the_minimum_and_is_named() -> None:
     assert decision.reason.endswith("A schedule has a minimum of 6.")
 
 
+def test_a_bound_that_is_not_the_schedules_is_not_said_to_be() -> None:
+    cap = Schedule("* * * * *", "0 0 29 2 *", "UTC", max_replicas=8)
+    drive = with_spec(min_replicas=5, schedules=(cap,))
+    assert drive.last(300, 20.0).reason.endswith("The spec has a minimum of 5.")
+    assert drive.last(60, 200.0).reason.endswith("A schedule has a maximum of 8.")
+
+
 def test_behavior_limits_are_said() -> None:
     rules = ScalingRules(policies=(ScalingPolicy("Pods", 1, 60),))
     drive = with_spec(up=rules)
@@ -250,6 +283,26 @@ def test_behavior_limits_are_said() -> None:
     assert (
         decision.reason.endswith("`behavior` allows 4 of 14 now.") or "allows 4" in decision.reason
     )
+
+
+def test_a_decision_that_was_not_carried_out_does_not_count_for_behavior() -> None:
+    drive = with_spec(up=ScalingRules(policies=(ScalingPolicy("Pods", 2, 60),)))
+    drive.last(300, 20.0)
+    refused = []
+    for _ in range(30):
+        drive.ready = 3
+        refused.append(drive.step(120.0, in_flight=150).replicas)
+    assert set(refused) == {5}
+    # It is done at last, and seen at the next step: from there on it counts.
+    allowed = [drive.step(120.0, in_flight=150).replicas for _ in range(32)]
+    assert allowed == [5] * 30 + [7] * 2
+
+
+def test_what_others_changed_counts_for_behavior() -> None:
+    drive = with_spec(up=ScalingRules(policies=(ScalingPolicy("Pods", 2, 60),)))
+    drive.last(300, 20.0)
+    drive.ready = 5
+    assert drive.step(120.0, in_flight=150).replicas == 5
 
 
 def test_pods_that_find_no_room_do_not_make_it_ask_for_more() -> None:
