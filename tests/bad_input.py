@@ -398,15 +398,35 @@ BAD = (
     ),
     service(
         "a percentile of all requests",
-        "less than or equal to 99",  # as the API server writes 99.9
+        "percentile is from 50 to 99.9",
         autoscaling=SCALED | {"target": {"latencyMilliseconds": 500, "percentile": 100}},
+    ),
+    service(
+        "a percentile of few requests",
+        "percentile is from 50 to 99.9",
+        autoscaling=SCALED | {"target": {"latencyMilliseconds": 500, "percentile": 49.9}},
+    ),
+    service(
+        "no replicas at most",
+        "is invalid: spec.autoscaling.maxReplicas: Invalid value",  # and nothing else is
+        autoscaling=SCALED | {"maxReplicas": 0},
+        rule=False,
+    ),
+    service(
+        "no replicas at most, at a time",
+        "is invalid: spec.autoscaling.schedules[0].maxReplicas: Invalid value",
+        autoscaling=scheduled(maxReplicas=0),
         rule=False,
     ),
     service(
         "a schedule in a zone that cannot be one",
-        "should match",
+        "timeZone is one of IANA's names",
         autoscaling=scheduled(timeZone="next to Berlin", minReplicas=2),
-        rule=False,
+    ),
+    service(
+        "a schedule in no zone",
+        "timeZone is one of IANA's names",
+        autoscaling=scheduled(timeZone="", minReplicas=2),
     ),
     service(
         "a schedule that changes nothing",
@@ -431,16 +451,12 @@ BAD = (
     *(
         service(
             f"a schedule for {start}",
-            "should match",
+            "five fields, e.g. `0 8 * * 1-5`",
             autoscaling=scheduled(start=start, minReplicas=2),
-            rule=False,
         )
-        for start in ("1 * */99999 * 5L", "1 0 LW * */31", "0 0 * 2 1#5", "0 8 * JUNE MON")
-    ),
-    service(
-        "a schedule of four fields",
-        "should match",
-        autoscaling=scheduled(start="0 8 * *", minReplicas=2),
-        rule=False,
+        for start in (
+            *("1 * */99999 * 5L", "1 0 LW * */31", "0 0 * 2 1#5", "0 8 * JUNE MON"),
+            *("0 8 * *", "0 0 8 * * 1-5", "@daily", "0 8 ? * MON", "0 8 * * *\n"),
+        )
     ),
 )

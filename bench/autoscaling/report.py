@@ -14,18 +14,17 @@ import matplotlib as mpl
 from bench.autoscaling import bars
 from bench.autoscaling.arrivals import TRACES
 from bench.autoscaling.bars import Verdict
+from bench.autoscaling.results import Suite
 from bench.autoscaling.rivals import RIVALS
 from bench.autoscaling.table import Row
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bench.autoscaling.suite import Suite
-
 PAGE = Path("docs/autoscaling-benchmark.md")
 PICTURES = Path("docs/images")
 
-Judged = Sequence[tuple["Suite", Sequence[Verdict]]]
+Judged = Sequence[tuple[Suite, Sequence[Verdict]]]
 
 
 def write(judged: Judged) -> None:

@@ -10,9 +10,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from collections.abc import Iterator
 
 from bench.autoscaling import bars
 from bench.autoscaling.arrivals import TRACES
@@ -20,8 +18,9 @@ from bench.autoscaling.bars import Verdict
 from bench.autoscaling.bounds import oracle
 from bench.autoscaling.reference import ours, reference
 from bench.autoscaling.report import write
+from bench.autoscaling.results import Suite
 from bench.autoscaling.run import Case
-from bench.autoscaling.table import Row, means, row
+from bench.autoscaling.table import Row, row
 from bench.autoscaling.world import Setting
 
 STARTUPS_SECONDS = (30.0, 60.0, 120.0, 300.0)
@@ -29,31 +28,6 @@ STARTUPS_SECONDS = (30.0, 60.0, 120.0, 300.0)
 PERCENTILES = (10.0, 50.0, 75.0, 90.0, 98.0, 99.0, 99.7)
 FAST = Setting()
 SLOW = Setting(service_seconds=0.8, target_seconds=2.0)
-
-
-@dataclass(frozen=True)
-class Suite:
-    """All tables of one start-up time: by seed, then by trace."""
-
-    setting: Setting
-    tables: Sequence[dict[str, list[Row]]]
-
-    @property
-    def rows(self) -> list[Row]:
-        """Return the mean over traces and seeds of each policy and setting."""
-        return means(chain.from_iterable(each.values() for each in self.tables))
-
-    @property
-    def by_seed(self) -> list[list[Row]]:
-        return [means(each.values()) for each in self.tables]
-
-    def of_trace(self, trace: str) -> list[Row]:
-        return means(each[trace] for each in self.tables)
-
-    @property
-    def curve(self) -> list[Row]:
-        """Return our law asked for other percentiles, the one that was asked for among them."""
-        return bars.of_policy(self.by_seed[0], "lepton")
 
 
 def measured(setting: Setting, seeds: int) -> Suite:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
-from lepton_operator.api.common import ApiModel, Rule, StatusModel, Timestamp, cel_rules
+from lepton_operator.api.common import ApiModel, Rule, StatusModel, Timestamp, cel_rules, checked
 
 MAX_AUTOSCALED = 1000
 MAX_LATENCY_MILLISECONDS = 600_000
+MIN_PERCENTILE, MAX_PERCENTILE = 50.0, 99.9
 # autoscaling/v2's own bounds.
 MAX_WINDOW_SECONDS = 3600
 MAX_PERIOD_SECONDS = 1800
@@ -18,32 +20,53 @@ KEPT_DECISIONS = 5
 
 Replicas = Annotated[int, Field(ge=1, le=MAX_AUTOSCALED)]
 
+# A rule, for the API server writes a bound of 99.9 as 99.
+_PERCENTILE = Rule(
+    f"self >= {MIN_PERCENTILE} && self <= {MAX_PERCENTILE}",
+    f"percentile is from {MIN_PERCENTILE:g} to {MAX_PERCENTILE:g}",
+    lambda percentile: MIN_PERCENTILE <= percentile <= MAX_PERCENTILE,
+)
+
+
+def _matches(pattern: str, message: str) -> Rule:
+    """Return the rule that a text is of this form; a schema's pattern has no sentence."""
+    return Rule(
+        f"self.matches('^{pattern}$')",
+        message,
+        lambda text: re.fullmatch(pattern, text) is not None,
+    )
+
 
 # CEL cannot ask whether a zone exists: the operator does, and says so (autoscale.schedules).
-TimeZone = Annotated[
-    str, StringConstraints(min_length=1, max_length=64, pattern="^[A-Za-z0-9+_/-]+$")
-]
+_TIME_ZONE = _matches(
+    "[A-Za-z0-9+_/-]+",
+    "timeZone is one of IANA's names: letters, digits and +_/-, e.g. Europe/Berlin",
+)
+TimeZone = Annotated[str, StringConstraints(max_length=64), *checked(_TIME_ZONE)]
 
 # Five fields as a CronJob has them; what they mean the operator reads, and says. Not L, W and #:
 # with them a day of the month and one of the week can be asked for that no month has in common.
 _FIGURES = "[0-9*,/-]"
 _MONTHS = "JAN|FEB|MAR|APR|MAY|JUN|JUL|AUG|SEP|OCT|NOV|DEC"
 _DAYS = "SUN|MON|TUE|WED|THU|FRI|SAT"
-Cron = Annotated[
-    str,
-    StringConstraints(
-        max_length=128,
-        pattern=f"^({_FIGURES}+ +){{3}}({_FIGURES}|(?i:{_MONTHS}))+ +({_FIGURES}|(?i:{_DAYS}))+$",
-    ),
-]
+_CRON = _matches(
+    f"({_FIGURES}+ +){{3}}({_FIGURES}|(?i:{_MONTHS}))+ +({_FIGURES}|(?i:{_DAYS}))+",
+    "schedules: start and end have five fields, e.g. `0 8 * * 1-5`: minute, hour, day of the "
+    "month, month (1-12, JAN-DEC), day of the week (0-7, SUN-SAT); no seconds, no @daily, no ?, L, "
+    "W or #",
+)
+Cron = Annotated[str, StringConstraints(max_length=128), *checked(_CRON)]
 
+# The API server asks a rule even where the schema refuses a number: of a maximum below 1 it is
+# that alone which it is to say.
 _BOUNDS = Rule(
-    "self.minReplicas <= self.maxReplicas",
+    "self.maxReplicas < 1 || self.minReplicas <= self.maxReplicas",
     "autoscaling: minReplicas may not be above maxReplicas",
     lambda bounds: bounds.min_replicas <= bounds.max_replicas,
 )
 _SCHEDULED_BOUNDS = Rule(
-    "!has(self.minReplicas) || !has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
+    "!has(self.minReplicas) || !has(self.maxReplicas) || self.maxReplicas < 1 || "
+    "self.minReplicas <= self.maxReplicas",
     "schedules: minReplicas may not be above maxReplicas",
     lambda bounds: (
         bounds.min_replicas is None
@@ -57,8 +80,8 @@ _SOMETHING = Rule(
     lambda bounds: bounds.min_replicas is not None or bounds.max_replicas is not None,
 )
 _SCHEDULED_MINIMUM = Rule(
-    "!has(self.schedules) || self.schedules.all(each, !has(each.minReplicas) || "
-    "has(each.maxReplicas) || each.minReplicas <= self.maxReplicas)",
+    "self.maxReplicas < 1 || !has(self.schedules) || self.schedules.all(each, "
+    "!has(each.minReplicas) || has(each.maxReplicas) || each.minReplicas <= self.maxReplicas)",
     "schedules: a minReplicas above autoscaling.maxReplicas needs a maxReplicas beside it",
     lambda bounds: all(
         each.min_replicas is None
@@ -69,7 +92,7 @@ _SCHEDULED_MINIMUM = Rule(
 )
 _SCHEDULED_MAXIMUM = Rule(
     "!has(self.schedules) || self.schedules.all(each, !has(each.maxReplicas) || "
-    "has(each.minReplicas) || each.maxReplicas >= self.minReplicas)",
+    "has(each.minReplicas) || each.maxReplicas < 1 || each.maxReplicas >= self.minReplicas)",
     "schedules: a maxReplicas below autoscaling.minReplicas needs a minReplicas beside it",
     lambda bounds: all(
         each.max_replicas is None
@@ -88,10 +111,11 @@ class LatencyTarget(ApiModel):
         description="latencyMilliseconds that a request may take, from the door's first byte of it "
         "to its last byte of the answer."
     )
-    percentile: Annotated[float, Field(ge=50, le=99.9)] = Field(
+    percentile: Annotated[float, *checked(_PERCENTILE)] = Field(
         default=95,
-        description="percentile of requests that are to take no longer. It is also the price of "
-        "lateness: at 95 a late request weighs as much as twenty requests' GPU time.",
+        description="percentile of requests that are to take no longer, from 50 to 99.9. It is "
+        "also the price of lateness: at 95 a late request weighs as much as twenty requests' GPU "
+        "time.",
     )
 
 
