@@ -110,9 +110,11 @@ def test_more_requests_bring_more_replicas_and_the_status_says_why(
 ) -> None:
     clients.rate = 45
     found = wait_until(partial(look, namespace), lambda it: it.spec.replicas >= 3, SCALED)
-    told = wait_until(partial(look, namespace), lambda it: it.status.autoscaling is not None, SAID)
-    assert told.status.autoscaling is not None
-    last = told.status.autoscaling.decisions[0]
+    told = wait_until(
+        lambda: look(namespace).status.autoscaling, lambda it: it and it.decisions, SAID
+    )
+    assert told is not None
+    last = told.decisions[0]
     assert last.to == found.spec.replicas
     assert last.metric in ("demand", "backlog")
     assert last.value > 0
