@@ -93,6 +93,22 @@ class Prometheus:
             assert time.monotonic() < end, found
             await asyncio.sleep(0.1)
 
+    async def errors(self) -> dict[str, str]:
+        """Return what was wrong with the last page of each namespace's pod, if anything was."""
+        async with (
+            aiohttp.ClientSession() as session,
+            session.get(f"{self.url}/api/v1/targets?state=active") as answer,
+        ):
+            active = (await answer.json())["data"]["activeTargets"]
+        return {each["labels"]["namespace"]: each["lastError"] for each in active}
+
+    async def until_refused(self, namespace: str, error: str) -> None:
+        """Wait until nothing was taken of a page of this namespace's pod, because of that."""
+        end = time.monotonic() + LIMIT_SECONDS
+        while error not in (errors := await self.errors()).get(namespace, ""):
+            assert time.monotonic() < end, errors
+            await asyncio.sleep(0.1)
+
 
 @contextmanager
 def running(folder: Path, jobs: Sequence[Job], interval: str = "1s") -> Iterator[Prometheus]:

@@ -38,8 +38,31 @@ class Doors:
         self.jobs.append(job(name, found.address, namespace="team", **labels))
         return found
 
+    def found(self, port: str = "health", **pages: str) -> None:
+        """Let the chart's own job scrape a door in each of these namespaces, at this port.
+
+        What Kubernetes would say of the pods stands in their targets.
+        """
+        (scraping, *_) = yaml.safe_load((CHART / "files/prometheus/scrape.yaml").read_text())
+        del scraping["kubernetes_sd_configs"]
+        scraping["job_name"] += f"-{port}"
+        scraping["static_configs"] = [
+            {"targets": [self._telling(page).address], "labels": _told(namespace, port)}
+            for namespace, page in pages.items()
+        ]
+        self.jobs.append(scraping)
+
+    def _telling(self, page: str) -> Exporter:
+        return self.stack.enter_context(exporting(lambda: page))
+
     def scrape(self) -> Prometheus:
         return self.stack.enter_context(running(self.folder, self.jobs))
+
+
+def _told(namespace: str, port: str) -> dict[str, str]:
+    of_the_pod = {"namespace": namespace, "pod_name": "pod-1", "pod_phase": "Running"}
+    found = of_the_pod | {"pod_container_port_name": port}
+    return {f"__meta_kubernetes_{name}": value for name, value in found.items()}
 
 
 @pytest.fixture
@@ -53,21 +76,60 @@ def arrivals(counts: Counts) -> list[float]:
 
 
 async def test_a_pod_cannot_speak_for_another_namespace(doors: Doors) -> None:
-    """The chart's own jobs; what Kubernetes would say of the pods stands in their targets."""
-    (scraping, *_) = yaml.safe_load((CHART / "files/prometheus/scrape.yaml").read_text())
-    page = doors.stack.enter_context(exporting(lambda: FORGED))
-    del scraping["kubernetes_sd_configs"]
-    told_by_kubernetes = {
-        "__meta_kubernetes_namespace": "attacker",
-        "__meta_kubernetes_pod_name": "pod-1",
-        "__meta_kubernetes_pod_phase": "Running",
-    }
-    scraping["static_configs"] = [{"targets": [page.address], "labels": told_by_kubernetes}]
-    doors.jobs.append(scraping)
+    doors.found(attacker=FORGED)
     found = doors.scrape()
     own = Service("attacker", "digits")
     assert list((await found.until(own, lambda counts: counts.doors)).doors) == ["pod-1"]
     assert list(await found.read()) == [own]
+
+
+def series(count: int, **labels: str) -> str:
+    """Return so many series of numbers as long as Envoy's."""
+    said = "".join(f',{name}="{value}"' for name, value in labels.items())
+    return "".join(f'envoy_series{{number="{n}"{said}}} 48.543685822374349\n' for n in range(count))
+
+
+async def test_a_door_of_a_thousand_services_is_within_the_limits(doors: Doors) -> None:
+    every = (f"{number:040}" for number in range(1000))
+    page = "".join(
+        told(name, arrivals=70, active=3) + series(58, service=name, revision="a1b2c3")
+        for name in every
+    )
+    doors.found(team=page)
+    found = doors.scrape()
+    await found.until(Service("team", f"{999:040}"), lambda counts: arrivals(counts) == [70])
+
+
+@pytest.mark.parametrize(
+    ("page", "limit"),
+    [
+        pytest.param(series(125_000), "sample limit", id="series"),
+        pytest.param(f"# {'x' * (33 << 20)}\n", "body size limit", id="bytes"),
+        pytest.param(
+            series(1, **{f"label{n}": "x" for n in range(40)}), "label_limit", id="labels"
+        ),
+        pytest.param(series(1, **{"x" * 200: "x"}), "label_name_length_limit", id="a long name"),
+        pytest.param(series(1, label="x" * 300), "label_value_length_limit", id="a long value"),
+    ],
+)
+async def test_of_a_page_beyond_a_limit_nothing_is_taken(
+    doors: Doors, page: str, limit: str
+) -> None:
+    digits = told("digits", arrivals=70, active=3)
+    doors.found(team=digits, attacker=digits + page)
+    found = doors.scrape()
+    await found.until_refused("attacker", f"{limit} exceeded")
+    await found.until(DIGITS, lambda counts: counts.doors)
+    assert list(await found.read()) == [DIGITS]
+
+
+async def test_a_doors_other_ports_are_not_scraped(doors: Doors) -> None:
+    digits = told("digits", arrivals=70, active=3)
+    doors.found(team=digits)
+    doors.found(port="http", attacker=digits)
+    found = doors.scrape()
+    await found.until(DIGITS, lambda counts: counts.doors)
+    assert await found.errors() == {"team": ""}
 
 
 async def test_a_pod_that_is_scraped_twice_counts_once(doors: Doors) -> None:

@@ -84,3 +84,12 @@ fsGroup: {{ int64 . }}
 seccompProfile:
   type: RuntimeDefault
 {{- end }}
+
+{{/* What a PodMonitor takes at most of a pod, as a job of files/prometheus/scrape.yaml says it. */}}
+{{- define "lepton.scrapeLimits" -}}
+sampleLimit: {{ int .sample_limit }}
+bodySizeLimit: {{ .body_size_limit }}
+labelLimit: {{ int .label_limit }}
+labelNameLengthLimit: {{ int .label_name_length_limit }}
+labelValueLengthLimit: {{ int .label_value_length_limit }}
+{{- end }}
