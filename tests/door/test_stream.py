@@ -40,7 +40,8 @@ def test_a_door_is_known_by_its_certificate(door: RunningDoor, plane: ControlPla
     plane.start()
     told = door.until(lambda answer: "not sent" in answer.text)
     assert told.text == "The operator has not sent a listener for any service yet.\n"
-    has_come(plane, 1)  # Envoy believes in a stream before the other end has seen it
+    # Envoy believes in a stream before the other end has seen it.
+    until(lambda: bool(plane.names), "the door is seen")
     assert plane.names == [[b"spiffe://lepton.ai/ns/team-a/door"]]
 
 

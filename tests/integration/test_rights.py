@@ -23,7 +23,7 @@ from tests.integration.conftest import LEASE, Namespace, Operators, install_crds
 from tests.integration.kubelet import Kubelet
 
 ACCOUNTS = "system:serviceaccounts"
-SEEN, GONE = "an object is seen", "a pod is gone"
+SEEN, GONE, SCALED = "an object is seen", "a pod is gone", "a service is scaled"
 MODEL = {"version": 1, "digest": f"sha256:{'ab' * 32}", "sizeBytes": 1}
 STRANGER = {
     "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
@@ -229,7 +229,9 @@ def train_again(work: Namespace) -> None:
 
 
 def serve(work: Namespace) -> None:
-    """One of two serving pods becomes one too many; somebody changes the Service by hand."""
+    """One of two serving pods becomes one too many; somebody changes the Service by hand; and two
+    are the least.
+    """
     work.apply("InferenceService", "digits", spec=SERVED | {"replicas": 2})
     for index in (0, 1):
         Kubelet(work).run(f"digits-serve-{index}", f"10.0.1.{index + 1}")
@@ -242,6 +244,10 @@ def serve(work: Namespace) -> None:
     wait_until(lambda: work.api.get(service), lambda found: "stranger" not in str(found), SEEN)
     work.apply("InferenceService", "digits", spec=SERVED | {"replicas": 1})
     wait_until(work.pods, lambda found: "digits-serve-1" not in found, GONE)
+    bounds = {"minReplicas": 2, "maxReplicas": 2, "target": {"latencyMilliseconds": 500}}
+    work.apply("InferenceService", "digits", spec=SERVED | {"autoscaling": bounds})
+    own = work.path("InferenceService", "digits")
+    wait_until(lambda: work.api.get(own), lambda it: it and it["spec"]["replicas"] == 2, SCALED)
 
 
 def mend(work: Namespace) -> None:
