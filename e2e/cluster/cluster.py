@@ -28,6 +28,9 @@ DEFAULT_NAME = "dev"
 MAX_NODES = 8
 _STARTS = 3
 _NO_INDEX = -1
+# Each kubelet, containerd and door takes some; Linux allows a user 128, too few for four clusters.
+_INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+_INOTIFY_INSTANCES = 1024
 _BYTES_PER_NODE = 1 << 30
 _FAKE_NODES_SECONDS = 60.0
 _RELEASED_SECONDS = 30.0
@@ -254,6 +257,13 @@ class Cluster:
         raise ClusterError(f"Cluster {self.name!r} has no node {name!r}, only {self.nodes}.")
 
 
+def _allow_watches(progress: Progress) -> None:
+    """Let root have inotify instances enough, until the machine starts anew."""
+    if int(_INOTIFY.read_text()) < _INOTIFY_INSTANCES:
+        progress(f"{_INOTIFY.name} is raised to {_INOTIFY_INSTANCES}: kubelets need them.")
+        _INOTIFY.write_text(str(_INOTIFY_INSTANCES))
+
+
 def up(
     name: str = DEFAULT_NAME,
     nodes: int = 1,
@@ -275,6 +285,7 @@ def up(
         raise ClusterError(f"A cluster has 1 to {MAX_NODES} nodes, not {nodes}.")
     packages.need_root()
     packages.install(progress)
+    _allow_watches(progress)
     tools.build(tools.OF_A_CLUSTER, progress)
     node_images.prepare(images, progress)
     with layout.locked():
