@@ -17,7 +17,7 @@ from e2e.recovery.run import Run, started
 from e2e.recovery.timeline import Recovery
 from e2e.recovery.volume import Shared
 from e2e.recovery.watched import Sightings, watched
-from e2e.waiting import condition, is_true, wait_until
+from e2e.waiting import condition, wait_until
 
 FIRST_STEPS = 40
 """Steps before the fault: more than the launchers need to know how long one takes."""
@@ -90,12 +90,13 @@ def _gone_on(run: Run, seen: Sightings, at: float, fault: Fault) -> Measured:
 
 
 def _ended(run: Run, seen: Sightings, at: float, fault: Fault) -> Measured:
-    job = wait_until(run.job, lambda found: is_true(found, "Failed"), "a job fails") or {}
-    events = run.events()
+    failed_at = wait_until(lambda: timeline.failed_at(seen), bool, "a job fails")
+    assert failed_at is not None
+    job, events = run.job() or {}, run.events()
     recovery = Recovery(
         reason=str(condition(job, "Failed")["reason"]),
         detect_s=timeline.detected_at(seen, events, at, in_place=True) - at,
-        wall_s=timeline.failed_at(seen) - at,
+        wall_s=failed_at - at,
     )
     wrong = timeline.contradictions(events, run.checkpoints())
     return Measured(recovery, fault.detect_bound(0), 0, tuple(wrong), job, {})

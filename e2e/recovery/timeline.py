@@ -106,9 +106,9 @@ def _is_closed(status: Mapping[str, Any], attempt: int) -> bool:
     return any(each["number"] == attempt and each.get("endTime") for each in found)
 
 
-def failed_at(seen: Sightings) -> float:
-    """Return when the job's status first said that it had failed."""
-    return next(at for at, status in seen.statuses if _has_failed(status))
+def failed_at(seen: Sightings) -> float | None:
+    """Return when the job's status was first seen to say that it had failed."""
+    return next((at for at, status in seen.statuses if _has_failed(status)), None)
 
 
 def step_seconds(events: Sequence[Event], fault_at: float) -> list[float]:

@@ -143,7 +143,7 @@ def test_an_hpa_takes_the_place_of_the_law_until_it_goes(
     for name in ("theirs", "another"):
         namespace.delete("HorizontalPodAutoscaler", name)
     wait_until(partial(replicas, namespace), lambda it: it >= 3, SCALED)
-    assert "ScaledByAnother" not in said(namespace)
+    wait_until(partial(said, namespace), lambda it: "ScaledByAnother" not in it, SAID)
 
 
 @pytest.mark.usefixtures("kubelet")
