@@ -11,11 +11,12 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from lepton_operator import logs
 from lepton_operator.build.serving import FETCH, PROGRESS_PORT
 from lepton_operator.cache import Cache, Key
-from lepton_operator.inquiry import NO_ANSWER, Inquiry, inquiry
+from lepton_operator.inquiry import NO_ANSWER, Inquiry, ask_for_ever
 from lepton_operator.views import Fetched, PodView
 
 ROUND_SECONDS = 2.0
@@ -53,10 +54,7 @@ class Downloads:
 
     async def run(self, wake: Callable[[Key], None]) -> None:
         """Ask for ever; `wake` is told whose pod told something new."""
-        async with inquiry() as asking:
-            while True:
-                await self.ask_all(asking, wake)
-                await asyncio.sleep(ROUND_SECONDS)
+        await ask_for_ever(partial(self.ask_all, wake=wake), ROUND_SECONDS)
 
     async def ask_all(self, asking: Inquiry, wake: Callable[[Key], None]) -> None:
         """Ask every pod that fetches a model."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -63,6 +63,19 @@ async def bounded(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
         if len(content) > max_bytes:
             raise UnusableError(f"its answer is longer than {max_bytes / 2**20:g} MiB")
     return bytes(content)
+
+
+async def ask_for_ever(
+    ask_all: Callable[[Inquiry], Awaitable[None]],
+    round_seconds: float,
+    answer_seconds: float = ANSWER_SECONDS,
+    max_bytes: int = MAX_BYTES,
+) -> None:
+    """Ask all, and again so long after all have answered, or had their time."""
+    async with inquiry(answer_seconds, max_bytes) as asking:
+        while True:
+            await ask_all(asking)
+            await asyncio.sleep(round_seconds)
 
 
 @asynccontextmanager

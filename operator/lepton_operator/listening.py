@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from lepton_operator import logs, names
 from lepton_operator.build.door import HEALTH_PORT
 from lepton_operator.cache import Cache, Key
-from lepton_operator.inquiry import NO_ANSWER, Inquiry, inquiry
+from lepton_operator.inquiry import NO_ANSWER, Inquiry, ask_for_ever
 from lepton_operator.views import PodView
 
 ROUND_SECONDS = 0.5
@@ -39,10 +40,7 @@ class Listening:
 
     async def run(self, wake: Callable[[Key], None]) -> None:
         """Ask for ever; `wake` is told whose port a door listens on now, or does no more."""
-        async with inquiry() as asking:
-            while True:
-                await self.ask_all(asking, wake)
-                await asyncio.sleep(ROUND_SECONDS)
+        await ask_for_ever(partial(self.ask_all, wake=wake), ROUND_SECONDS)
 
     async def ask_all(self, asking: Inquiry, wake: Callable[[Key], None]) -> None:
         """Ask the doors of every namespace in which a Service leads past them."""

@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 from lepton_operator import logs, names, progress
 from lepton_operator.build.training import TELEMETRY_PORT
 from lepton_operator.cache import Cache, Key
-from lepton_operator.inquiry import NO_ANSWER, Inquiry, UnusableError, inquiry
+from lepton_operator.inquiry import NO_ANSWER, Inquiry, UnusableError, ask_for_ever
 from lepton_operator.views import PodView, Told
 
 ASK_SECONDS = 30.0
@@ -66,10 +67,9 @@ class Telemetry:
 
     async def run(self, wake: Callable[[Key], None]) -> None:
         """Ask for ever; `wake` is told whose training told something new."""
-        async with inquiry(ANSWER_SECONDS, progress.MAX_BYTES) as asking:
-            while True:
-                await self.ask_all(asking, wake)
-                await asyncio.sleep(ROUND_SECONDS)
+        await ask_for_ever(
+            partial(self.ask_all, wake=wake), ROUND_SECONDS, ANSWER_SECONDS, progress.MAX_BYTES
+        )
 
     async def ask_all(self, asking: Inquiry, wake: Callable[[Key], None]) -> None:
         """Ask every pod whose time has come."""

@@ -14,12 +14,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 from lepton_operator import logs, names
 from lepton_operator.build.door import HEALTH_PORT
 from lepton_operator.cache import Cache, Key
 from lepton_operator.inference.draining import has_drained, takes_requests
-from lepton_operator.inquiry import NO_ANSWER, Inquiry, inquiry
+from lepton_operator.inquiry import NO_ANSWER, Inquiry, ask_for_ever
 from lepton_operator.views import DoorTold, PodView
 
 ROUND_SECONDS = 0.5
@@ -68,10 +69,7 @@ class Traffic:
 
     async def run(self, wake: Callable[[Key], None]) -> None:
         """Ask for ever; `wake` is told whose pods there is news about."""
-        async with inquiry() as asking:
-            while True:
-                await self.ask_all(asking, wake)
-                await asyncio.sleep(ROUND_SECONDS)
+        await ask_for_ever(partial(self.ask_all, wake=wake), ROUND_SECONDS)
 
     async def ask_all(self, asking: Inquiry, wake: Callable[[Key], None]) -> None:
         """Ask the doors of every namespace in which a pod drains."""

@@ -10,7 +10,7 @@ from lepton_operator.autoscale.limits import counted
 from lepton_operator.autoscale.queueing import Wait, replicas_for
 from lepton_operator.autoscale.schedules import bounds
 from lepton_operator.autoscale.service import Model
-from lepton_operator.autoscale.values import History, Moment, Samples, Schedule, Spec
+from lepton_operator.autoscale.values import History, Moment, Samples, Schedule, Spec, grown
 
 # The six blocks of a fourth of a start-up that a trend is taken from, and a margin.
 _KEPT_STARTUPS = 1.75
@@ -104,9 +104,7 @@ def observe(spec: Spec, samples: Samples, history: History, now: float) -> Histo
             changes=(),
             advice=(),
         )
-    came = samples.arrivals - last.arrivals
-    if came < 0:  # a counter that fell has begun again at 0
-        came = samples.arrivals
+    came = grown(last.arrivals, samples.arrivals)
     rate = came / (samples.time - last.time)
     learned = service.learn(history.service, last, samples, rate, spec.door)
     return history._replace(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lepton_operator.autoscale.queueing import Door, mean_wait
-from lepton_operator.autoscale.values import Samples, Service, Spec
+from lepton_operator.autoscale.values import Samples, Service, Spec, grown
 
 # The mean of a thousand exponential times has a standard error of three percent.
 _MEMORY_REQUESTS = 1000.0
@@ -69,18 +69,13 @@ def model(service: Service, spec: Spec) -> Model | None:
     return Model(alone, batched, work, min(max(variability, _LEAST_VARIABILITY), _MOST_VARIABILITY))
 
 
-def _grown(before: float, now: float) -> float:
-    """Return a counter's growth: one that fell has begun again at 0."""
-    return now - before if now >= before else now
-
-
 def _executed(before: Samples, now: Samples) -> tuple[float, float, float] | None:
     """Return the requests that were computed, the sum of their seconds, and the batches."""
     if now.computed is None or before.computed is None:
         return None
-    done = _grown(before.computed, now.computed)
-    seconds = _grown(before.compute_seconds or 0.0, now.compute_seconds or 0.0)
-    batches = _grown(before.batches or 0.0, now.batches or 0.0)
+    done = grown(before.computed, now.computed)
+    seconds = grown(before.compute_seconds or 0.0, now.compute_seconds or 0.0)
+    batches = grown(before.batches or 0.0, now.batches or 0.0)
     return (done, seconds, batches) if done >= 1 and seconds > 0 and batches >= 1 else None
 
 
@@ -90,13 +85,13 @@ def _shown(before: Samples, now: Samples) -> tuple[float, float, float] | None:
     While more wait than are worked on, replicas do nothing but work; while there are fewer requests
     than replicas, almost none waits. In between nobody can tell work from waiting.
     """
-    done = _grown(before.completions, now.completions)
+    done = grown(before.completions, now.completions)
     few, many = sorted((before.in_flight, now.in_flight))
     if now.computed is not None or done < 1 or now.ready != before.ready:
         return None
     if few >= 2 * now.ready > 0:
         return done, now.ready * (now.time - before.time), done
-    took = _grown(before.latency_seconds, now.latency_seconds)
+    took = grown(before.latency_seconds, now.latency_seconds)
     return (done, took, done) if many <= now.ready and took > 0 else None
 
 
@@ -141,13 +136,13 @@ def _waits(service: Service, between: tuple[Samples, Samples], rate: float, door
         return service._replace(calm_since=now.time)
     if service.weight == 0 or service.size > _ONE_BY_ONE * service.weight:
         return service
-    seconds, done = service.seconds / service.weight, _grown(before.completions, now.completions)
+    seconds, done = service.seconds / service.weight, grown(before.completions, now.completions)
     offered = rate * seconds
     if now.time - service.calm_since < _CALM_SECONDS or offered >= _STEADY * now.ready:
         return service
     own, others = mean_wait(now.ready, offered, door)
     kept = max(0.0, 1 - done / _MEMORY_REQUESTS)
-    took = _grown(before.latency_seconds, now.latency_seconds)
+    took = grown(before.latency_seconds, now.latency_seconds)
     return service._replace(
         waited=service.waited * kept + max(0.0, took - done * (1 + others) * seconds),
         foretold=service.foretold * kept + done * own * seconds,

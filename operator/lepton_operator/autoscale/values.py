@@ -64,6 +64,11 @@ class Spec:
         return 1 - self.percentile / 100
 
 
+def grown(before: float, now: float) -> float:
+    """Return what a counter grew by: one that fell has begun again at 0."""
+    return now - before if now >= before else now
+
+
 @dataclass(frozen=True, slots=True)
 class Samples:
     """One service at one time: counters that only grow (or restart at 0), and gauges.

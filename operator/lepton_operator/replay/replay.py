@@ -31,7 +31,7 @@ class Step:
     @property
     def is_change(self) -> bool:
         """Whether the law would have set another number."""
-        return self.decision.replicas not in (0, self.decision.current)
+        return self.decision.replicas != self.decision.current
 
 
 def replay(recording: Recording, spec: Spec, fleet: Fleet) -> Iterator[Step]:
@@ -44,15 +44,13 @@ def replay(recording: Recording, spec: Spec, fleet: Fleet) -> Iterator[Step]:
         # What it remembers of the past is long, and the next one's.
         told = replace(decision, history=History())
         yield Step(look.time, told, found.ready, len(found.starting_ages))
-        if decision.replicas != 0:  # a decision about nothing known is one for 0
-            fleet.scale(decision.replicas)
+        fleet.scale(decision.replicas)
 
 
 def _decided(account: Account, spec: Spec, fleet: Fleet, look: Look) -> Decision:
     counts = fresh(look.counts, look.counts.doors, look.time, spec.stale_after_seconds)
     totals = account.meter.add(counts)
-    known = totals is not None and counts.doors
-    samples = samples_of(totals, fleet.replicas(), fleet.wanted) if totals and known else None
+    samples = samples_of(totals, fleet.replicas(), fleet.wanted) if totals is not None else None
     decision = account.decide(spec, samples, look.time, fleet.wanted)
     if account.history.last is samples:
         fleet.learned()

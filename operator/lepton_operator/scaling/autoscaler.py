@@ -195,12 +195,12 @@ class Autoscaler:
         asked_themselves = heard.by_doors(scaled, now)
         counts = Counts({**asked_themselves.doors, **known.doors}, known.tritons)
         account.source = "Prometheus" if known.doors else "Doors" if counts.doors else None
-        samples = self._samples(scaled, counts, now)
-        decision = account.decide(self._asked(scaled), samples, now, desired)
+        spec, samples = self._asked(scaled), self._samples(scaled, counts, now)
+        decision = account.decide(spec, samples, now, desired)
         paused = self._paused(scaled)
         found = paused or self._active(scaled, decision, heard, now)
         room = account.replicas.without_room if account.replicas is not None else ()
-        conditions = [found, *limits(self._asked(scaled), decision, room)]
+        conditions = [found, *limits(spec, decision, room)]
         if account.tell(conditions, scaled.own.generation, now):
             wake(scaled.own.key)
         if decision.replicas != desired and paused is None and is_over(account.writing):

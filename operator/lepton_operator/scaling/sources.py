@@ -154,8 +154,7 @@ async def ended(tasks: Iterable[asyncio.Task[None] | None]) -> None:
 @asynccontextmanager
 async def sources(settings: Settings, port: int = HEALTH_PORT) -> AsyncIterator[Sources]:
     """Yield what is asked with."""
-    timeout = aiohttp.ClientTimeout(total=prometheus.ANSWER_SECONDS)
-    async with aiohttp.ClientSession(timeout=timeout) as session, inquiry() as asking:
+    async with aiohttp.ClientSession() as session, inquiry() as asking:
         found = Sources(settings, session, asking, port)
         try:
             yield found

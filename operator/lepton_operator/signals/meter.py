@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import NamedTuple
 
+from lepton_operator.autoscale.values import grown
 from lepton_operator.signals.counts import Counts, DoorCounts, TritonCounts
 
 _NOTHING = TritonCounts(0.0, 0.0, 0.0)
@@ -130,24 +131,20 @@ def _since(before: DoorCounts, after: DoorCounts) -> _Counted:
     if after.arrivals < before.arrivals:
         before = DoorCounts(before.at, 0.0, 0.0, answers=0.0, milliseconds=0.0)
     came = after.arrivals - before.arrivals
-    rejected = _grown(before.rejected, after.rejected)
+    rejected = grown(before.rejected, after.rejected)
     if None in (before.answers, before.milliseconds, after.answers, after.milliseconds):
         # Little's law: requests took together what was open, times the time that it was.
         answers = came + before.active - after.active
         seconds = (before.active + after.active) / 2 * (after.at - before.at)
     else:
-        answers = _grown(before.answers or 0.0, after.answers or 0.0)
-        seconds = _grown(before.milliseconds or 0.0, after.milliseconds or 0.0) / 1e3
+        answers = grown(before.answers or 0.0, after.answers or 0.0)
+        seconds = grown(before.milliseconds or 0.0, after.milliseconds or 0.0) / 1e3
     return _Counted(came, rejected, max(0.0, answers - rejected), seconds)
 
 
 def _executed(before: TritonCounts, after: TritonCounts) -> TritonCounts:
     """Return what a Triton counted in between: after a restart, all that it counted since."""
-    return TritonCounts(*map(_grown, before, after))
-
-
-def _grown(before: float, after: float) -> float:
-    return after - before if after >= before else after
+    return TritonCounts(*map(grown, before, after))
 
 
 def _added(

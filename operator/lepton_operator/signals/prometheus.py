@@ -26,10 +26,7 @@ _SUCCESS = "nv_inference_request_success"
 _MISSES = "nv_cache_num_misses_per_model"
 _EXECUTIONS = "nv_inference_exec_count"
 _COMPUTE = "nv_inference_compute_(input|infer|output)_duration_us"
-_COUNTED = (
-    *(_ARRIVALS, _ACTIVE, _REJECTED, _ANSWERS, _MILLISECONDS),
-    _EXECUTIONS,
-)
+_COUNTED = (_ARRIVALS, _ACTIVE, _REJECTED, _ANSWERS, _MILLISECONDS, _EXECUTIONS)
 # Prometheus refuses more than 11,000; an hour of looks is some megabytes.
 _MOST_STEPS = 1800
 _POD = "namespace, service, pod"
