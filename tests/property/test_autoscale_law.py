@@ -28,6 +28,7 @@ any_samples = st.none() | st.builds(
     computed=st.none() | figures,
     compute_seconds=st.none() | figures,
     batches=st.none() | figures,
+    hits=figures,
     desired=st.none() | st.integers(-2, 80),
 )
 specs = st.builds(

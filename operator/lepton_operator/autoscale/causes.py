@@ -29,7 +29,7 @@ def by_demand(scene: Scene) -> Cause:
     replicas = scene.needed(rate)
     if replicas < scene.samples.current:
         replicas = min(scene.samples.current, scene.needed((1 + _TOLERANCE) * rate))
-    holds = capacity(replicas, scene.wait) / scene.model.work_seconds
+    holds = capacity(replicas, scene.wait) / scene.model.load_seconds
     spec, alone = scene.spec, scene.model.seconds_batched
     source = (
         f"came or were foretold within the last {scene.startup_seconds:.0f} s, a start-up"
@@ -45,6 +45,8 @@ def by_demand(scene: Scene) -> Cause:
         )
     else:
         reason += f" within {spec.target_seconds * 1e3:.0f} ms for {spec.percentile:g} %"
+    if scene.model.share_computed < 1:
+        reason += f"; {100 * scene.model.share_computed:.0f} % of requests miss the response cache"
     return Cause(replicas, "demand", rate, holds, reason + ".")
 
 
@@ -57,7 +59,7 @@ def by_backlog(scene: Scene) -> Cause:
     if waited <= allowed:
         return Cause(0, "backlog", waited, allowed, "")
     able = samples.ready * horizon + scene.starting_ready_seconds
-    busy = scene.rate * work
+    busy = scene.rate * scene.model.load_seconds
     drain = keep.to_drain(busy, backlog, able, horizon, scene.late_second)
     replicas = min(max(drain, samples.current), scene.most)
     reason = (

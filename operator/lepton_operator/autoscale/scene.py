@@ -10,7 +10,7 @@ from lepton_operator.autoscale.limits import counted
 from lepton_operator.autoscale.queueing import Wait, replicas_for
 from lepton_operator.autoscale.schedules import bounds
 from lepton_operator.autoscale.service import Model
-from lepton_operator.autoscale.values import History, Moment, Samples, Schedule, Spec, grown
+from lepton_operator.autoscale.values import Change, History, Moment, Samples, Schedule, Spec, grown
 
 # The six blocks of a fourth of a start-up that a trend is taken from, and a margin.
 _KEPT_STARTUPS = 1.75
@@ -56,7 +56,7 @@ class Scene:
 
     def needed(self, rate: float) -> int:
         """Return the least number that holds a rate; one above the most if that does not."""
-        return replicas_for(rate * self.model.work_seconds, self.wait, self.most + 1)
+        return replicas_for(rate * self.model.load_seconds, self.wait, self.most + 1)
 
 
 def problem(spec: Spec, samples: Samples, history: History, now: float) -> str:
@@ -70,6 +70,7 @@ def problem(spec: Spec, samples: Samples, history: History, now: float) -> str:
         samples.computed or 0.0,
         samples.compute_seconds or 0.0,
         samples.batches or 0.0,
+        samples.hits,
         *samples.starting_ages,
     )
     if not all(map(math.isfinite, figures)):
@@ -101,7 +102,7 @@ def observe(spec: Spec, samples: Samples, history: History, now: float) -> Histo
             overload=None,
             backlog_seconds=0.0,
             began_with=samples.current,
-            changes=(),
+            changes=_changes(spec, samples, history, now),
             advice=(),
         )
     came = grown(last.arrivals, samples.arrivals)
@@ -112,8 +113,16 @@ def observe(spec: Spec, samples: Samples, history: History, now: float) -> Histo
         startups_seconds=known,
         service=learned,
         arrivals=history.arrivals + came,
-        changes=counted(history.changes, now, samples.current - last.current, spec.up, spec.down),
+        changes=_changes(spec, samples, history, now),
     )
+
+
+def _changes(spec: Spec, samples: Samples, history: History, now: float) -> tuple[Change, ...]:
+    """Return what was changed lately; after a clock was set back nobody knows when that was."""
+    last = history.last
+    if last is None or samples.time <= last.time:
+        return ()
+    return counted(history.changes, now, samples.current - last.current, spec.up, spec.down)
 
 
 def see(
@@ -168,17 +177,17 @@ def _wait(spec: Spec, model: Model) -> Wait:
 
 def _reference(scene: Scene, seen: History) -> tuple[int, History]:
     """Let the reference of `keep` live on to the present; return what it wants now."""
-    now, work = scene.samples.time, scene.model.work_seconds
+    now = scene.samples.time
     moments = seen.moments
     base = min(_base(scene, seen), scene.most)
     if not moments:
         return base, seen
     seconds = now - moments[-1].time
     ready = keep.reference_ready(moments, seen.troughs, now, scene.startup_seconds, seen.began_with)
-    busy = scene.rate * work
+    busy = scene.rate * scene.model.load_seconds
     backlog = max(0.0, seen.backlog_seconds + (busy - ready) * seconds)
     worth, overload, wanted = seen.worth, None, base
-    if backlog > ready * scene.wait.slack * work:
+    if backlog > ready * scene.wait.slack * scene.model.work_seconds:
         cost = scene.late_second * seconds if scene.rate > 0 else 0.0
         needed = scene.needed(scene.certain_rate)
         worth, overload = keep.late(worth, seen.overload, ready, needed, cost)

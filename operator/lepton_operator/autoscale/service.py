@@ -7,6 +7,7 @@ own.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from lepton_operator.autoscale.queueing import Door, mean_wait
@@ -33,8 +34,14 @@ class Model:
 
     seconds_alone: float  # how long one request takes, alone
     seconds_batched: float  # how long the batch takes that a replica is counted with
-    work_seconds: float  # of one replica, for one request
+    work_seconds: float  # of one replica, for one request that is computed
     variability: float
+    share_computed: float = 1.0  # of requests; the response cache answers the others
+
+    @property
+    def load_seconds(self) -> float:
+        """Return the work of one replica for one request that comes, in the mean."""
+        return self.share_computed * self.work_seconds
 
 
 def first(service: Service, samples: Samples) -> Service:
@@ -42,7 +49,7 @@ def first(service: Service, samples: Samples) -> Service:
     done, seconds = samples.computed or 0.0, samples.compute_seconds or 0.0
     if service.weight or done < 1 or seconds <= 0 or not samples.batches:
         return service
-    return _execution(service, done, seconds, samples.batches)
+    return _execution(_asked(service, done, samples.hits), done, seconds, samples.batches)
 
 
 def learn(service: Service, before: Samples, now: Samples, rate: float, door: Door) -> Service:
@@ -50,6 +57,9 @@ def learn(service: Service, before: Samples, now: Samples, rate: float, door: Do
     executed = _executed(before, now) or _shown(before, now)
     if executed is not None:
         service = _execution(service, *executed)
+    if now.computed is not None and before.computed is not None:
+        missed, hits = grown(before.computed, now.computed), grown(before.hits, now.hits)
+        service = _asked(service, missed, hits)
     if now.completions == before.completions:
         return service
     return _waits(service, (before, now), rate, door)
@@ -66,7 +76,8 @@ def model(service: Service, spec: Spec) -> Model | None:
     work = batched / size
     prior = _PRIOR_WAITS * work
     variability = (service.waited + _LEAST_VARIABILITY * prior) / (service.foretold + prior)
-    return Model(alone, batched, work, min(max(variability, _LEAST_VARIABILITY), _MOST_VARIABILITY))
+    variability = min(max(variability, _LEAST_VARIABILITY), _MOST_VARIABILITY)
+    return Model(alone, batched, work, variability, _share_computed(service))
 
 
 def _executed(before: Samples, now: Samples) -> tuple[float, float, float] | None:
@@ -108,6 +119,27 @@ def _execution(service: Service, done: float, seconds: float, batches: float) ->
     )
 
 
+def _asked(service: Service, missed: float, hits: float) -> Service:
+    new = missed + hits
+    if new == 0:
+        return service
+    weight = min(new, _MEMORY_REQUESTS)
+    kept = 1 - weight / _MEMORY_REQUESTS
+    missed *= weight / new
+    return service._replace(
+        asked=service.asked * kept + weight, missed=service.missed * kept + missed
+    )
+
+
+def _share_computed(service: Service) -> float:
+    """Return the upper bound of the share that is computed: one standard error, and one request.
+
+    For what the cache is believed to answer there is no replica.
+    """
+    most = service.missed + math.sqrt(service.missed) + 1
+    return min(1.0, most / (service.asked + 1))
+
+
 def _batch_time(service: Service) -> tuple[float, float]:
     """Return t0 and t1; of one size only, all of it is taken for t1: nothing speaks for more."""
     seconds, size = service.seconds / service.weight, service.size / service.weight
@@ -136,8 +168,9 @@ def _waits(service: Service, between: tuple[Samples, Samples], rate: float, door
         return service._replace(calm_since=now.time)
     if service.weight == 0 or service.size > _ONE_BY_ONE * service.weight:
         return service
-    seconds, done = service.seconds / service.weight, grown(before.completions, now.completions)
-    offered = rate * seconds
+    seconds, share = service.seconds / service.weight, _share_computed(service)
+    done = share * grown(before.completions, now.completions)
+    offered = share * rate * seconds
     if now.time - service.calm_since < _CALM_SECONDS or offered >= _STEADY * now.ready:
         return service
     own, others = mean_wait(now.ready, offered, door)

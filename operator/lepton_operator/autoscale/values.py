@@ -85,10 +85,12 @@ class Samples:
     starting_ages: tuple[float, ...] = ()  # seconds since each pod that is not ready was created
     startups_seconds: tuple[float, ...] = ()  # of pods that became ready since the last samples
     # Triton's own, which it tells at other moments than doors do: requests that were computed, the
-    # sum over them of the time of the batch that each was in, and the batches.
+    # sum over them of the time of the batch that each was in, and the batches; and how many its
+    # response cache answered instead.
     computed: float | None = None
     compute_seconds: float | None = None
     batches: float | None = None
+    hits: float = 0.0
     desired: int | None = None  # spec.replicas; None: as many as there are
     whole: bool = True  # every door has told what it counted
 
@@ -151,6 +153,8 @@ class Service(NamedTuple):
     calm_since: float | None = None  # no more than one request waited for each replica
     waited: float = 0.0  # seconds that requests waited
     foretold: float = 0.0  # that they would have in M/M/c
+    asked: float = 0.0  # requests that a Triton was asked
+    missed: float = 0.0  # those of them that its response cache did not know
 
 
 class History(NamedTuple):

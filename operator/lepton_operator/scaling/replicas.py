@@ -84,6 +84,7 @@ def samples_of(totals: Totals, found: Replicas, desired: int, *, whole: bool = T
         computed=totals.computed if totals.tells_compute else None,
         compute_seconds=totals.compute_seconds,
         batches=totals.batches,
+        hits=totals.hits,
         desired=desired,
         whole=whole,
     )

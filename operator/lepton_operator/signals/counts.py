@@ -38,12 +38,13 @@ class TritonCounts(NamedTuple):
     """What one Triton computed since it started: requests, batches, and microseconds of them all.
 
     Each request of a batch counts the whole time of its batch, and all of it only once it is done.
-    What its response cache answered was not computed.
+    What its response cache answered was not computed: those are its `hits`.
     """
 
     requests: float
     executions: float
     compute_microseconds: float
+    hits: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ class Totals(NamedTuple):
     computed: float = 0.0
     batches: float = 0.0
     compute_seconds: float = 0.0
+    hits: float = 0.0  # of Tritons' response caches
     tells_compute: bool = False  # whether the last look was told of Tritons
 
 
@@ -165,5 +166,6 @@ def _added(
         batches=totals.batches + sum(each.executions for each in tritons),
         compute_seconds=totals.compute_seconds
         + sum(each.compute_microseconds for each in tritons) / 1e6,
+        hits=totals.hits + sum(each.hits for each in tritons),
         tells_compute=bool(tritons),
     )

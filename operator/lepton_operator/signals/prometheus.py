@@ -24,9 +24,10 @@ _ANSWERS = "envoy_http_downstream_rq_time_count"
 _MILLISECONDS = "envoy_http_downstream_rq_time_sum"
 _SUCCESS = "nv_inference_request_success"
 _MISSES = "nv_cache_num_misses_per_model"
+_HITS = "nv_cache_num_hits_per_model"
 _EXECUTIONS = "nv_inference_exec_count"
 _COMPUTE = "nv_inference_compute_(input|infer|output)_duration_us"
-_COUNTED = (_ARRIVALS, _ACTIVE, _REJECTED, _ANSWERS, _MILLISECONDS, _EXECUTIONS)
+_COUNTED = (_ARRIVALS, _ACTIVE, _REJECTED, _ANSWERS, _MILLISECONDS, _EXECUTIONS, _HITS)
 # Prometheus refuses more than 11,000; an hour of looks is some megabytes.
 _MOST_STEPS = 1800
 _POD = "namespace, service, pod"
@@ -265,9 +266,10 @@ def _door(told: Mapping[str, float]) -> DoorCounts | None:
 
 def _triton(told: Mapping[str, float]) -> TritonCounts | None:
     try:
-        return TritonCounts(told[_COMPUTED], told[_EXECUTIONS], told[_COMPUTING])
+        computed, executions, computing = told[_COMPUTED], told[_EXECUTIONS], told[_COMPUTING]
     except KeyError:
         return None
+    return TritonCounts(computed, executions, computing, told.get(_HITS, 0.0))
 
 
 def _reason(content: bytes) -> str:

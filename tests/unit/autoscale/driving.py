@@ -22,6 +22,8 @@ class Drive:
     ready: int = 3
     startup_seconds: float = 60.0
     whole: bool = True
+    missed: float = 1.0  # the share of requests that the response cache does not answer
+    computed: float = 0.0
     time: float = 0.0
     arrivals: float = 0.0
     history: History = field(default_factory=History)
@@ -32,17 +34,19 @@ class Drive:
         if not first:
             self.time += INTERVAL
             self.arrivals += rate * INTERVAL
+            self.computed += rate * INTERVAL * self.missed
         samples = Samples(
             time=self.time,
             arrivals=self.arrivals,
-            in_flight=rate * SERVICE_SECONDS if in_flight is None else in_flight,
+            in_flight=rate * self.missed * SERVICE_SECONDS if in_flight is None else in_flight,
             completions=self.arrivals,
-            latency_seconds=self.arrivals * SERVICE_SECONDS,
+            latency_seconds=self.computed * SERVICE_SECONDS,
             ready=self.ready,
             startups_seconds=(self.startup_seconds,) if first else (),
-            computed=self.arrivals,
-            compute_seconds=self.arrivals * SERVICE_SECONDS,
-            batches=self.arrivals,
+            computed=self.computed,
+            compute_seconds=self.computed * SERVICE_SECONDS,
+            batches=self.computed,
+            hits=self.arrivals - self.computed,
             whole=self.whole,
         )
         self.decision = self.feed(samples)

@@ -305,6 +305,35 @@ def test_what_others_changed_counts_for_behavior() -> None:
     assert drive.step(120.0, in_flight=150).replicas == 5
 
 
+def test_what_was_changed_counts_for_behavior_after_a_gap_too() -> None:
+    drive = with_spec(up=ScalingRules(policies=(ScalingPolicy("Pods", 2, 120),)))
+    drive.last(300, 20.0)
+    before = drive.ready
+    assert drive.last(4, 120.0).replicas == before + 2
+    drive.time += 60  # nothing is known for a minute
+    drive.last(50, 120.0)
+    assert drive.ready == before + 2
+    drive.last(20, 120.0)
+    assert drive.ready > before + 2
+
+
+def test_what_the_response_cache_answers_needs_no_replica() -> None:
+    without, drive = Drive(), Drive(missed=0.25)
+    for each in (without, drive):
+        each.last(600, 40.0)
+    assert without.ready == 5
+    assert drive.ready == 2
+    assert drive.decision is not None
+    assert "27 % of requests miss the response cache" in drive.decision.reason
+
+
+def test_a_cache_that_answers_nothing_any_more_is_noticed() -> None:
+    drive = Drive(missed=0.25)
+    drive.last(600, 40.0)
+    drive.missed = 1.0
+    assert drive.last(120, 40.0).replicas == 5
+
+
 def test_pods_that_find_no_room_do_not_make_it_ask_for_more() -> None:
     drive = Drive()
     drive.last(300, 20.0)

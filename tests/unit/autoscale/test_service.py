@@ -114,6 +114,44 @@ def test_one_size_of_batches_says_nothing_of_larger_ones() -> None:
     assert found.work_seconds == pytest.approx(0.1)
 
 
+def test_a_hit_of_the_cache_costs_no_replica_anything() -> None:
+    service, before = Service(), ZERO
+    for _ in range(20):
+        after = replace(served(before, requests=10, batch=1, each=0.1), hits=before.hits + 90)
+        service, before = learn(service, before, after, 50, DOOR), after
+    found = model(service, SPEC)
+    assert found is not None
+    assert found.work_seconds == pytest.approx(0.1)
+    # A tenth, and by how much a count of a hundred may be wrong.
+    assert found.share_computed == pytest.approx(0.111, abs=0.001)
+    assert found.load_seconds == pytest.approx(0.0111, abs=0.0001)
+
+
+def test_a_few_hits_do_not_promise_that_all_will_be() -> None:
+    service = learn(
+        learn(Service(), ZERO, served(ZERO, requests=2, batch=1, each=0.1), 1, DOOR),
+        ZERO,
+        replace(ZERO, time=2.0, hits=3),
+        1,
+        DOOR,
+    )
+    found = model(service, SPEC)
+    assert found is not None
+    assert found.share_computed > 0.7
+
+
+def test_hits_between_misses_are_counted_too() -> None:
+    service, before = Service(), ZERO
+    for turn in range(200):
+        after = replace(before, time=before.time + 2, hits=before.hits + 10)
+        if turn % 10 == 0:
+            after = replace(served(before, requests=1, batch=1, each=0.1), hits=before.hits + 10)
+        service, before = learn(service, before, after, 5, DOOR), after
+    found = model(service, SPEC)
+    assert found is not None
+    assert found.share_computed < 0.02
+
+
 def test_a_counter_that_begins_again_is_no_loss() -> None:
     service = learn(Service(), ZERO, served(ZERO, requests=40, batch=1, each=0.1), 20, DOOR)
     high = replace(

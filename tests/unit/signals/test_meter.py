@@ -125,9 +125,9 @@ def test_no_door_tells_nothing_and_forgets_nothing() -> None:
 def test_what_tritons_counted_is_in_seconds_with_what_was_before_anybody_looked() -> None:
     meter, door = Meter(), {"a": DoorCounts(0, 0, 0)}
     meter.add(Counts(door, {"t": TritonCounts(10, 5, 2_000_000)}))
-    totals = meter.add(Counts(door, {"t": TritonCounts(16, 8, 2_600_000)}))
+    totals = meter.add(Counts(door, {"t": TritonCounts(16, 8, 2_600_000, hits=4)}))
     assert totals is not None
-    assert (totals.computed, totals.batches) == (16, 8)
+    assert (totals.computed, totals.batches, totals.hits) == (16, 8, 4)
     assert round(totals.compute_seconds, 9) == 2.6
 
 
