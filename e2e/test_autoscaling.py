@@ -31,6 +31,8 @@ ASKED: Mapping[str, Any] = {
 }
 RATE = 5
 """Requests a second of each client: together twice what a pod answers."""
+ENOUGH = 300
+"""Answers in 15 s: seven looks of the law, the second of which adds a replica where all compute."""
 PROMETHEUS = f"deployment/{RELEASE}-prometheus"
 WORDS = {"time", "from", "to", "metric", "value", "target", "reason"}
 
@@ -50,16 +52,26 @@ def installed(target: Target) -> Iterator[Target]:
 @pytest.fixture
 def sleeper(namespace: Kubectl) -> Kubectl:
     """A namespace with a service of one pod that asks for a latency."""
+    return serve(namespace)
+
+
+@pytest.fixture
+def remembering(namespace: Kubectl) -> Kubectl:
+    """The same, which answers what it was asked before without its model."""
+    return serve(namespace, responseCache="1Mi")
+
+
+def serve(kubectl: Kubectl, **triton: Any) -> Kubectl:
     asked = service(
         "sleeper",
         resources={"requests": {"cpu": "100m"}},
         batching={"maxBatchSize": 1},
-        triton={"instances": 1},
+        triton={"instances": 1, **triton},
         autoscaling=ASKED,
     )
-    namespace.apply(model("sleeper", source=upload_digits(namespace)), asked)
-    serves(namespace, "sleeper", version=1)
-    return namespace
+    kubectl.apply(model("sleeper", source=upload_digits(kubectl)), asked)
+    serves(kubectl, "sleeper", version=1)
+    return kubectl
 
 
 def wanted(kubectl: Kubectl) -> int:
@@ -129,6 +141,20 @@ def test_a_service_follows_its_load_through_scale_and_says_why(sleeper: Kubectl)
     foretold, peak = [each["to"] for each in again["decisions"]], max(each["to"] for each in told)
     assert abs(max(foretold) - peak) <= 1
     assert foretold[-1] == 1
+
+
+def test_what_the_response_cache_answers_brings_no_replica(remembering: Kubectl) -> None:
+    with load(remembering, "sleeper", RATE) as clients:
+        says(remembering, "PrometheusAsked")
+        wait_until(
+            lambda: [each for each in clients.so_far() if not each.error],
+            lambda answered: len(answered) > ENOUGH,
+            "a service is scaled",
+            "if it is to be",
+        )
+        assert wanted(remembering) == 1
+    looks = explained(remembering)["decisions"]
+    assert any("miss the response cache" in each["reason"] for each in looks)
 
 
 def test_without_prometheus_the_doors_are_asked_and_it_goes_on(sleeper: Kubectl) -> None:

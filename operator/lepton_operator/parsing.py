@@ -12,6 +12,8 @@ from lepton_operator.api.model import LeptonModel
 from lepton_operator.api.training import TrainingJob
 from lepton_operator.cache import OwnObject
 
+_MOST_FIELDS = 3
+
 Own = TypeVar("Own", TrainingJob, LeptonModel, InferenceService)
 
 
@@ -37,3 +39,11 @@ def _parsed(kind: type[Own], body: Mapping[str, Any]) -> Own | ValidationError:
         if all(each["loc"][:1] == ("status",) for each in error.errors()):
             return kind.model_validate({**body, "status": {}})
         return error
+
+
+def wrong_fields(error: ValidationError) -> str:
+    """Return what pydantic says about the first wrong fields."""
+    return "; ".join(
+        f"{'.'.join(map(str, each['loc']))}: {each['msg'].removeprefix('Value error, ')}"
+        for each in error.errors()[:_MOST_FIELDS]
+    )

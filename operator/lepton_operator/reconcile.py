@@ -16,6 +16,7 @@ from lepton_operator.conditions import Standing, Verdict
 from lepton_operator.execute import Executor, Report
 from lepton_operator.metrics import Metrics
 from lepton_operator.observe import Observer, Refusals, View
+from lepton_operator.parsing import wrong_fields
 from lepton_operator.plan import Plan
 from lepton_operator.queue import End, Outcome
 from lepton_operator.views import PodView
@@ -27,7 +28,6 @@ REFUSED_RETRY_SECONDS = 60.0
 """No event tells when a quota was raised or a name became free: it is tried at least so often."""
 
 _MIN_DUE_SECONDS = 0.05
-_MAX_SPEC_ERRORS = 3
 
 _log = logs.logger(__name__)
 
@@ -266,8 +266,4 @@ def _invalid_status(own: OwnObject, error: ValidationError, now: datetime) -> di
 
 def _sentence(error: ValidationError) -> str:
     """Return what pydantic says about each wrong field, and what to do."""
-    found = [
-        f"{'.'.join(map(str, each['loc']))}: {each['msg'].removeprefix('Value error, ')}"
-        for each in error.errors()[:_MAX_SPEC_ERRORS]
-    ]
-    return f"The spec is not valid: {'; '.join(found)}. Change it and apply it again."
+    return f"The spec is not valid: {wrong_fields(error)}. Change it and apply it again."

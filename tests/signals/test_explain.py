@@ -146,7 +146,8 @@ def test_what_the_law_would_have_done_and_why(
     assert main([*with_operator.explained("--record", str(recording))]) == 0
     autoscaling = {"maxReplicas": 20, "target": {"latencyMilliseconds": 250}}
     spec = {"model": {"name": "digits"}, "autoscaling": autoscaling}
-    manifest.write_text(yaml.safe_dump({"metadata": {"name": "digits"}, "spec": spec}))
+    asked = {"kind": "InferenceService", "metadata": {"name": "digits"}, "spec": spec}
+    manifest.write_text(yaml.safe_dump_all([{"kind": "LeptonModel"}, asked]))
     capsys.readouterr()
     again = found(capsys, "explain", "--recording", str(recording), "--manifest", str(manifest))
     assert again == told
@@ -194,8 +195,13 @@ def test_without_the_operators_metrics_doors_tell_how_many_served(
         (("--from", "1h", "--to", "2h", *ASKED), "--from must be before --to"),
         (("--prometheus", "http://127.0.0.1:1", *ASKED), "does not answer"),
         (("--recording", "/nowhere.json", *ASKED), "No such file"),
-        (("--from", "yesterday", *ASKED), "yesterday"),
-        (("--max", "0", "--target-ms", "250"), "maxReplicas"),
+        (("--from", "yesterday", *ASKED), "'yesterday' is no time: write e.g."),
+        (("--matcher", "blue", *ASKED), "--matcher blue: write LABEL=VALUE"),
+        (("--max", "0", "--target-ms", "250"), "is wrong: maxReplicas: "),
+        (("--percentile", "10", *ASKED), "is wrong: target.percentile: "),
+        (("--min", "30", *ASKED), "minReplicas may not be above maxReplicas"),
+        (("--manifest", "/etc/passwd", *ASKED), "/etc/passwd"),
+        (("--manifest", "examples/sharded.yaml", *ASKED), "has no InferenceService"),
     ],
 )
 def test_what_cannot_be_explained_is_said(

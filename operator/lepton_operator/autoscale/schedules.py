@@ -74,7 +74,7 @@ def problem(schedule: Schedule) -> str:
             f"the time zone {schedule.time_zone!r} does not exist: name one of IANA's, "
             "e.g. Europe/Berlin"
         )
-    return _unread(schedule.start) or _unread(schedule.end)
+    return _unread(schedule.start) or _unread(schedule.end) or _ends_at_once(schedule)
 
 
 def _unread(expression: str) -> str:
@@ -85,6 +85,18 @@ def _unread(expression: str) -> str:
     if first is None or first > _SEARCHED_TO:
         return f"{expression!r} does not come once in five years: write e.g. 0 8 * * 1-5"
     return ""
+
+
+def _ends_at_once(schedule: Schedule) -> str:
+    start, end = (CronSim(each, _SEARCHED_FROM) for each in (schedule.start, schedule.end))
+    fields = ("minutes", "hours", "days", "months", "weekdays")
+    within = (getattr(start, each) <= getattr(end, each) for each in fields)
+    if start.day_and != end.day_and or not all(within):
+        return ""
+    return (
+        f"it ends whenever it starts, since {schedule.end!r} comes with each {schedule.start!r}: "
+        "set another end, or minReplicas and maxReplicas themselves if they are to hold always"
+    )
 
 
 def _holds(schedule: Schedule, now: float) -> bool:

@@ -32,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asked.add_argument("--percentile", type=float)
     asked.add_argument("--min", type=int)
     asked.add_argument("--max", type=int)
-    asked.add_argument("--max-batch", type=int, default=1, help="requests of one computation")
+    asked.add_argument(
+        "--max-batch", type=int, help="in place of the manifest's batching, or of the settings'"
+    )
     how = parser.add_argument_group("how")
     how.add_argument(
         "--as-it-was",

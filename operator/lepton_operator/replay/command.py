@@ -7,21 +7,16 @@ import asyncio
 import re
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
-import yaml
-
-from lepton_operator import settings
-from lepton_operator.api.autoscaling import Autoscaling
-from lepton_operator.api.inference import InferenceService
-from lepton_operator.autoscale.values import Spec
 from lepton_operator.replay import report
 from lepton_operator.replay.fleets import AsItWas, Fleet, UnderTheLaw
 from lepton_operator.replay.recording import STEP_SECONDS, Recording, load, record
 from lepton_operator.replay.replay import measured_startup_seconds, replay
-from lepton_operator.scaling.asked import spec as spec_of
+from lepton_operator.replay.wanted import asked_for
+from lepton_operator.settings import Settings
+from lepton_operator.settings import load as load_settings
 from lepton_operator.signals.counts import Service
 from lepton_operator.signals.prometheus import SignalError, Times
 
@@ -46,20 +41,32 @@ def run(parsed: argparse.Namespace) -> int:
 async def _recorded(parsed: argparse.Namespace) -> Recording:
     if not (parsed.namespace and parsed.service):
         raise ValueError("say --namespace and --service, or --recording.")
-    known = settings.load(parsed.settings).prometheus if parsed.settings.exists() else None
-    url = parsed.prometheus or (known.url if known else "")
+    settings = _settings(parsed)
+    url = parsed.prometheus or (settings.prometheus.url if settings else "")
     if not url:
         raise ValueError("say --prometheus: the settings name none.")
     now = time.time()
     times = Times(_moment(parsed.since, now), _moment(parsed.until, now), STEP_SECONDS)
     if times.start >= times.end:
         raise ValueError("--from must be before --to.")
-    matchers = dict(each.split("=", 1) for each in parsed.matcher) or (known and known.matchers)
-    return await record(url, matchers or {}, Service(parsed.namespace, parsed.service), times)
+    matchers = _matchers(parsed.matcher) or (settings.prometheus.matchers if settings else {})
+    return await record(url, matchers, Service(parsed.namespace, parsed.service), times)
+
+
+def _settings(parsed: argparse.Namespace) -> Settings | None:
+    """Return the operator's settings, where it is asked in its pod."""
+    return load_settings(parsed.settings) if parsed.settings.exists() else None
+
+
+def _matchers(said: Sequence[str]) -> dict[str, str]:
+    for each in said:
+        if "=" not in each:
+            raise ValueError(f"--matcher {each}: write LABEL=VALUE, e.g. cluster=blue.")
+    return dict(each.split("=", 1) for each in said)
 
 
 def _explained(parsed: argparse.Namespace, recording: Recording) -> str:
-    spec = _spec(parsed, recording)
+    spec = asked_for(parsed, recording, _settings(parsed))
     startup = parsed.startup_seconds or measured_startup_seconds(recording)
     fleet: Fleet = AsItWas() if parsed.as_it_was else UnderTheLaw(startup)
     steps = list(replay(recording, spec, fleet))
@@ -70,34 +77,14 @@ def _explained(parsed: argparse.Namespace, recording: Recording) -> str:
     return report.text(recording, found, told)
 
 
-def _spec(parsed: argparse.Namespace, recording: Recording) -> Spec:
-    """Return the manifest's spec.autoscaling, with what the command line says in its place."""
-    wanted = _manifest(parsed.manifest) if parsed.manifest else {}
-    target = wanted.setdefault("target", {})
-    bounds = {"minReplicas": parsed.min, "maxReplicas": parsed.max}
-    latency = {"latencyMilliseconds": parsed.target_ms, "percentile": parsed.percentile}
-    wanted |= {name: value for name, value in bounds.items() if value is not None}
-    target |= {name: value for name, value in latency.items() if value is not None}
-    if "latencyMilliseconds" not in target or "maxReplicas" not in wanted:
-        raise ValueError("say --target-ms and --max, or --manifest with spec.autoscaling.")
-    return spec_of(
-        Autoscaling.model_validate(wanted),
-        doors=recording.doors,
-        max_batch=parsed.max_batch,
-        max_age_seconds=settings.Prometheus().max_age_seconds,
-    )
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    service = InferenceService.model_validate(yaml.safe_load(path.read_text()))
-    if service.spec.autoscaling is None:
-        return {}
-    return service.spec.autoscaling.model_dump(mode="json", by_alias=True, exclude_none=True)
-
-
 def _moment(said: str, now: float) -> float:
     """Return seconds since the epoch: of a time as ISO 8601 has it (UTC if it names no zone)."""
     if ago := re.fullmatch(r"(\d+)([smhd])", said):
         return now - int(ago[1]) * _UNITS[ago[2]]
-    moment = datetime.fromisoformat(said)
+    try:
+        moment = datetime.fromisoformat(said)
+    except ValueError:
+        raise ValueError(
+            f"{said!r} is no time: write e.g. 2026-11-22T20:46:00Z, or 90m for so long ago."
+        ) from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

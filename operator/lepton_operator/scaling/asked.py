@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lepton_operator.api import autoscaling as api
 from lepton_operator.api.autoscaling import Autoscaling
-from lepton_operator.api.inference import InferenceService
+from lepton_operator.api.inference import Batching, InferenceService
 from lepton_operator.autoscale.queueing import Door
 from lepton_operator.autoscale.values import ScalingPolicy, ScalingRules, Schedule, Spec
 from lepton_operator.settings import Settings
@@ -15,7 +15,7 @@ def asked(service: InferenceService, wanted: Autoscaling, settings: Settings) ->
     return spec(
         wanted,
         doors=settings.door.replicas,
-        max_batch=_max_batch(service, settings),
+        max_batch=max_batch(service.spec.batching, settings.defaults.triton.max_batch_size),
         max_age_seconds=settings.prometheus.max_age_seconds,
     )
 
@@ -37,11 +37,11 @@ def spec(wanted: Autoscaling, *, doors: int, max_batch: int, max_age_seconds: fl
     )
 
 
-def _max_batch(service: InferenceService, settings: Settings) -> int:
-    """Return the largest batch that may be put together. A model that cannot be batched shows it:
-    the law learns from the batches that it sees.
+def max_batch(batching: Batching | None, most: int) -> int:
+    """Return the largest batch that may be put together, `most` where nothing is said of it.
+
+    A model that cannot be batched shows it: the law learns from the batches that it sees.
     """
-    batching, most = service.spec.batching, settings.defaults.triton.max_batch_size
     return most if batching is None else batching.max_batch_size or most
 
 

@@ -29,6 +29,9 @@ PATIENCE_SECONDS = 1.0
 RETRY_SECONDS = 10.0
 """A Prometheus that did not answer is asked again after so long."""
 LONGEST_RETRY_SECONDS = 60.0
+_NOT_SET = (
+    "prometheus.url is not set in the chart, and prometheus.enabled, which installs one, is not."
+)
 
 _log = logs.logger(__name__)
 
@@ -51,7 +54,7 @@ class _Door:
 
 @dataclass(slots=True)
 class Sources:
-    """Asks; `why` is what is wrong with Prometheus, nothing if it answers, or if there is none."""
+    """Asks; `why` is what is wrong with Prometheus, nothing if it answers."""
 
     settings: Settings
     session: aiohttp.ClientSession
@@ -155,7 +158,8 @@ async def ended(tasks: Iterable[asyncio.Task[None] | None]) -> None:
 async def sources(settings: Settings, port: int = HEALTH_PORT) -> AsyncIterator[Sources]:
     """Yield what is asked with."""
     async with aiohttp.ClientSession() as session, inquiry() as asking:
-        found = Sources(settings, session, asking, port)
+        why = "" if settings.prometheus.url else _NOT_SET
+        found = Sources(settings, session, asking, port, why)
         try:
             yield found
         finally:

@@ -147,6 +147,9 @@ def test_at_its_start_services_that_start_in_other_times_do_not_look_anew() -> N
         ({"start": "0 25 * * *"}, "'0 25 * * *' is no cron expression (Bad hour)"),
         ({"end": "whenever"}, "'whenever' is no cron expression"),
         ({"end": "0 0 30 2 *"}, "is no cron expression"),
+        ({"end": OFFICE.start}, "it ends whenever it starts"),
+        ({"end": "0 * * * *"}, "it ends whenever it starts"),
+        ({"end": "0 8,18 * * *"}, "it ends whenever it starts"),
     ],
 )
 def test_one_that_cannot_be_read_never_holds_and_says_why(
@@ -160,3 +163,11 @@ def test_one_that_cannot_be_read_never_holds_and_says_why(
 
 def test_one_that_can_be_read_has_no_problem() -> None:
     assert problem(OFFICE) == ""
+
+
+def test_where_only_some_starts_are_ends_the_others_hold() -> None:
+    daily = replace(OFFICE, start="0 8 * * *", end="0 8 * * 1")
+    assert problem(daily) == ""
+    spec = replace(SPEC, schedules=(daily,))
+    assert bounds(spec, at(2026, 11, 24, 12), 0.0).least == daily.min_replicas
+    assert bounds(spec, at(2026, 11, 23, 12), 0.0).least == 1
