@@ -24,6 +24,7 @@ LIMIT_SECONDS = DEADLINES_SECONDS["a server answers"]
 
 _RESTRICTED = """
 set -e
+if [ -n "$ALONE" ]; then ip link set lo up; fi
 mount --bind "$ROOT" "$ROOT"
 mount -o remount,bind,ro "$ROOT"
 mount --rbind /proc "$ROOT/proc"
@@ -41,13 +42,20 @@ class Image:
     root: Path
     config: dict[str, Any]
 
-    def start(self, writable: Path, *argv: str, **pipes: Any) -> subprocess.Popen[str]:
-        """Run the arguments as a restricted pod would, with `writable` at /mnt."""
+    def start(
+        self, writable: Path, *argv: str, alone: bool = False, **pipes: Any
+    ) -> subprocess.Popen[str]:
+        """Run the arguments as a restricted pod would, with `writable` at /mnt.
+
+        Alone, in a network of its own, for what listens at a port that others may have here.
+        """
         environment = [*self.config["Env"], "HOME=/tmp", "TMPDIR=/tmp"]
         command = ["env", "-i", *environment, *argv]
         outside = {"ROOT": str(self.root), "WRITABLE": str(writable), "USER_ID": str(USER)}
+        outside["ALONE"] = "yes" if alone else ""
+        own = ("--mount", "--net") if alone else ("--mount",)
         return subprocess.Popen(
-            ["unshare", "--mount", "sh", "-c", _RESTRICTED, "sh", *command],
+            ["unshare", *own, "sh", "-c", _RESTRICTED, "sh", *command],
             env={**os.environ, **outside},
             text=True,
             **pipes,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -140,28 +141,30 @@ def test_the_door_runs_envoy_and_says_that_it_has_no_certificate(
     assert "/1.40.0/" in door.run("envoy", "--version")
     given = ("XDS_ADDRESS=lepton-operator-xds.lepton-system.svc:18000", "DRAIN_TIMEOUT_SECONDS=30")
     argv = ("env", *given, *door.config["Entrypoint"])
-    process = door.start(folder, *argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    try:
-        told = wait_until(
-            lambda: answer_of("http://127.0.0.1:9902/ready"), bool, "a server answers"
-        )
-        assert told.startswith("There is no ca.crt in /etc/lepton/door: this namespace has no")
-        process.terminate()
-        output, _ = process.communicate(timeout=LIMIT_SECONDS)
-    finally:
-        process.kill()
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with door.start(folder, *argv, alone=True, **pipes) as process:
+        try:
+            told = wait_until(lambda: is_ready(process), bool, "a server answers")
+            assert told.startswith("There is no ca.crt in /etc/lepton/door: this namespace has no")
+            process.terminate()
+            output, _ = process.communicate(timeout=LIMIT_SECONDS)
+        finally:
+            process.kill()
     assert (process.returncode, output) == (0, told)
 
 
-def answer_of(url: str) -> str:
-    """Return the body of an answer, whatever its status; nothing while nobody listens."""
-    try:
-        with urllib.request.urlopen(url, timeout=LIMIT_SECONDS) as response:
-            return str(response.read().decode())
-    except urllib.error.HTTPError as refused:
-        return refused.read().decode()
-    except OSError:
-        return ""
+ASKS_THE_DOOR = """
+import http.client
+door = http.client.HTTPConnection("127.0.0.1", 9902)
+door.request("GET", "/ready")
+print(door.getresponse().read().decode(), end="")
+"""
+
+
+def is_ready(door: subprocess.Popen[str]) -> str:
+    """Return what a door in a network of its own answers; nothing before it does."""
+    argv = ("nsenter", f"--target={door.pid}", "--net", sys.executable, "-c", ASKS_THE_DOOR)
+    return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
 
 
 def test_triton_serves_a_model_and_batches_its_requests(
