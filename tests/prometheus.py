@@ -7,7 +7,7 @@ import subprocess
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +24,19 @@ from lepton_operator.signals.counts import Counts, Service
 
 LIMIT_SECONDS = 30.0
 Job = Mapping[str, Any]
+
+
+class _EveryService(Collection[Service]):
+    """What is told of anybody is looked at."""
+
+    def __contains__(self, service: object) -> bool:
+        return True
+
+    def __iter__(self) -> Iterator[Service]:
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return 1000
 
 
 @dataclass(frozen=True)
@@ -73,7 +86,7 @@ class Prometheus:
         """Return what it tells of all services; raises SignalError."""
         text = prometheus.query(matchers or {}, namespaces)
         async with aiohttp.ClientSession() as session:
-            return await prometheus.read(session, self.url, text)
+            return await prometheus.read(session, self.url, text, _EveryService())
 
     async def until(
         self,

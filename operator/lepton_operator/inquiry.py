@@ -35,7 +35,7 @@ class Inquiry:
     max_bytes: int
     turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_AT_ONCE))
 
-    async def ask(self, pod: PodView, port: int, path: str) -> bytes:
+    async def ask(self, pod: PodView, port: int, path: str, max_bytes: int | None = None) -> bytes:
         """Return what a pod answers; raises one of NO_ANSWER."""
         relative = URL(path)
         url = URL.build(
@@ -52,7 +52,7 @@ class Inquiry:
         ):
             if response.status != HTTPStatus.OK:
                 raise UnusableError(f"it answers {response.status}")
-            return await bounded(response, self.max_bytes)
+            return await bounded(response, max_bytes or self.max_bytes)
 
 
 async def bounded(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
@@ -61,7 +61,7 @@ async def bounded(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
     async for part in response.content.iter_chunked(65_536):
         content += part
         if len(content) > max_bytes:
-            raise UnusableError(f"its answer is longer than {max_bytes / 2**20:g} MiB")
+            raise UnusableError(f"its answer is longer than {max_bytes / 2**20:.3g} MiB")
     return bytes(content)
 
 

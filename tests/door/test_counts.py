@@ -80,11 +80,15 @@ async def test_a_door_tells_the_same_itself(door: RunningDoor) -> None:
     door.until(lambda answer: json.loads(answer.text)["digits-0"]["active"] == 1, "/counts")
     pod = pod_view(objects.door_pod(address="127.0.0.1"))
     async with inquiry() as asking:
-        found = await by_doors.read(asking, pod, lambda: 12.0, door.port)
+        asked = ("digits-0", "digits-1", "nobody")
+        found = await by_doors.read(asking, pod, asked, lambda: 12.0, door.port)
+        one = await by_doors.read(asking, pod, asked[:1], time.time, door.port)
     assert found is not None
     counts = found["digits-0"]
     assert (counts.at, counts.arrivals, counts.active, counts.rejected) == (12.0, 4, 1, 0)
     assert found.keys() == {"digits-0", "digits-1"}
+    assert one is not None
+    assert one.keys() == {"digits-0"}
     slow.join()
 
 
@@ -92,4 +96,4 @@ async def test_a_door_that_does_not_answer_tells_nothing() -> None:
     (port,) = free_ports(1)
     pod = pod_view(objects.door_pod(address="127.0.0.1"))
     async with inquiry() as asking:
-        assert await by_doors.read(asking, pod, time.time, port) is None
+        assert await by_doors.read(asking, pod, ("digits-0",), time.time, port) is None

@@ -93,6 +93,8 @@ def _why_kept(scene: Scene, seen: History) -> str:
     """Return why none goes yet; nothing if they may."""
     if not scene.samples.whole:
         return "None goes while a door does not tell what it counts."
+    if scene.samples.ready == 0:
+        return "None goes while none is ready: doors refuse what would show the demand."
     window = max(scene.startup_seconds, scene.spec.down.stabilization_window_seconds or 0)
     if seen_seconds(scene, seen) < window:
         return f"None goes before {window:.0f} s have been seen."

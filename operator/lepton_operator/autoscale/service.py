@@ -54,7 +54,7 @@ def first(service: Service, samples: Samples) -> Service:
 
 def learn(service: Service, before: Samples, now: Samples, rate: float, door: Door) -> Service:
     """Take in what was completed between two samples."""
-    executed = _executed(before, now) or _shown(before, now)
+    executed = _executed(before, now) or _shown(before, now, _share_computed(service))
     if executed is not None:
         service = _execution(service, *executed)
     if now.computed is not None and before.computed is not None:
@@ -90,17 +90,18 @@ def _executed(before: Samples, now: Samples) -> tuple[float, float, float] | Non
     return (done, seconds, batches) if done >= 1 and seconds > 0 and batches >= 1 else None
 
 
-def _shown(before: Samples, now: Samples) -> tuple[float, float, float] | None:
+def _shown(before: Samples, now: Samples, share: float) -> tuple[float, float, float] | None:
     """Return the same as far as doors show it, where no Triton tells it.
 
     While more wait than are worked on, replicas do nothing but work; while there are fewer requests
-    than replicas, almost none waits. In between nobody can tell work from waiting.
+    than replicas, almost none waits. In between nobody can tell work from waiting. Of what was
+    answered the known share was computed. Without a ready replica doors refuse at once: no work.
     """
-    done = grown(before.completions, now.completions)
+    done = share * grown(before.completions, now.completions)
     few, many = sorted((before.in_flight, now.in_flight))
-    if now.computed is not None or done < 1 or now.ready != before.ready:
+    if now.computed is not None or done < 1 or now.ready == 0 or now.ready != before.ready:
         return None
-    if few >= 2 * now.ready > 0:
+    if few >= 2 * now.ready:
         return done, now.ready * (now.time - before.time), done
     took = grown(before.latency_seconds, now.latency_seconds)
     return (done, took, done) if many <= now.ready and took > 0 else None

@@ -13,6 +13,7 @@ from lepton_operator.api.inference import InferenceService
 from lepton_operator.autoscale.law import decide
 from lepton_operator.autoscale.values import Decision, History, Samples, Spec
 from lepton_operator.conditions import Extra, cut, extras, find
+from lepton_operator.errors import ApiError, Transient
 from lepton_operator.scaling.replicas import Replicas
 from lepton_operator.scaling.saying import ACTIVE, ASKED, BY_HAND, FLEETING, ScalingReason
 from lepton_operator.signals.meter import Meter
@@ -21,6 +22,9 @@ from lepton_operator.views import ScalingView
 SETTLED_SECONDS = 30.0
 """What may pass by itself is said only once it has lasted for so long: what comes and goes with the
 demand, or with a scrape that was missed, writes no status."""
+
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2.0, 60.0
+"""Before a number that was refused is asked for again."""
 
 Source = Literal["Prometheus", "Doors"]
 _Said = frozenset[tuple[str, str]]
@@ -42,6 +46,8 @@ class Account:
     view: ScalingView | None = None
     writing: asyncio.Task[None] | None = None
     refused: str = ""  # why the last write was
+    writes_again_at: float = 0.0  # seconds of the monotonic clock
+    _wait_seconds: float = 0.0
     _generation: int = 0  # of the object that `view` speaks of
     _other: _Said = frozenset()
     _since: float = 0.0
@@ -54,18 +60,32 @@ class Account:
     def decide(self, spec: Spec, samples: Samples | None, now: float, current: int) -> Decision:
         """Return the law's decision; the one before while there are no newer samples.
 
-        Prometheus may scrape more seldom than is looked. `current` is spec.replicas.
+        Prometheus may scrape more seldom than is looked. `current` is spec.replicas: what somebody
+        else set meanwhile stays until there are newer samples.
         """
         newest = self.history.last
         if self.last is not None and samples is not None and newest is not None:
             is_fresh = now - samples.time <= spec.stale_after_seconds
-            if samples.time == newest.time and is_fresh:
+            is_ours = current in (self.last.current, self.last.replicas)
+            if samples.time == newest.time and is_fresh and is_ours:
                 return self.last
         self.last = decide(spec, samples, self.history, now, current=current)
         self.history = self.last.history
-        if self.replicas is not None:
+        was_used = samples is not None and self.history.last is samples
+        if self.replicas is not None and was_used:
             self.known = self.replicas.known
         return self.last
+
+    def was_refused(self, error: ApiError, now: float) -> None:
+        """Take in that a number could not be set; who refuses is asked ever less often."""
+        after = error.retry_after_seconds if isinstance(error, Transient) else None
+        doubled = min(max(FIRST_WAIT_SECONDS, 2 * self._wait_seconds), LONGEST_WAIT_SECONDS)
+        self._wait_seconds = max(doubled, after or 0.0)
+        self.refused, self.writes_again_at = error.message, now + self._wait_seconds
+
+    def is_not_refused(self) -> None:
+        """Take in that the number is as it is wanted."""
+        self.refused, self.writes_again_at, self._wait_seconds = "", 0.0, 0.0
 
     def tell(self, conditions: Iterable[Extra], generation: int, now: float) -> bool:
         """Take in what is to be said; return whether that is news for the status.

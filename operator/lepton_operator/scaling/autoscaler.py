@@ -145,9 +145,11 @@ class Autoscaler:
         if not scaled:
             return
         max_age = self._settings.prometheus.max_age_seconds
-        told = _Heard(await asking.prometheus(), max_age, asking.why)
+        services = {Service(each.namespace, each.name) for each in self._cache.services()}
+        told = _Heard(await asking.prometheus(services), max_age, asking.why)
         known = [told.by_prometheus(each, time.time()) for each in scaled]
-        heard = replace(told, doors=await asking.doors(_silent(scaled, known)))
+        silent = _silent(scaled, known)
+        heard = replace(told, doors=await asking.doors(silent, services))
         spent = 0.0
         for first in range(0, len(scaled), _SERVICES_AT_A_TIME):
             began = time.thread_time()
@@ -197,20 +199,24 @@ class Autoscaler:
         account.source = "Prometheus" if known.doors else "Doors" if counts.doors else None
         spec, samples = self._asked(scaled), self._samples(scaled, counts, now)
         decision = account.decide(spec, samples, now, desired)
+        if decision.replicas == desired:
+            account.is_not_refused()
         paused = self._paused(scaled)
         found = paused or self._active(scaled, decision, heard, now)
         room = account.replicas.without_room if account.replicas is not None else ()
         conditions = [found, *limits(spec, decision, room)]
         if account.tell(conditions, scaled.own.generation, now):
             wake(scaled.own.key)
-        if decision.replicas != desired and paused is None and is_over(account.writing):
+        may_write = is_over(account.writing) and time.monotonic() >= account.writes_again_at
+        if decision.replicas != desired and paused is None and may_write:
             account.writing = started(self._scale(scaled, decision, wake))
 
     def _samples(self, scaled: _Scaled, counts: Counts, now: float) -> Samples | None:
         account, pods = scaled.account, self._cache.pods(scaled.own.uid)
         account.replicas = replicas(pods, account.known, datetime.fromtimestamp(now, UTC))
         ours = {pod.name: counts.tritons[pod.name] for pod in pods if pod.name in counts.tritons}
-        totals = account.meter.add(Counts(counts.doors, ours), scaled.doors.pods)
+        there = {pod.name for pod in pods}
+        totals = account.meter.add(Counts(counts.doors, ours), scaled.doors.pods, there)
         if totals is None:
             return None
         whole = counts.doors.keys() >= scaled.doors.ready
@@ -254,9 +260,9 @@ class Autoscaler:
         except errors.ApiError as error:
             if error.message != scaled.account.refused:
                 _log.warning("A service could not be scaled", **told, error=error.message)
-            scaled.account.refused = error.message
+            scaled.account.was_refused(error, time.monotonic())
             return
-        scaled.account.refused = ""
+        scaled.account.is_not_refused()
         self._metrics.scalings.labels("up" if decision.replicas > desired else "down").inc()
         _log.info(
             "Scaled",

@@ -66,25 +66,25 @@ class Sources:
     _asks_again_at: float = 0.0
     _doors: dict[str, _Door] = field(default_factory=dict)  # by UID
 
-    async def prometheus(self) -> Told:
-        """Return what Prometheus told last; nothing if it did not answer."""
+    async def prometheus(self, services: Collection[Service]) -> Told:
+        """Return what Prometheus told last of these services; nothing if it did not answer."""
         due = time.monotonic() >= self._asks_again_at
         if self.settings.prometheus.url and due and is_over(self._reading):
-            self._reading = started(self._read())
+            self._reading = started(self._read(services))
         await wait_a_while([self._reading])
         return self._told
 
-    async def doors(self, doors: Collection[PodView]) -> Told:
-        """Return what these doors told last, asked themselves."""
+    async def doors(self, doors: Collection[PodView], services: Collection[Service]) -> Told:
+        """Return what these doors told last of these services, asked themselves."""
         asked = {door.uid: self._doors.get(door.uid, _Door()) for door in doors}
         for uid in self._doors.keys() - asked.keys():
             self._doors[uid].stop()
         self._doors = asked
-        now = time.monotonic()
+        now, names = time.monotonic(), _by_namespace(services) if doors else {}
         for door in doors:
             known = asked[door.uid]
             if is_over(known.asked) and now >= known.asks_again_at:
-                known.asked = started(self._ask(door, known))
+                known.asked = started(self._ask(door, names.get(door.namespace, set()), known))
         await wait_a_while([each.asked for each in asked.values()])
         found: dict[Service, dict[str, DoorCounts]] = {}
         for door in doors:
@@ -96,10 +96,11 @@ class Sources:
         """Ask nobody any more."""
         await ended([self._reading, *(each.asked for each in self._doors.values())])
 
-    async def _read(self) -> None:
+    async def _read(self, services: Collection[Service]) -> None:
         query = prometheus.query(self.settings.prometheus.matchers, self.settings.watch_namespaces)
         try:
-            self._told = await prometheus.read(self.session, self.settings.prometheus.url, query)
+            url = self.settings.prometheus.url
+            self._told = await prometheus.read(self.session, url, query, services)
         except prometheus.SignalError as error:
             self._asks_again_at = time.monotonic() + RETRY_SECONDS
             self._told = {}
@@ -107,8 +108,8 @@ class Sources:
         else:
             self._say("")
 
-    async def _ask(self, door: PodView, known: _Door) -> None:
-        told = await door_counts.read(self.asking, door, time.time, self.port)
+    async def _ask(self, door: PodView, services: Collection[str], known: _Door) -> None:
+        told = await door_counts.read(self.asking, door, services, time.time, self.port)
         known.told = told or {}
         silent = min(max(1.0, 2 * known.wait_seconds), LONGEST_RETRY_SECONDS)
         known.wait_seconds = silent if told is None else 0.0
@@ -120,6 +121,13 @@ class Sources:
         elif self.why and not why:
             _log.info("Prometheus answers again")
         self.why = why
+
+
+def _by_namespace(services: Iterable[Service]) -> Mapping[str, Collection[str]]:
+    found: dict[str, set[str]] = {}
+    for each in services:
+        found.setdefault(each.namespace, set()).add(each.name)
+    return found
 
 
 def is_over(task: asyncio.Task[None] | None) -> bool:

@@ -53,19 +53,26 @@ class Meter:
     """Of one service. A door that is seen for the first time begins with what it counted before.
 
     That is too little by what a new door counted before its first sample, and never too much: what
-    a door counted while nobody looked may be of days ago. Of a Triton all counts: how long requests
-    take is learned from them, and not when they came. A sample that is no newer than the one
-    before is that one: two sources may tell the same counts, one of them later.
+    a door counted while nobody looked may be of days ago. Tritons that are seen at the first look
+    count with all that they computed: how long requests take is learned from that, and not when
+    they came. A sample that is no newer than the one before is that one: two sources may tell the
+    same counts, one of them later.
     """
 
     counts: Counts | None = None
     totals: Totals | None = None
     rates: dict[str, float | None] = field(default_factory=dict)  # of each door, requests a second
 
-    def add(self, counts: Counts, doors: Collection[str] = ()) -> Totals | None:
+    def add(
+        self,
+        counts: Counts,
+        doors: Collection[str] = (),
+        tritons: Collection[str] | None = None,
+    ) -> Totals | None:
         """Take in new counts; return what they come to, None while no door tells anything.
 
-        Of `doors`, which may have requests, those that tell nothing stay as they were for a while.
+        Of `doors`, which may have requests, those that tell nothing stay as they were for a while;
+        of `tritons`, which are there, for as long. None: nobody knows who is there.
         """
         if not counts.doors:
             return None
@@ -77,10 +84,12 @@ class Meter:
             newest[pod] = _newer(known.setdefault(pod, each), each)
         counted = {pod: _since(known[pod], each) for pod, each in newest.items()}
         executed = [
-            _executed(before.tritons.get(pod, _NOTHING), each)
+            _executed(before.tritons.get(pod, each if self.totals else _NOTHING), each)
             for pod, each in counts.tritons.items()
         ]
-        self.counts = Counts({**known, **newest}, counts.tritons or before.tritons)
+        there = before.tritons.keys() if tritons is None else tritons
+        silent = {pod: each for pod, each in before.tritons.items() if pod in there}
+        self.counts = Counts({**known, **newest}, {**silent, **counts.tritons})
         at = self._at(newest, known, counted)
         totals = self.totals or Totals(at)
         self.totals = _added(totals, at, newest.values(), counted.values(), executed)

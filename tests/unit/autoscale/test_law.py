@@ -14,7 +14,7 @@ from lepton_operator.autoscale.values import (
     ScalingRules,
     Schedule,
 )
-from tests.unit.autoscale.driving import SERVICE_SECONDS, SPEC, Drive, with_spec
+from tests.unit.autoscale.driving import INTERVAL, SERVICE_SECONDS, SPEC, Drive, with_spec
 
 
 def test_a_steady_rate_has_the_least_number_that_holds_it() -> None:
@@ -315,6 +315,30 @@ def test_what_was_changed_counts_for_behavior_after_a_gap_too() -> None:
     assert drive.ready == before + 2
     drive.last(20, 120.0)
     assert drive.ready > before + 2
+
+
+def test_an_outage_of_all_replicas_takes_none_away() -> None:
+    drive = Drive(ready=8)
+    drive.last(300, 60.0)
+    wanted, refused = drive.ready, 60.0 * INTERVAL
+    for _ in range(150):
+        drive.time += INTERVAL
+        drive.arrivals += refused
+        last = drive.history.last
+        assert last is not None
+        gone = replace(
+            last,
+            time=drive.time,
+            arrivals=drive.arrivals,
+            in_flight=0.0,
+            completions=last.completions + refused,
+            latency_seconds=last.latency_seconds + refused * 0.0002,
+            ready=0,
+            starting_ages=(60.0,) * wanted,
+            computed=None,
+        )
+        assert drive.feed(gone).replicas == wanted
+        refused *= 0.9  # clients give up
 
 
 def test_what_the_response_cache_answers_needs_no_replica() -> None:

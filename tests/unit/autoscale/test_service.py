@@ -127,6 +127,32 @@ def test_a_hit_of_the_cache_costs_no_replica_anything() -> None:
     assert found.load_seconds == pytest.approx(0.0111, abs=0.0001)
 
 
+def test_hits_that_only_doors_see_are_not_left_out_twice() -> None:
+    service, before = Service(), ZERO
+    for _ in range(50):
+        after = replace(served(before, requests=10, batch=1, each=0.1), hits=before.hits + 90)
+        service, before = learn(service, before, after, 50, DOOR), after
+    # From here on no Triton tells anything; the doors see 100 answers, a tenth of them computed.
+    before = replace(before, computed=None)
+    for _ in range(50):
+        after = replace(
+            before,
+            time=before.time + 2,
+            completions=before.completions + 100,
+            latency_seconds=before.latency_seconds + 10 * 0.1,
+        )
+        service, before = learn(service, before, after, 50, DOOR), after
+    found = model(service, SPEC)
+    assert found is not None
+    assert found.load_seconds == pytest.approx(0.01, rel=0.05)
+
+
+def test_what_doors_refuse_while_no_replica_is_ready_is_no_work() -> None:
+    before = replace(ZERO, computed=None, ready=0, in_flight=0)
+    refused = replace(before, time=2.0, completions=160, latency_seconds=0.03)
+    assert learn(Service(), before, refused, 80, DOOR).weight == 0
+
+
 def test_a_few_hits_do_not_promise_that_all_will_be() -> None:
     service = learn(
         learn(Service(), ZERO, served(ZERO, requests=2, batch=1, each=0.1), 1, DOOR),

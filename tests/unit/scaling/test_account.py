@@ -6,7 +6,9 @@ from lepton_operator.api.autoscaling import AutoscalingStatus
 from lepton_operator.api.inference import InferenceService
 from lepton_operator.autoscale.values import Decision, History, Samples, Spec
 from lepton_operator.conditions import Extra
+from lepton_operator.errors import Forbidden, Transient
 from lepton_operator.scaling.account import SETTLED_SECONDS, Account, begun
+from lepton_operator.scaling.replicas import Replicas
 from lepton_operator.scaling.saying import (
     ScalingReason,
     active,
@@ -167,3 +169,35 @@ def test_a_sample_is_decided_by_once() -> None:
     assert second is not first
     assert account.history.startups_seconds == (30.0, 30.0)
     assert account.decide(SPEC, samples(2, 20), 60, 1).held
+
+
+def test_what_a_person_set_between_two_samples_stays() -> None:
+    account = Account()
+    account.decide(SPEC, samples(0, 0), 0, 1)
+    decided = account.decide(SPEC, samples(2, 20), 2, 1)
+    held = account.decide(SPEC, samples(2, 20), 4, 3)
+    assert (held.current, held.replicas) == (3, 3)
+    assert account.decide(SPEC, samples(2, 20), 5, 9).replicas == SPEC.max_replicas
+    assert decided.replicas != 3
+    assert not account.decide(SPEC, samples(6, 60), 6, 3).held
+
+
+def test_starts_that_were_told_with_unusable_samples_are_told_again() -> None:
+    account = Account(replicas=Replicas(1, (), (30.0,), frozenset({"uid"})))
+    assert account.decide(SPEC, None, 0, 1).held
+    assert account.known is None
+    account.decide(SPEC, samples(2, 0), 2, 1)
+    assert account.known == {"uid"}
+
+
+def test_who_refuses_a_number_is_asked_ever_less_often() -> None:
+    account = Account()
+    waits = []
+    for _ in range(7):
+        account.was_refused(Forbidden("no", 403, "Forbidden"), 100.0)
+        waits.append(account.writes_again_at - 100)
+    assert waits == [2, 4, 8, 16, 32, 60, 60]
+    account.was_refused(Transient("later", 429, "", retry_after_seconds=90), 100.0)
+    assert (account.refused, account.writes_again_at) == ("later", 190)
+    account.is_not_refused()
+    assert (account.refused, account.writes_again_at) == ("", 0)

@@ -140,6 +140,29 @@ def test_a_triton_that_began_anew_counts_from_nothing() -> None:
     assert (totals.computed, round(totals.compute_seconds, 9)) == (12, 2.4)
 
 
+def test_a_triton_that_tells_nothing_for_a_look_is_not_counted_anew() -> None:
+    meter, door = Meter(), {"a": DoorCounts(0, 0, 0)}
+    both = {"t": TritonCounts(1000, 500, 2_000_000), "u": TritonCounts(9, 9, 900_000)}
+    meter.add(Counts(door, both), (), both)
+    meter.add(Counts(door, {"u": both["u"]}), (), both)
+    totals = meter.add(Counts(door, both), (), both)
+    assert totals is not None
+    assert (totals.computed, totals.batches) == (1009, 509)
+    # One that is gone is forgotten: who has its name after it begins from nothing.
+    meter.add(Counts(door, {"u": both["u"]}), (), {"u"})
+    assert meter.counts is not None
+    assert meter.counts.tritons.keys() == {"u"}
+
+
+def test_what_a_triton_computed_before_it_was_told_of_is_of_another_time() -> None:
+    meter, door = Meter(), {"a": DoorCounts(0, 0, 0)}
+    meter.add(Counts(door, {"t": TritonCounts(10, 5, 2_000_000)}))
+    late = {"t": TritonCounts(12, 6, 2_400_000), "u": TritonCounts(1000, 500, 9_000_000)}
+    totals = meter.add(Counts(door, late))
+    assert totals is not None
+    assert (totals.computed, totals.batches) == (12, 6)
+
+
 def latency(*looks: DoorCounts) -> list[tuple[float, float]]:
     """The completions, and the seconds that they took together, of one door's looks."""
     meter = Meter()
