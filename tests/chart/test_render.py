@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,16 @@ def test_a_namespaced_release_has_the_same_rights_there_but_for_nodes(renders: R
         assert [*rules, everywhere[-1]] == everywhere
     assert everywhere[-1]["resources"] == ["nodes"]
     assert not [name for name in documents if name.startswith("ClusterRole")]
+
+
+def test_each_way_to_connect_prometheus_that_is_shown_renders(helm: Helm) -> None:
+    page = (ROOT / "docs/autoscaling-signals.md").read_text()
+    shown = [yaml.safe_load(each) for each in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    asked = [settings_of(helm.render(values)).prometheus.url for values in shown]
+    own, *theirs = (values["prometheus"].get("url") for values in shown)
+    assert own is None
+    assert asked == [f"http://{RELEASE}-prometheus.{SYSTEM}.svc:9090", *theirs]
+    assert len(asked) == 3
 
 
 def test_prometheus_takes_no_pod_of_another_namespace_for_the_operator(helm: Helm) -> None:
