@@ -40,7 +40,10 @@ def installed_with_keda(installed: Target) -> Iterator[None]:
     """The chart with a Prometheus, and a Triton that takes its time and no CPU; and KEDA."""
     values = {
         "images": {"triton": installation.provide(installed, "sleeper")},
-        "prometheus": {"enabled": True},
+        "prometheus": {
+            "enabled": True,
+            "clients": [{"namespaceLabels": {"kubernetes.io/metadata.name": keda.NAMESPACE}}],
+        },
     }
     installation.install(installed, values=values)
     with keda.installed(installed):

@@ -24,7 +24,13 @@ CASES: Mapping[str, Values] = {
     "watch-namespaces": {"watchNamespaces": [*TEAMS]},
     "door": {"door": {"namespaces": [*TEAMS]}},
     "cert-manager": {"door": {"namespaces": [*TEAMS], "certificates": {"issuer": "doors"}}},
-    "prometheus": {"prometheus": {"enabled": True}, "watchNamespaces": [*TEAMS]},
+    "prometheus": {
+        "prometheus": {
+            "enabled": True,
+            "clients": [{"namespaceLabels": {"kubernetes.io/metadata.name": "keda"}}],
+        },
+        "watchNamespaces": [*TEAMS],
+    },
     "monitors": {
         "prometheus": {
             "url": "https://prometheus.monitoring.svc/team",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from lepton_operator.settings import Defaults, Door, DoorDefaults, Images, Peer,
 from tests.chart.conftest import CASES, ROOT_SECRET, TEAMS, Renders
 from tests.conftest import Golden
 from tests.helm import Document, Helm, HelmError, Values
+from tests.policies import Endpoint, Flow, is_allowed
 
 CRD = "CustomResourceDefinition"
 
@@ -205,6 +207,44 @@ def test_a_namespaced_release_has_the_same_rights_there_but_for_nodes(renders: R
     assert not [name for name in documents if name.startswith("ClusterRole")]
 
 
+def test_each_way_to_connect_prometheus_that_is_shown_renders(helm: Helm) -> None:
+    page = (ROOT / "docs/autoscaling-signals.md").read_text()
+    shown = [yaml.safe_load(each) for each in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)]
+    asked = [settings_of(helm.render(values)).prometheus.url for values in shown]
+    own, *theirs = (values["prometheus"].get("url") for values in shown)
+    assert own is None
+    assert asked == [f"http://{RELEASE}-prometheus.{SYSTEM}.svc:9090", *theirs]
+    assert len(asked) == 3
+
+
+def test_prometheus_takes_no_pod_of_another_namespace_for_the_operator(helm: Helm) -> None:
+    documents = named(helm.render({"prometheus": {"enabled": True}}))
+    data = documents[f"ConfigMap/{SYSTEM}/{RELEASE}-prometheus"]["data"]
+    jobs = yaml.safe_load(data["prometheus.yaml"])["scrape_configs"]
+    found = {
+        job["job_name"]: (discovery.get("namespaces"), discovery["selectors"][0]["label"])
+        for job in jobs
+        for discovery in job["kubernetes_sd_configs"]
+    }
+    assert found.pop("lepton-operator") == (
+        {"names": [SYSTEM]},
+        "app.kubernetes.io/name=lepton-operator,app.kubernetes.io/component=operator",
+    )
+    assert {namespaces for namespaces, _ in found.values()} == {None}
+
+
+def test_only_its_namespace_and_its_clients_may_ask_prometheus(renders: Renders) -> None:
+    documents = named(renders["prometheus"])
+    policy = documents[f"NetworkPolicy/{SYSTEM}/{RELEASE}-prometheus"]
+    pod = documents[f"Deployment/{SYSTEM}/{RELEASE}-prometheus"]["spec"]["template"]
+    prometheus = Endpoint(SYSTEM, pod["metadata"]["labels"])
+    asking = [Endpoint(each, {"app": "any"}) for each in (SYSTEM, "keda", TEAMS[0])]
+    allowed = [is_allowed(Flow(each, prometheus, 9090), [policy]) for each in asking]
+    assert allowed == [True, True, False]
+    assert not is_allowed(Flow(asking[0], prometheus, 9091), [policy])
+    assert is_allowed(Flow(prometheus, asking[2], 9902), [policy])
+
+
 BAD: tuple[tuple[str, Values, str], ...] = (
     ("an unknown value", {"replicas": 2}, "additional properties 'replicas' not allowed"),
     (
@@ -278,6 +318,21 @@ BAD: tuple[tuple[str, Values, str], ...] = (
         "a root secret that can be guessed",
         {"store": {"enabled": True, "rootSecret": "short"}},
         "16 characters or more, chosen at random",
+    ),
+    (
+        "two Prometheus servers",
+        {"prometheus": {"enabled": True, "url": "http://prometheus.monitoring.svc:9090"}},
+        "`enabled` makes a Prometheus and `url` names another. Set one of them.",
+    ),
+    (
+        "scrapes further apart than a sample may be old",
+        {"prometheus": {"scrapeIntervalSeconds": 30}},
+        "`scrapeIntervalSeconds` must be below `maxAgeSeconds`",
+    ),
+    (
+        "a client of Prometheus that is no labels",
+        {"prometheus": {"clients": ["keda"]}},
+        "'/prometheus/clients/0': got string, want object",
     ),
 )
 

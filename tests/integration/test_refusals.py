@@ -16,7 +16,7 @@ from lepton_operator.api.common import API_VERSION, NAME_MESSAGE
 from lepton_operator.api.training import TrainingJobSpec
 from lepton_operator.cluster import OWN_KINDS, RESOURCES
 from tests.bad_input import BAD, ENTRYPOINT
-from tests.integration.conftest import Namespace
+from tests.integration.conftest import ROOT, Namespace
 from tests.integration.wire import Wire
 
 SPECS: Mapping[str, dict[str, Any]] = {
@@ -35,6 +35,7 @@ BAD_NAMES = {
     "a picture": "digits-\U0001f522",
 }
 LONGEST_NAME = "n" * 40
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 
 
 def manifest(kind: str, name: str, spec: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -216,6 +217,14 @@ def test_where_a_job_runs_changes_only_while_it_is_suspended(jobs: Wire, field: 
 def test_what_is_done_with_a_job_may_change(jobs: Wire, field: str) -> None:
     for name in ("full", "bare"):
         assert change(jobs, name, field, MUTABLE[field][1]) == ""
+
+
+# Taken
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda each: each.stem)
+def test_every_example_is_taken(kubectl: Kubectl, file: Path) -> None:
+    kubectl.run("apply", "--dry-run=server", "--validate=strict", "-f", str(file))
 
 
 # Shown

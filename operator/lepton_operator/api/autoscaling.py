@@ -114,7 +114,7 @@ class LatencyTarget(ApiModel):
     percentile: Annotated[float, *checked(_PERCENTILE)] = Field(
         default=95,
         description="percentile of requests that are to take no longer, from 50 to 99.9. It is "
-        "also the price of lateness: at 95 a late request weighs as much as twenty requests' GPU "
+        "also the price of lateness: at 95 a late request weighs as much as thirty requests' GPU "
         "time.",
     )
 
