@@ -46,16 +46,17 @@ QUICK = (
     (
         _pytest("unit", 540, "tests", *(f"--ignore=tests/{each}" for each in APART)),
         _pytest("launcher", 420, "tests/launcher"),
-        _pytest("integration", 600, "tests/integration"),
         _pytest("door", 420, "tests/door", "tests/discovery"),
         _pytest("signals", 420, "tests/signals"),
     ),
 )
+# It waits more than it works, and so do the first of those on clusters.
+INTEGRATION = _pytest("integration", 600, "tests/integration")
 # The groups of tests on real nodes; each has clusters of its own, and mostly waits for pods.
 ON_CLUSTERS = {
     "e2e-machine": ("cluster", "images", "checkpoints", "ranks", "autoscaling"),
-    "e2e-jobs": ("training", "kills", "recovery"),
-    "e2e-faults": ("faults", "ledger", "rollout", "status", "attacks"),
+    "e2e-jobs": ("training", "kills", "recovery", "status", "attacks"),
+    "e2e-faults": ("faults", "ledger", "rollout"),
     "e2e-models": ("examples", "models", "serving", "recipes", "keda"),
 }
 
@@ -65,9 +66,12 @@ def _on_cluster(name: str, budget_seconds: int, *arguments: str) -> Suite:
     return _pytest(name, budget_seconds, *files, *arguments)
 
 
-def _on_clusters(resilience_seconds: int, seconds: int, *arguments: str) -> Groups:
+def _on_clusters(
+    resilience_seconds: int, seconds: int, *arguments: str, beside: tuple[Suite, ...] = ()
+) -> Groups:
     return (
         (
+            *beside,
             _pytest("resilience", resilience_seconds, "tests/resilience", *arguments),
             _on_cluster("e2e-machine", seconds, *arguments),
         ),
@@ -79,7 +83,7 @@ def _on_clusters(resilience_seconds: int, seconds: int, *arguments: str) -> Grou
 
 
 SUITES: dict[str, Groups] = {
-    "test": (*SETUP, *QUICK, *_on_clusters(600, 1800, "-m", "not long")),
+    "test": (*SETUP, *QUICK, *_on_clusters(600, 1800, "-m", "not long", beside=(INTEGRATION,))),
     "test-long": (*SETUP, *SETUP_LONG, *_on_clusters(10800, 5400, "-s")),
 }
 

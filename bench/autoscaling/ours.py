@@ -8,7 +8,7 @@ from bench.autoscaling.run import Case, Observation, run
 from bench.autoscaling.table import Row, row
 from lepton_operator.autoscale.law import decide
 from lepton_operator.autoscale.queueing import Door
-from lepton_operator.autoscale.values import History, Samples, Spec
+from lepton_operator.autoscale.values import Computed, History, Samples, Spec
 
 # The operator's own interval.
 INTERVAL_SECONDS = 2.0
@@ -53,8 +53,6 @@ def samples(seen: Observation) -> Samples:
         ready=seen.ready,
         starting_ages=seen.starting_ages,
         startups_seconds=seen.startups_seconds,
-        computed=seen.completions,
-        compute_seconds=seen.compute_seconds,
-        batches=seen.batches,
+        computed=Computed(seen.completions, seen.compute_seconds, seen.batches),
         desired=seen.desired,
     )

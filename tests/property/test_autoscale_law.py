@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lepton_operator.autoscale.law import decide
-from lepton_operator.autoscale.values import Decision, History, Samples, ScalingRules, Spec
+from lepton_operator.autoscale.values import (
+    Computed,
+    Decision,
+    History,
+    Samples,
+    ScalingRules,
+    Spec,
+)
 from tests.unit.autoscale.driving import Drive
 
 figures = st.one_of(
@@ -25,10 +32,7 @@ any_samples = st.none() | st.builds(
     ready=st.integers(-3, 50),
     starting_ages=st.lists(figures, max_size=3).map(tuple),
     startups_seconds=st.lists(figures, max_size=3).map(tuple),
-    computed=st.none() | figures,
-    compute_seconds=st.none() | figures,
-    batches=st.none() | figures,
-    hits=figures,
+    computed=st.none() | st.builds(Computed, figures, figures, figures, figures),
     desired=st.none() | st.integers(-2, 80),
 )
 specs = st.builds(

@@ -36,7 +36,8 @@ def by_demand(scene: Scene) -> Cause:
         if scene.most_rate >= scene.coming_rate
         else f"will come in {scene.startup_seconds:.0f} s, a start-up, by their growth"
     )
-    reason = f"At least {rate:.1f} requests a second {source}; {replicas} replicas hold {holds:.1f}"
+    hold = "1 replica holds" if replicas == 1 else f"{replicas} replicas hold"
+    reason = f"At least {rate:.1f} requests a second {source}; {hold} {holds:.1f}"
     if spec.target_seconds <= alone:
         reason += (
             f". The target of {spec.target_seconds * 1e3:.0f} ms is below the model's own "
@@ -63,8 +64,8 @@ def by_backlog(scene: Scene) -> Cause:
     drain = keep.to_drain(busy, backlog, able, horizon, scene.late_second)
     replicas = min(max(drain, samples.current), scene.most)
     reason = (
-        f"{samples.in_flight:.0f} requests in flight are {waited:.1f} s of work for "
-        f"{samples.ready} replicas; {replicas} are worth their start-up to drain them."
+        f"{samples.in_flight:.0f} requests in flight are {waited:.1f} s of work for each "
+        f"replica that is ready; {replicas} are worth their start-up to drain them."
     )
     return Cause(replicas, "backlog", waited, allowed, reason)
 

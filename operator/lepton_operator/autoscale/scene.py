@@ -67,10 +67,7 @@ def problem(spec: Spec, samples: Samples, history: History, now: float) -> str:
         samples.in_flight,
         samples.completions,
         samples.latency_seconds,
-        samples.computed or 0.0,
-        samples.compute_seconds or 0.0,
-        samples.batches or 0.0,
-        samples.hits,
+        *(samples.computed or ()),
         *samples.starting_ages,
     )
     if not all(map(math.isfinite, figures)):

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 from lepton_operator.autoscale.queueing import Door, mean_wait
-from lepton_operator.autoscale.values import Samples, Service, Spec, grown
+from lepton_operator.autoscale.values import Computed, Samples, Service, Spec, grown
 
 # The mean of a thousand exponential times has a standard error of three percent.
 _MEMORY_REQUESTS = 1000.0
@@ -46,20 +46,18 @@ class Model:
 
 def first(service: Service, samples: Samples) -> Service:
     """Take in what Tritons had computed before anybody looked: a new leader knows no more of it."""
-    done, seconds = samples.computed or 0.0, samples.compute_seconds or 0.0
-    if service.weight or done < 1 or seconds <= 0 or not samples.batches:
+    if service.weight or samples.computed is None:
         return service
-    return _execution(_asked(service, done, samples.hits), done, seconds, samples.batches)
+    return _executed(_asked(service, samples.computed), samples.computed)
 
 
 def learn(service: Service, before: Samples, now: Samples, rate: float, door: Door) -> Service:
     """Take in what was completed between two samples."""
-    executed = _executed(before, now) or _shown(before, now, _share_computed(service))
-    if executed is not None:
-        service = _execution(service, *executed)
-    if now.computed is not None and before.computed is not None:
-        missed, hits = grown(before.computed, now.computed), grown(before.hits, now.hits)
-        service = _asked(service, missed, hits)
+    if before.computed is not None and now.computed is not None:
+        computed = Computed(*map(grown, before.computed, now.computed))
+        service = _executed(_asked(service, computed), computed)
+    elif shown := _shown(before, now, _share_computed(service)):
+        service = _executed(service, shown)
     if now.completions == before.completions:
         return service
     return _waits(service, (before, now), rate, door)
@@ -80,18 +78,8 @@ def model(service: Service, spec: Spec) -> Model | None:
     return Model(alone, batched, work, variability, _share_computed(service))
 
 
-def _executed(before: Samples, now: Samples) -> tuple[float, float, float] | None:
-    """Return the requests that were computed, the sum of their seconds, and the batches."""
-    if now.computed is None or before.computed is None:
-        return None
-    done = grown(before.computed, now.computed)
-    seconds = grown(before.compute_seconds or 0.0, now.compute_seconds or 0.0)
-    batches = grown(before.batches or 0.0, now.batches or 0.0)
-    return (done, seconds, batches) if done >= 1 and seconds > 0 and batches >= 1 else None
-
-
-def _shown(before: Samples, now: Samples, share: float) -> tuple[float, float, float] | None:
-    """Return the same as far as doors show it, where no Triton tells it.
+def _shown(before: Samples, now: Samples, share: float) -> Computed | None:
+    """Return what was computed as far as doors show it, where no Triton tells it.
 
     While more wait than are worked on, replicas do nothing but work; while there are fewer requests
     than replicas, almost none waits. In between nobody can tell work from waiting. Of what was
@@ -99,18 +87,20 @@ def _shown(before: Samples, now: Samples, share: float) -> tuple[float, float, f
     """
     done = share * grown(before.completions, now.completions)
     few, many = sorted((before.in_flight, now.in_flight))
-    if now.computed is not None or done < 1 or now.ready == 0 or now.ready != before.ready:
+    if now.computed is not None or now.ready == 0 or now.ready != before.ready:
         return None
     if few >= 2 * now.ready:
-        return done, now.ready * (now.time - before.time), done
+        return Computed(done, now.ready * (now.time - before.time), done)
     took = grown(before.latency_seconds, now.latency_seconds)
-    return (done, took, done) if many <= now.ready and took > 0 else None
+    return Computed(done, took, done) if many <= now.ready else None
 
 
-def _execution(service: Service, done: float, seconds: float, batches: float) -> Service:
-    new = min(done, _MEMORY_REQUESTS)
+def _executed(service: Service, done: Computed) -> Service:
+    if done.requests < 1 or done.seconds <= 0 or done.batches < 1:
+        return service
+    new = min(done.requests, _MEMORY_REQUESTS)
     kept = 1 - new / _MEMORY_REQUESTS
-    each, size = seconds / done, max(1.0, done / batches)
+    each, size = done.seconds / done.requests, max(1.0, done.requests / done.batches)
     return service._replace(
         weight=service.weight * kept + new,
         seconds=service.seconds * kept + new * each,
@@ -120,15 +110,15 @@ def _execution(service: Service, done: float, seconds: float, batches: float) ->
     )
 
 
-def _asked(service: Service, missed: float, hits: float) -> Service:
-    new = missed + hits
-    if new == 0:
+def _asked(service: Service, done: Computed) -> Service:
+    asked = done.requests + done.hits
+    if asked == 0:
         return service
-    weight = min(new, _MEMORY_REQUESTS)
-    kept = 1 - weight / _MEMORY_REQUESTS
-    missed *= weight / new
+    new = min(asked, _MEMORY_REQUESTS)
+    kept = 1 - new / _MEMORY_REQUESTS
     return service._replace(
-        asked=service.asked * kept + weight, missed=service.missed * kept + missed
+        asked=service.asked * kept + new,
+        missed=service.missed * kept + new * (done.requests / asked),
     )
 
 

@@ -69,6 +69,19 @@ def grown(before: float, now: float) -> float:
     return now - before if now >= before else now
 
 
+class Computed(NamedTuple):
+    """What Tritons did, which they count at other moments than doors do.
+
+    `seconds` are the sum over the requests of the time of the batch that each was in; `hits` are
+    requests that the response cache answered, and nobody computed.
+    """
+
+    requests: float
+    seconds: float
+    batches: float
+    hits: float = 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class Samples:
     """One service at one time: counters that only grow (or restart at 0), and gauges.
@@ -84,13 +97,7 @@ class Samples:
     ready: int
     starting_ages: tuple[float, ...] = ()  # seconds since each pod that is not ready was created
     startups_seconds: tuple[float, ...] = ()  # of pods that became ready since the last samples
-    # Triton's own, which it tells at other moments than doors do: requests that were computed, the
-    # sum over them of the time of the batch that each was in, and the batches; and how many its
-    # response cache answered instead.
-    computed: float | None = None
-    compute_seconds: float | None = None
-    batches: float | None = None
-    hits: float = 0.0
+    computed: Computed | None = None  # None: no Triton tells
     desired: int | None = None  # spec.replicas; None: as many as there are
     whole: bool = True  # every door has told what it counted
 

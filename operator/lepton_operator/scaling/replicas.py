@@ -82,9 +82,6 @@ def samples_of(totals: Totals, found: Replicas, desired: int, *, whole: bool = T
         starting_ages=found.starting_ages,
         startups_seconds=found.startups_seconds,
         computed=totals.computed if totals.tells_compute else None,
-        compute_seconds=totals.compute_seconds,
-        batches=totals.batches,
-        hits=totals.hits,
         desired=desired,
         whole=whole,
     )

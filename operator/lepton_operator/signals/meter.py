@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import NamedTuple
 
-from lepton_operator.autoscale.values import grown
+from lepton_operator.autoscale.values import Computed, grown
 from lepton_operator.signals.counts import Counts, DoorCounts, TritonCounts
 
 _NOTHING = TritonCounts(0.0, 0.0, 0.0)
@@ -32,10 +32,7 @@ class Totals(NamedTuple):
     rejected: float = 0.0
     completions: float = 0.0
     latency_seconds: float = 0.0
-    computed: float = 0.0
-    batches: float = 0.0
-    compute_seconds: float = 0.0
-    hits: float = 0.0  # of Tritons' response caches
+    computed: Computed = Computed(0.0, 0.0, 0.0)
     tells_compute: bool = False  # whether the last look was told of Tritons
 
 
@@ -171,10 +168,16 @@ def _added(
         rejected=totals.rejected + sum(each.rejected for each in counted),
         completions=totals.completions + sum(each.answers for each in counted),
         latency_seconds=totals.latency_seconds + sum(each.seconds for each in counted),
-        computed=totals.computed + sum(each.requests for each in tritons),
-        batches=totals.batches + sum(each.executions for each in tritons),
-        compute_seconds=totals.compute_seconds
-        + sum(each.compute_microseconds for each in tritons) / 1e6,
-        hits=totals.hits + sum(each.hits for each in tritons),
+        computed=_summed(totals.computed, tritons),
         tells_compute=bool(tritons),
     )
+
+
+def _summed(before: Computed, tritons: Iterable[TritonCounts]) -> Computed:
+    requests, seconds, batches, hits = before
+    for each in tritons:
+        requests += each.requests
+        seconds += each.compute_microseconds / 1e6
+        batches += each.executions
+        hits += each.hits
+    return Computed(requests, seconds, batches, hits)

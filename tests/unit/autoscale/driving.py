@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
 from lepton_operator.autoscale.law import decide
-from lepton_operator.autoscale.values import Decision, History, Samples, Spec
+from lepton_operator.autoscale.values import Computed, Decision, History, Samples, Spec
 
 INTERVAL = 2.0
 SERVICE_SECONDS = 0.1
@@ -43,15 +43,17 @@ class Drive:
             latency_seconds=self.computed * SERVICE_SECONDS,
             ready=self.ready,
             startups_seconds=(self.startup_seconds,) if first else (),
-            computed=self.computed,
-            compute_seconds=self.computed * SERVICE_SECONDS,
-            batches=self.computed,
-            hits=self.arrivals - self.computed,
+            computed=self.done(),
             whole=self.whole,
         )
         self.decision = self.feed(samples)
         self.ready = self.decision.replicas
         return self.decision
+
+    def done(self) -> Computed:
+        """Return what Tritons have computed, one by one."""
+        hits = self.arrivals - self.computed
+        return Computed(self.computed, self.computed * SERVICE_SECONDS, self.computed, hits)
 
     def feed(self, samples: Samples) -> Decision:
         decision = decide(self.spec, samples, self.history, samples.time)

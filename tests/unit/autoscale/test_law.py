@@ -7,6 +7,7 @@ import pytest
 
 from lepton_operator.autoscale.law import decide
 from lepton_operator.autoscale.values import (
+    Computed,
     Decision,
     History,
     Samples,
@@ -73,7 +74,7 @@ def test_nothing_goes_while_a_backlog_waits() -> None:
     decision = drive.step(20.0, in_flight=100)
     assert decision.replicas == 6
     assert decision.metric == "backlog"
-    assert "100 requests in flight are 1.7 s of work for 6 replicas" in decision.reason
+    assert "100 requests in flight are 1.7 s of work for each replica" in decision.reason
 
 
 def test_a_backlog_that_will_not_go_by_itself_is_worth_more_replicas() -> None:
@@ -141,14 +142,18 @@ POISON = {
 
 @pytest.mark.parametrize("poison", POISON.values(), ids=POISON.keys())
 @pytest.mark.parametrize(
-    "figure", ["arrivals", "in_flight", "completions", "latency_seconds", "compute_seconds"]
+    "figure", ["arrivals", "in_flight", "completions", "latency_seconds", *Computed._fields]
 )
 def test_a_poisoned_sample_holds_and_is_forgotten(figure: str, poison: float) -> None:
     drive = Drive()
     drive.last(300, 20.0)
     history, last = drive.history, drive.history.last
     assert last is not None
-    bad = replace(last, time=drive.time + 2, **{figure: poison})  # type: ignore[arg-type]
+    assert last.computed is not None
+    changes: dict[str, object] = {figure: poison}
+    if figure in Computed._fields:
+        changes = {"computed": last.computed._replace(**{figure: poison})}
+    bad = replace(last, time=drive.time + 2, **changes)  # type: ignore[arg-type]
     decision = decide(SPEC, bad, history, bad.time)
     assert decision.held
     assert decision.replicas == drive.ready
@@ -373,9 +378,7 @@ def test_pods_that_find_no_room_do_not_make_it_ask_for_more() -> None:
             drive.arrivals * SERVICE_SECONDS,
             3,
             starting_ages=(2.0 * turn,) * (wanted - 3),
-            computed=drive.arrivals,
-            compute_seconds=drive.arrivals * SERVICE_SECONDS,
-            batches=drive.arrivals,
+            computed=Computed(drive.arrivals, drive.arrivals * SERVICE_SECONDS, drive.arrivals),
         )
         decision = drive.feed(stuck)
         assert decision.replicas <= SPEC.max_replicas

@@ -6,26 +6,37 @@ import pytest
 
 from lepton_operator.autoscale.queueing import Door
 from lepton_operator.autoscale.service import first, learn, model
-from lepton_operator.autoscale.values import Samples, Service, Spec
+from lepton_operator.autoscale.values import Computed, Samples, Service, Spec
 
 DOOR = Door(doors=1)
 SPEC = Spec(target_seconds=0.5, percentile=95.0)
-ZERO = Samples(0.0, 0, 1, 0, 0.0, 4, computed=0, compute_seconds=0.0, batches=0)
+NOTHING = Computed(0, 0, 0)
+ZERO = Samples(0.0, 0, 1, 0, 0.0, 4, computed=NOTHING)
 
 
 def served(
-    before: Samples, *, requests: float, batch: float, each: float, wait: float = 0.0
+    before: Samples,
+    *,
+    requests: float,
+    batch: float,
+    each: float,
+    wait: float = 0.0,
+    hits: float = 0.0,
 ) -> Samples:
     """Return samples 2 s later, after batches that took `each` seconds."""
+    done = before.computed or NOTHING
     return replace(
         before,
         time=before.time + 2,
         arrivals=before.arrivals + requests,
         completions=before.completions + requests,
         latency_seconds=before.latency_seconds + requests * (each + wait),
-        computed=(before.computed or 0) + requests,
-        compute_seconds=(before.compute_seconds or 0) + requests * each,
-        batches=(before.batches or 0) + requests / batch,
+        computed=Computed(
+            done.requests + requests,
+            done.seconds + requests * each,
+            done.batches + requests / batch,
+            done.hits + hits,
+        ),
     )
 
 
@@ -35,7 +46,7 @@ def test_nothing_is_known_before_a_request_was_answered() -> None:
 
 
 def test_what_was_computed_before_anybody_looked_is_known() -> None:
-    samples = replace(ZERO, computed=500, compute_seconds=50.0, batches=500)
+    samples = replace(ZERO, computed=Computed(500, 50.0, 500))
     found = model(first(Service(), samples), SPEC)
     assert found is not None
     assert found.work_seconds == pytest.approx(0.1)
@@ -69,7 +80,7 @@ def test_without_triton_the_doors_show_it(in_flight: float, wait: float, work: f
 
 def test_what_doors_and_tritons_count_need_not_come_together() -> None:
     half = served(ZERO, requests=40, batch=1, each=0.1)
-    door = replace(half, computed=0, compute_seconds=0.0, batches=0)
+    door = replace(half, computed=NOTHING)
     triton = replace(half, time=4.0)
     service = learn(Service(), ZERO, door, 20, DOOR)
     found = model(learn(service, door, triton, 0, DOOR), SPEC)
@@ -117,7 +128,7 @@ def test_one_size_of_batches_says_nothing_of_larger_ones() -> None:
 def test_a_hit_of_the_cache_costs_no_replica_anything() -> None:
     service, before = Service(), ZERO
     for _ in range(20):
-        after = replace(served(before, requests=10, batch=1, each=0.1), hits=before.hits + 90)
+        after = served(before, requests=10, batch=1, each=0.1, hits=90)
         service, before = learn(service, before, after, 50, DOOR), after
     found = model(service, SPEC)
     assert found is not None
@@ -130,7 +141,7 @@ def test_a_hit_of_the_cache_costs_no_replica_anything() -> None:
 def test_hits_that_only_doors_see_are_not_left_out_twice() -> None:
     service, before = Service(), ZERO
     for _ in range(50):
-        after = replace(served(before, requests=10, batch=1, each=0.1), hits=before.hits + 90)
+        after = served(before, requests=10, batch=1, each=0.1, hits=90)
         service, before = learn(service, before, after, 50, DOOR), after
     # From here on no Triton tells anything; the doors see 100 answers, a tenth of them computed.
     before = replace(before, computed=None)
@@ -157,7 +168,7 @@ def test_a_few_hits_do_not_promise_that_all_will_be() -> None:
     service = learn(
         learn(Service(), ZERO, served(ZERO, requests=2, batch=1, each=0.1), 1, DOOR),
         ZERO,
-        replace(ZERO, time=2.0, hits=3),
+        replace(ZERO, time=2.0, computed=NOTHING._replace(hits=3)),
         1,
         DOOR,
     )
@@ -169,9 +180,7 @@ def test_a_few_hits_do_not_promise_that_all_will_be() -> None:
 def test_hits_between_misses_are_counted_too() -> None:
     service, before = Service(), ZERO
     for turn in range(200):
-        after = replace(before, time=before.time + 2, hits=before.hits + 10)
-        if turn % 10 == 0:
-            after = replace(served(before, requests=1, batch=1, each=0.1), hits=before.hits + 10)
+        after = served(before, requests=turn % 10 == 0, batch=1, each=0.1, hits=10)
         service, before = learn(service, before, after, 5, DOOR), after
     found = model(service, SPEC)
     assert found is not None
@@ -180,9 +189,7 @@ def test_hits_between_misses_are_counted_too() -> None:
 
 def test_a_counter_that_begins_again_is_no_loss() -> None:
     service = learn(Service(), ZERO, served(ZERO, requests=40, batch=1, each=0.1), 20, DOOR)
-    high = replace(
-        ZERO, completions=1e6, latency_seconds=1e5, computed=1e6, compute_seconds=1e5, batches=1e6
-    )
+    high = replace(ZERO, completions=1e6, latency_seconds=1e5, computed=Computed(1e6, 1e5, 1e6))
     after = replace(served(ZERO, requests=40, batch=1, each=0.1), time=2.0, latency_seconds=4.0)
     found = model(learn(service, high, after, 20, DOOR), SPEC)
     assert found is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from lepton_operator.autoscale.values import Computed
 from lepton_operator.signals.counts import Counts, DoorCounts, TritonCounts
 from lepton_operator.signals.meter import Meter, Totals
 
@@ -127,8 +128,7 @@ def test_what_tritons_counted_is_in_seconds_with_what_was_before_anybody_looked(
     meter.add(Counts(door, {"t": TritonCounts(10, 5, 2_000_000)}))
     totals = meter.add(Counts(door, {"t": TritonCounts(16, 8, 2_600_000, hits=4)}))
     assert totals is not None
-    assert (totals.computed, totals.batches, totals.hits) == (16, 8, 4)
-    assert round(totals.compute_seconds, 9) == 2.6
+    assert totals.computed == pytest.approx(Computed(16, 2.6, 8, 4))
 
 
 def test_a_triton_that_began_anew_counts_from_nothing() -> None:
@@ -137,7 +137,7 @@ def test_a_triton_that_began_anew_counts_from_nothing() -> None:
     meter.add(Counts(door))  # the doors were asked, who know no Triton
     totals = meter.add(Counts(door, {"t": TritonCounts(2, 1, 400_000)}))
     assert totals is not None
-    assert (totals.computed, round(totals.compute_seconds, 9)) == (12, 2.4)
+    assert totals.computed == pytest.approx(Computed(12, 2.4, 6))
 
 
 def test_a_triton_that_tells_nothing_for_a_look_is_not_counted_anew() -> None:
@@ -147,7 +147,7 @@ def test_a_triton_that_tells_nothing_for_a_look_is_not_counted_anew() -> None:
     meter.add(Counts(door, {"u": both["u"]}), (), both)
     totals = meter.add(Counts(door, both), (), both)
     assert totals is not None
-    assert (totals.computed, totals.batches) == (1009, 509)
+    assert totals.computed == pytest.approx(Computed(1009, 2.9, 509))
     # One that is gone is forgotten: who has its name after it begins from nothing.
     meter.add(Counts(door, {"u": both["u"]}), (), {"u"})
     assert meter.counts is not None
@@ -160,7 +160,7 @@ def test_what_a_triton_computed_before_it_was_told_of_is_of_another_time() -> No
     late = {"t": TritonCounts(12, 6, 2_400_000), "u": TritonCounts(1000, 500, 9_000_000)}
     totals = meter.add(Counts(door, late))
     assert totals is not None
-    assert (totals.computed, totals.batches) == (12, 6)
+    assert totals.computed == pytest.approx(Computed(12, 2.4, 6))
 
 
 def latency(*looks: DoorCounts) -> list[tuple[float, float]]:
