@@ -45,7 +45,7 @@ class Model:
 
 
 def first(service: Service, samples: Samples) -> Service:
-    """Take in what Tritons had computed before anybody looked: a new leader knows no more of it."""
+    """Take in what Tritons had computed before anybody looked, if nothing else is known."""
     if service.weight or samples.computed is None:
         return service
     return _executed(_asked(service, samples.computed), samples.computed)
@@ -53,7 +53,9 @@ def first(service: Service, samples: Samples) -> Service:
 
 def learn(service: Service, before: Samples, now: Samples, rate: float, door: Door) -> Service:
     """Take in what was completed between two samples."""
-    if before.computed is not None and now.computed is not None:
+    if before.computed is None and now.computed is not None:
+        service = first(service, now)
+    elif before.computed is not None and now.computed is not None:
         computed = Computed(*map(grown, before.computed, now.computed))
         service = _executed(_asked(service, computed), computed)
     elif shown := _shown(before, now, _share_computed(service)):

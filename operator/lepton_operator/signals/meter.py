@@ -50,13 +50,14 @@ class Meter:
     """Of one service. A door that is seen for the first time begins with what it counted before.
 
     That is too little by what a new door counted before its first sample, and never too much: what
-    a door counted while nobody looked may be of days ago. Tritons that are seen at the first look
-    count with all that they computed: how long requests take is learned from that, and not when
-    they came. A sample that is no newer than the one before is that one: two sources may tell the
-    same counts, one of them later.
+    a door counted while nobody looked may be of days ago. So does a Triton, but for the first ones:
+    these count with all that they computed, since nothing else tells how long a request takes. A
+    sample that is no newer than the one before is that one: two sources may tell the same counts,
+    one of them later.
     """
 
-    counts: Counts | None = None
+    doors: Mapping[str, DoorCounts] = field(default_factory=dict)  # the newest of each
+    tritons: Mapping[str, TritonCounts] = field(default_factory=dict)
     totals: Totals | None = None
     rates: dict[str, float | None] = field(default_factory=dict)  # of each door, requests a second
 
@@ -73,24 +74,38 @@ class Meter:
         """
         if not counts.doors:
             return None
-        before = self.counts or Counts(counts.doors)
-        oldest = self.totals.at - _FORGOTTEN_SECONDS if self.totals is not None else 0.0
-        known = {pod: each for pod, each in before.doors.items() if each.at > oldest}
-        newest = {pod: each for pod, each in known.items() if pod in doors}
-        for pod, each in counts.doors.items():
-            newest[pod] = _newer(known.setdefault(pod, each), each)
+        known, newest = self._newest(counts.doors, doors)
         counted = {pod: _since(known[pod], each) for pod, each in newest.items()}
-        executed = [
-            _executed(before.tritons.get(pod, each if self.totals else _NOTHING), each)
-            for pod, each in counts.tritons.items()
-        ]
-        there = before.tritons.keys() if tritons is None else tritons
-        silent = {pod: each for pod, each in before.tritons.items() if pod in there}
-        self.counts = Counts({**known, **newest}, {**silent, **counts.tritons})
+        executed = self._executed(counts.tritons, tritons)
         at = self._at(newest, known, counted)
-        totals = self.totals or Totals(at)
-        self.totals = _added(totals, at, newest.values(), counted.values(), executed)
+        self.doors = {**known, **newest}
+        self.totals = _added(
+            self.totals or Totals(at), at, newest.values(), counted.values(), executed
+        )
         return self.totals
+
+    def _newest(
+        self, told: Mapping[str, DoorCounts], there: Collection[str]
+    ) -> tuple[dict[str, DoorCounts], dict[str, DoorCounts]]:
+        """Return what was known of doors, and what is known now."""
+        oldest = self.totals.at - _FORGOTTEN_SECONDS if self.totals is not None else 0.0
+        known = {pod: each for pod, each in self.doors.items() if each.at > oldest}
+        newest = {pod: each for pod, each in known.items() if pod in there}
+        for pod, each in told.items():
+            newest[pod] = _newer(known.setdefault(pod, each), each)
+        return known, newest
+
+    def _executed(
+        self, told: Mapping[str, TritonCounts], there: Collection[str] | None
+    ) -> list[TritonCounts]:
+        """Return what each Triton that tells anything did since it told it last."""
+        before, is_first = self.tritons, self.totals is None or not any(self.totals.computed)
+        silent = {pod: each for pod, each in before.items() if there is None or pod in there}
+        self.tritons = {**silent, **told}
+        return [
+            _executed(before.get(pod, _NOTHING if is_first else each), each)
+            for pod, each in told.items()
+        ]
 
     def _at(
         self,

@@ -53,6 +53,18 @@ def test_what_was_computed_before_anybody_looked_is_known() -> None:
     assert first(Service(), ZERO) == Service()
 
 
+def test_a_triton_that_is_told_of_late_tells_what_it_had_computed() -> None:
+    """All requests since may be hits of its cache."""
+    before = replace(ZERO, computed=None)
+    late = replace(ZERO, time=2.0, computed=Computed(2, 0.2, 2, hits=38))
+    found = model(learn(Service(), before, late, 20, DOOR), SPEC)
+    assert found is not None
+    assert found.work_seconds == pytest.approx(0.1)
+    assert found.share_computed < 0.2
+    known = learn(Service(), ZERO, served(ZERO, requests=40, batch=1, each=0.3), 20, DOOR)
+    assert learn(known, before, late, 20, DOOR).seconds == known.seconds
+
+
 def test_the_service_time_is_tritons() -> None:
     service = learn(
         Service(), ZERO, served(ZERO, requests=40, batch=1, each=0.1, wait=0.3), 20, DOOR

@@ -150,8 +150,7 @@ def test_a_triton_that_tells_nothing_for_a_look_is_not_counted_anew() -> None:
     assert totals.computed == pytest.approx(Computed(1009, 2.9, 509))
     # One that is gone is forgotten: who has its name after it begins from nothing.
     meter.add(Counts(door, {"u": both["u"]}), (), {"u"})
-    assert meter.counts is not None
-    assert meter.counts.tritons.keys() == {"u"}
+    assert meter.tritons.keys() == {"u"}
 
 
 def test_what_a_triton_computed_before_it_was_told_of_is_of_another_time() -> None:
@@ -161,6 +160,14 @@ def test_what_a_triton_computed_before_it_was_told_of_is_of_another_time() -> No
     totals = meter.add(Counts(door, late))
     assert totals is not None
     assert totals.computed == pytest.approx(Computed(12, 2.4, 6))
+
+
+def test_the_first_triton_counts_whenever_it_is_told_of() -> None:
+    meter, door = Meter(), {"a": DoorCounts(0, 0, 0)}
+    meter.add(Counts(door))
+    totals = meter.add(Counts(door, {"t": TritonCounts(2, 2, 200_000, hits=38)}))
+    assert totals is not None
+    assert totals.computed == pytest.approx(Computed(2, 0.2, 2, 38))
 
 
 def latency(*looks: DoorCounts) -> list[tuple[float, float]]:
