@@ -43,7 +43,8 @@ def _parsed(kind: type[Own], body: Mapping[str, Any]) -> Own | ValidationError:
 
 def wrong_fields(error: ValidationError) -> str:
     """Return what pydantic says about the first wrong fields."""
-    return "; ".join(
-        f"{'.'.join(map(str, each['loc']))}: {each['msg'].removeprefix('Value error, ')}"
+    found = [
+        (".".join(map(str, each["loc"])), each["msg"].removeprefix("Value error, "))
         for each in error.errors()[:_MOST_FIELDS]
-    )
+    ]
+    return "; ".join(f"{place}: {said}" if place else said for place, said in found)

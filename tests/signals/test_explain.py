@@ -199,7 +199,7 @@ def test_without_the_operators_metrics_doors_tell_how_many_served(
         (("--matcher", "blue", *ASKED), "--matcher blue: write LABEL=VALUE"),
         (("--max", "0", "--target-ms", "250"), "is wrong: maxReplicas: "),
         (("--percentile", "10", *ASKED), "is wrong: target.percentile: "),
-        (("--min", "30", *ASKED), "minReplicas may not be above maxReplicas"),
+        (("--min", "30", *ASKED), "is wrong: autoscaling: minReplicas may not be above"),
         (("--manifest", "/etc/passwd", *ASKED), "/etc/passwd"),
         (("--manifest", "examples/sharded.yaml", *ASKED), "has no InferenceService"),
     ],
