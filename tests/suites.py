@@ -54,10 +54,11 @@ QUICK = (
 INTEGRATION = _pytest("integration", 600, "tests/integration")
 # The groups of tests on real nodes; each has clusters of its own, and mostly waits for pods.
 ON_CLUSTERS = {
-    "e2e-machine": ("cluster", "images", "checkpoints", "ranks", "autoscaling"),
+    "e2e-machine": ("cluster", "images", "checkpoints", "ranks"),
+    "e2e-scaling": ("autoscaling", "keda"),
     "e2e-jobs": ("training", "kills", "recovery", "status", "attacks"),
     "e2e-faults": ("faults", "ledger", "rollout"),
-    "e2e-models": ("examples", "models", "serving", "recipes", "keda"),
+    "e2e-models": ("examples", "models", "serving", "recipes"),
 }
 
 
@@ -74,6 +75,7 @@ def _on_clusters(
             *beside,
             _pytest("resilience", resilience_seconds, "tests/resilience", *arguments),
             _on_cluster("e2e-machine", seconds, *arguments),
+            _on_cluster("e2e-scaling", seconds, *arguments),
         ),
         tuple(
             _on_cluster(name, seconds, *arguments)
