@@ -25,6 +25,7 @@ from bench.installed import last_line, missed
 from lepton_operator.cache import Cache
 from lepton_operator.cluster import Cluster
 from lepton_operator.metrics import Metrics
+from lepton_operator.run import spare_the_collector
 from lepton_operator.scaling.autoscaler import ROUND_SECONDS, Autoscaler
 from lepton_operator.scaling.sources import sources
 from lepton_operator.settings import Prometheus as Source
@@ -119,6 +120,7 @@ async def measure(url: str, count: int) -> dict[str, float]:
     metrics, cache = Metrics(), fleet(count)
     cluster = Cluster(Configuration(host="http://127.0.0.1:1"), metrics)  # nothing is to be scaled
     found = Autoscaler(cluster, cache, settings, metrics)
+    spare_the_collector()
     taken = []
     async with sources(settings) as asking:
         for look in range(LOOKS):

@@ -202,7 +202,7 @@ async def _work(parts: Parts) -> None:
     await _list_everything(parts)
     if parts.settings.xds is not None:
         parts.feed.begin()
-    _spare_the_collector()
+    spare_the_collector()
     parts.informed.set()
     await _first_of(_resync(parts, relisted), _work_as_leader(parts))
 
@@ -243,7 +243,7 @@ def _doors(parts: Parts) -> Iterator[Coroutine[Any, Any, None]]:
         yield doors.serve(parts.settings.xds, parts.feed.catalogue, parts.metrics)
 
 
-def _spare_the_collector() -> None:
+def spare_the_collector() -> None:
     """Collect cycles more seldom, and never look again at what was loaded to stay.
 
     Almost nothing here is cyclic, and at the default thresholds each full collection walks every

@@ -41,6 +41,8 @@ class Bounds(NamedTuple):
 
 def bounds(spec: Spec, now: float, startup_seconds: float) -> Bounds:
     """Return the bounds of now, and already the minimum of a start-up later if it is higher."""
+    if not spec.schedules:
+        return Bounds(spec.min_replicas, spec.max_replicas)
     found, soon = _bounds_at(spec, now), _bounds_at(spec, now + startup_seconds)
     if soon.least > found.least:
         found = found._replace(least=soon.least, least_by=soon.least_by)

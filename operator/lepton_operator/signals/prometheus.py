@@ -217,9 +217,7 @@ def parse(content: bytes, services: Collection[Service]) -> dict[Service, Counts
         raise SignalError(
             f"Prometheus answers with something else than counts: {error}."
         ) from error
-    # A row's namespace and service as a pair are found as if they were a `Service`, and sooner.
-    ours = (each for each in rows if (each.metric.namespace, each.metric.service) in services)
-    return _gathered(_by_pod(ours))
+    return _gathered(_by_pod(rows, services))
 
 
 def at_each_step(series: Iterable[Series]) -> dict[float, dict[Service, Counts]]:
@@ -231,8 +229,10 @@ def at_each_step(series: Iterable[Series]) -> dict[float, dict[Service, Counts]]
     return {at: _gathered(_by_pod(rows[at])) for at in sorted(rows)}
 
 
-def _by_pod(rows: Iterable[_Row]) -> dict[tuple[str, str, str], dict[str, float]]:
-    """Return the numbers of each pod that can be."""
+def _by_pod(
+    rows: Iterable[_Row], services: Collection[tuple[str, str]] | None = None
+) -> dict[tuple[str, str, str], dict[str, float]]:
+    """Return the numbers of each pod of these services that can be; None: of all."""
     found: dict[tuple[str, str, str], dict[str, float]] = {}
     for row in rows:
         labels = row.metric
@@ -243,6 +243,8 @@ def _by_pod(rows: Iterable[_Row]) -> dict[tuple[str, str, str], dict[str, float]
             continue
         if 0 <= value <= MOST:
             if (told := found.get(pod)) is None:
+                if services is not None and pod[:2] not in services:
+                    continue
                 told = found[pod] = {}
             told[name] = value
     return found
