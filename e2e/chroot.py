@@ -47,7 +47,8 @@ class Image:
     ) -> subprocess.Popen[str]:
         """Run the arguments as a restricted pod would, with `writable` at /mnt.
 
-        Alone, in a network of its own, for what listens at a port that others may have here.
+        Alone, in a network of its own, for what listens at ports that others may take here, between
+        the choice of one and its use too.
         """
         environment = [*self.config["Env"], "HOME=/tmp", "TMPDIR=/tmp"]
         command = ["env", "-i", *environment, *argv]
@@ -62,12 +63,17 @@ class Image:
         )
 
     def run(
-        self, *argv: str, writable: Path | None = None, limit_seconds: float = LIMIT_SECONDS
+        self,
+        *argv: str,
+        writable: Path | None = None,
+        limit_seconds: float = LIMIT_SECONDS,
+        alone: bool = True,
     ) -> str:
         """The output of a command that must succeed."""
         process = self.start(
             writable or self.root / "mnt",
             *argv,
+            alone=alone,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -50,11 +50,20 @@ dist.destroy_process_group()
 """
 
 
+class Store(NamedTuple):
+    """One with a place in it; by a sidecar's socket it is reached from any network."""
+
+    gateway: Gateway
+    variable: str  # of those who save in it
+    uri: str
+    alone: bool
+
+
 @pytest.fixture(params=[pytest.param(DIRECTLY, marks=pytest.mark.long), BY_SIDECAR])
 def in_store(
     request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[tuple[Gateway, list[str], str]]:
-    """A store, the environment of those who save in it, and a place there."""
+) -> Iterator[Store]:
+    """A store, and how those who save in it reach it."""
     with Gateway(free_port(), folder / "gateway").running() as gateway:
         gateway.make_bucket("checkpoints")
         write_secret(
@@ -66,11 +75,11 @@ def in_store(
         )
         uri = f"s3://checkpoints/{request.node.originalname.removeprefix('test_')}"
         if request.param == DIRECTLY:
-            yield gateway, [f"LEPTON_STORE={WRITABLE}/secret"], uri
+            yield Store(gateway, f"LEPTON_STORE={WRITABLE}/secret", uri, alone=False)
             return
         monkeypatch.setenv("LEPTON_STORE", str(folder / "secret"))
         CheckpointRelay(uri, "local").serve(folder / "socket")
-        yield gateway, [f"LEPTON_CHECKPOINT_SOCKET={WRITABLE}/socket"], uri
+        yield Store(gateway, f"LEPTON_CHECKPOINT_SOCKET={WRITABLE}/socket", uri, alone=True)
 
 
 def test_checkpoints_hold_what_they_promise(image: Callable[[str], Image], folder: Path) -> None:
@@ -89,20 +98,20 @@ def test_checkpoints_hold_what_they_promise(image: Callable[[str], Image], folde
 
 
 def test_a_store_that_refuses_in_the_middle_of_a_save_loses_nothing_but_that_save(
-    image: Callable[[str], Image], folder: Path, in_store: tuple[Gateway, list[str], str]
+    image: Callable[[str], Image], folder: Path, in_store: Store
 ) -> None:
-    gateway, environment, uri = in_store
     for name in ("in_store.py", "training.py"):
         shutil.copy(SCRIPTS / name, folder)
     shared = folder / "shared"
     shared.mkdir()
     shared.chmod(0o777)
     wishes = {"refuse": 16 * 1024, "accept": -1}
-    threading.Thread(target=obey, args=(gateway, shared, wishes), daemon=True).start()
+    threading.Thread(target=obey, args=(in_store.gateway, shared, wishes), daemon=True).start()
     output = image("trainer").run(
-        *("env", *environment),
-        *("python", f"{WRITABLE}/in_store.py", uri, f"{WRITABLE}/shared"),
+        *("env", in_store.variable),
+        *("python", f"{WRITABLE}/in_store.py", in_store.uri, f"{WRITABLE}/shared"),
         writable=folder,
+        alone=in_store.alone,
         limit_seconds=DEADLINES_SECONDS["checkpoints are tried"],
     )
 
@@ -137,15 +146,15 @@ def obey(gateway: Gateway, folder: Path, wishes: Mapping[str, int]) -> None:
 
 
 def test_checkpoints_in_an_object_store_hold_it_too(
-    image: Callable[[str], Image], folder: Path, in_store: tuple[Gateway, list[str], str]
+    image: Callable[[str], Image], folder: Path, in_store: Store
 ) -> None:
-    _, environment, uri = in_store
     for name in ("in_store.py", "training.py"):
         shutil.copy(SCRIPTS / name, folder)
     output = image("trainer").run(
-        *("env", *environment),
-        *("python", f"{WRITABLE}/in_store.py", uri),
+        *("env", in_store.variable),
+        *("python", f"{WRITABLE}/in_store.py", in_store.uri),
         writable=folder,
+        alone=in_store.alone,
         limit_seconds=DEADLINES_SECONDS["checkpoints are tried"],
     )
 

@@ -59,6 +59,15 @@ async def first_answer(
     raise AssertionError("The stream ended without an answer.")
 
 
+async def refusal(operator: Operator, authority: Authority, pair: Pair) -> grpc.StatusCode:
+    """Open a stream and say nothing: what is sent to a stream that has ended hides its status."""
+    credentials = grpc.ssl_channel_credentials(authority.pem(), *pair)
+    async with grpc.aio.secure_channel(f"localhost:{operator.port}", credentials) as channel:
+        call = AggregatedDiscoveryServiceStub(channel).DeltaAggregatedResources(timeout=10)
+        code: grpc.StatusCode = await call.code()
+        return code
+
+
 @pytest.fixture
 async def serving(operator: Operator) -> Operator:
     operator.put(a_service("digits", 18231, Endpoint("10.0.0.1", "a1b2c3", takes_requests=True)))
@@ -101,9 +110,8 @@ async def test_a_door_gets_nothing_of_another_namespace_whatever_it_claims(
 async def test_a_certificate_that_names_no_door_is_refused(
     serving: Operator, authority: Authority, names: list[x509.GeneralName]
 ) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await first_answer(serving, authority, door_of(authority, *names))
-    assert refused.value.code() == grpc.StatusCode.PERMISSION_DENIED
+    refused = await refusal(serving, authority, door_of(authority, *names))
+    assert refused == grpc.StatusCode.PERMISSION_DENIED
     assert serving.value("lepton_door_strangers_total") == 1
 
 
@@ -113,9 +121,8 @@ async def test_who_has_no_certificate_of_this_authority_is_not_heard(
     stranger = Authority(tmp_path / "stranger")
     door = spiffe("spiffe://lepton.ai/ns/team-a/door")
     for pair in ((None, None), door_of(stranger, door)):
-        with pytest.raises(grpc.aio.AioRpcError) as refused:
-            await first_answer(serving, authority, pair)
-        assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
+        refused = await refusal(serving, authority, pair)
+        assert refused == grpc.StatusCode.UNAVAILABLE
     assert serving.value("lepton_door_strangers_total") == 0
     assert serving.streams() == 0
 
