@@ -53,7 +53,8 @@ class Options:
     """From the end of this step on, no file may grow beyond 16 KiB: a volume that is full."""
     full_until: int = 0
     refused_from: int = 0
-    """From the end of this step on the store refuses: whoever runs it is asked, and waited for."""
+    """From the end of this step on, or of the next at which a checkpoint is known to be complete, the
+    store refuses: whoever runs it is asked, and waited for."""
     sharded: bool = False
     """By fully_shard (FSDP2), instead of data parallel."""
     uri: str = ""
@@ -203,19 +204,25 @@ def meet_fate(options: Options, step: int) -> None:
     if step == options.full_until:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
 
-    if step == options.refused_from and os.environ.get("RANK", "0") == "0":
-        wait_for_a_save(options)
-        ask_of_the_store(options.folder, "refuse")
+    if options.refused_from and os.environ.get("RANK", "0") == "0":
+        have_the_store_refuse(options, step)
     if step == options.usurped_at:
         attempts = options.folder / "checkpoints" / "local" / "attempts"
         beginning = (attempts / "attempt-0-0.json").read_bytes()
         (attempts / "attempt-7-0.json").write_bytes(beginning)
 
 
-def wait_for_a_save(options: Options) -> None:
-    """Wait until a checkpoint is complete: on a busy machine steps are faster than the store."""
-    while "is complete after" not in said(options):
-        time.sleep(0.02)
+def have_the_store_refuse(options: Options, step: int) -> None:
+    """Ask for it once a checkpoint is known to be complete; until then steps are slow.
+
+    The checkpointer learns of it in its own next step: who waits for it within one waits for ever.
+    """
+    asked = options.folder / "asked"
+    if "is complete after" not in said(options):
+        time.sleep(0.2)
+    elif step >= options.refused_from and not asked.exists():
+        ask_of_the_store(options.folder, "refuse")
+        asked.touch()
 
 
 def ask_of_the_store(folder: Path, what: str) -> None:
