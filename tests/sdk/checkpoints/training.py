@@ -53,8 +53,8 @@ class Options:
     """From the end of this step on, no file may grow beyond 16 KiB: a volume that is full."""
     full_until: int = 0
     refused_from: int = 0
-    """From the end of this step on, or of the next at which a checkpoint is known to be complete, the
-    store refuses: whoever runs it is asked, and waited for."""
+    """From the end of this step on, or of the next at which a checkpoint is known to be complete,
+    the store refuses: whoever runs it is asked, and waited for."""
     sharded: bool = False
     """By fully_shard (FSDP2), instead of data parallel."""
     uri: str = ""
