@@ -69,7 +69,7 @@ class Image:
         limit_seconds: float = LIMIT_SECONDS,
         alone: bool = True,
     ) -> str:
-        """The output of a command that must succeed."""
+        """The output of a command that must succeed; few need this machine's network."""
         process = self.start(
             writable or self.root / "mnt",
             *argv,

@@ -26,6 +26,7 @@ _CALM_SECONDS = 30.0
 _STEADY = 0.9
 # Batches of two, once in a hundred.
 _ONE_BY_ONE = 1.01
+_NOTHING = Computed(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,13 +54,13 @@ def first(service: Service, samples: Samples) -> Service:
 
 def learn(service: Service, before: Samples, now: Samples, rate: float, door: Door) -> Service:
     """Take in what was completed between two samples."""
-    if before.computed is None and now.computed is not None:
+    if now.computed is None:
+        service = _executed(service, _shown(before, now, _share_computed(service)))
+    elif before.computed is None:
         service = first(service, now)
-    elif before.computed is not None and now.computed is not None:
+    else:
         computed = Computed(*map(grown, before.computed, now.computed))
         service = _executed(_asked(service, computed), computed)
-    elif shown := _shown(before, now, _share_computed(service)):
-        service = _executed(service, shown)
     if now.completions == before.completions:
         return service
     return _waits(service, (before, now), rate, door)
@@ -80,7 +81,7 @@ def model(service: Service, spec: Spec) -> Model | None:
     return Model(alone, batched, work, variability, _share_computed(service))
 
 
-def _shown(before: Samples, now: Samples, share: float) -> Computed | None:
+def _shown(before: Samples, now: Samples, share: float) -> Computed:
     """Return what was computed as far as doors show it, where no Triton tells it.
 
     While more wait than are worked on, replicas do nothing but work; while there are fewer requests
@@ -89,19 +90,18 @@ def _shown(before: Samples, now: Samples, share: float) -> Computed | None:
     """
     done = share * grown(before.completions, now.completions)
     few, many = sorted((before.in_flight, now.in_flight))
-    if now.computed is not None or now.ready == 0 or now.ready != before.ready:
-        return None
+    if now.ready == 0 or now.ready != before.ready:
+        return _NOTHING
     if few >= 2 * now.ready:
         return Computed(done, now.ready * (now.time - before.time), done)
     took = grown(before.latency_seconds, now.latency_seconds)
-    return Computed(done, took, done) if many <= now.ready else None
+    return Computed(done, took, done) if many <= now.ready else _NOTHING
 
 
 def _executed(service: Service, done: Computed) -> Service:
     if done.requests < 1 or done.seconds <= 0 or done.batches < 1:
         return service
-    new = min(done.requests, _MEMORY_REQUESTS)
-    kept = 1 - new / _MEMORY_REQUESTS
+    new, kept = _weights(done.requests)
     each, size = done.seconds / done.requests, max(1.0, done.requests / done.batches)
     return service._replace(
         weight=service.weight * kept + new,
@@ -116,12 +116,17 @@ def _asked(service: Service, done: Computed) -> Service:
     asked = done.requests + done.hits
     if asked == 0:
         return service
-    new = min(asked, _MEMORY_REQUESTS)
-    kept = 1 - new / _MEMORY_REQUESTS
+    new, kept = _weights(asked)
     return service._replace(
         asked=service.asked * kept + new,
         missed=service.missed * kept + new * (done.requests / asked),
     )
+
+
+def _weights(requests: float) -> tuple[float, float]:
+    """Return what so many requests weigh, and which part of what was learned before stays."""
+    new = min(requests, _MEMORY_REQUESTS)
+    return new, 1 - new / _MEMORY_REQUESTS
 
 
 def _share_computed(service: Service) -> float:
@@ -167,7 +172,7 @@ def _waits(service: Service, between: tuple[Samples, Samples], rate: float, door
     if now.time - service.calm_since < _CALM_SECONDS or offered >= _STEADY * now.ready:
         return service
     own, others = mean_wait(now.ready, offered, door)
-    kept = max(0.0, 1 - done / _MEMORY_REQUESTS)
+    _, kept = _weights(done)
     took = grown(before.latency_seconds, now.latency_seconds)
     return service._replace(
         waited=service.waited * kept + max(0.0, took - done * (1 + others) * seconds),

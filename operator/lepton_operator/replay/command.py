@@ -26,22 +26,26 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 def run(parsed: argparse.Namespace) -> int:
     """Print what was found; return the exit code."""
     try:
-        found = load(parsed.recording) if parsed.recording else asyncio.run(_recorded(parsed))
+        # They are there where it is asked in the operator's pod.
+        settings = load_settings(parsed.settings) if parsed.settings.exists() else None
+        if parsed.recording:
+            found = load(parsed.recording)
+        else:
+            found = asyncio.run(_recorded(parsed, settings))
         if parsed.record:
             found.write(parsed.record)
             print(f"{parsed.record}: {len(found.looks)} looks")
             return 0
-        print(_explained(parsed, found))
+        print(_explained(parsed, found, settings))
     except (SignalError, OSError, ValueError) as error:
         print(f"Nothing can be explained: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-async def _recorded(parsed: argparse.Namespace) -> Recording:
+async def _recorded(parsed: argparse.Namespace, settings: Settings | None) -> Recording:
     if not (parsed.namespace and parsed.service):
         raise ValueError("say --namespace and --service, or --recording.")
-    settings = _settings(parsed)
     url = parsed.prometheus or (settings.prometheus.url if settings else "")
     if not url:
         raise ValueError("say --prometheus: the settings name none.")
@@ -53,11 +57,6 @@ async def _recorded(parsed: argparse.Namespace) -> Recording:
     return await record(url, matchers, Service(parsed.namespace, parsed.service), times)
 
 
-def _settings(parsed: argparse.Namespace) -> Settings | None:
-    """Return the operator's settings, where it is asked in its pod."""
-    return load_settings(parsed.settings) if parsed.settings.exists() else None
-
-
 def _matchers(said: Sequence[str]) -> dict[str, str]:
     for each in said:
         if "=" not in each:
@@ -65,8 +64,8 @@ def _matchers(said: Sequence[str]) -> dict[str, str]:
     return dict(each.split("=", 1) for each in said)
 
 
-def _explained(parsed: argparse.Namespace, recording: Recording) -> str:
-    spec = asked_for(parsed, recording, _settings(parsed))
+def _explained(parsed: argparse.Namespace, recording: Recording, settings: Settings | None) -> str:
+    spec = asked_for(parsed, recording, settings)
     startup = parsed.startup_seconds or measured_startup_seconds(recording)
     fleet: Fleet = AsItWas() if parsed.as_it_was else UnderTheLaw(startup)
     steps = list(replay(recording, spec, fleet))

@@ -16,6 +16,7 @@ from lepton_operator.conditions import Extra, cut, extras, find
 from lepton_operator.errors import ApiError, Transient
 from lepton_operator.scaling.replicas import Replicas
 from lepton_operator.scaling.saying import ACTIVE, ASKED, BY_HAND, FLEETING, ScalingReason
+from lepton_operator.scaling.sources import longer
 from lepton_operator.signals.meter import Meter
 from lepton_operator.views import ScalingView
 
@@ -23,7 +24,7 @@ SETTLED_SECONDS = 30.0
 """What may pass by itself is said only once it has lasted for so long: what comes and goes with the
 demand, or with a scrape that was missed, writes no status."""
 
-FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 2.0, 60.0
+FIRST_WAIT_SECONDS = 2.0
 """Before a number that was refused is asked for again."""
 
 Source = Literal["Prometheus", "Doors"]
@@ -79,8 +80,7 @@ class Account:
     def was_refused(self, error: ApiError, now: float) -> None:
         """Take in that a number could not be set; who refuses is asked ever less often."""
         after = error.retry_after_seconds if isinstance(error, Transient) else None
-        doubled = min(max(FIRST_WAIT_SECONDS, 2 * self._wait_seconds), LONGEST_WAIT_SECONDS)
-        self._wait_seconds = max(doubled, after or 0.0)
+        self._wait_seconds = max(longer(self._wait_seconds, FIRST_WAIT_SECONDS), after or 0.0)
         self.refused, self.writes_again_at = error.message, now + self._wait_seconds
 
     def is_not_refused(self) -> None:

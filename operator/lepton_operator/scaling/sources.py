@@ -111,8 +111,7 @@ class Sources:
     async def _ask(self, door: PodView, services: Collection[str], known: _Door) -> None:
         told = await door_counts.read(self.asking, door, services, time.time, self.port)
         known.told = told or {}
-        silent = min(max(1.0, 2 * known.wait_seconds), LONGEST_RETRY_SECONDS)
-        known.wait_seconds = silent if told is None else 0.0
+        known.wait_seconds = longer(known.wait_seconds, 1.0) if told is None else 0.0
         known.asks_again_at = time.monotonic() + known.wait_seconds
 
     def _say(self, why: str) -> None:
@@ -128,6 +127,11 @@ def _by_namespace(services: Iterable[Service]) -> Mapping[str, Collection[str]]:
     for each in services:
         found.setdefault(each.namespace, set()).add(each.name)
     return found
+
+
+def longer(wait_seconds: float, first_seconds: float) -> float:
+    """Return the next wait for who did not do what it was asked: twice the one before."""
+    return min(max(first_seconds, 2 * wait_seconds), LONGEST_RETRY_SECONDS)
 
 
 def is_over(task: asyncio.Task[None] | None) -> bool:

@@ -98,12 +98,12 @@ class Meter:
     def _executed(
         self, told: Mapping[str, TritonCounts], there: Collection[str] | None
     ) -> list[TritonCounts]:
-        """Return what each Triton that tells anything did since it told it last."""
+        """Return what each Triton did since it told of it last: after a restart, all of it."""
         before, is_first = self.tritons, self.totals is None or not any(self.totals.computed)
         silent = {pod: each for pod, each in before.items() if there is None or pod in there}
         self.tritons = {**silent, **told}
         return [
-            _executed(before.get(pod, _NOTHING if is_first else each), each)
+            TritonCounts(*map(grown, before.get(pod, _NOTHING if is_first else each), each))
             for pod, each in told.items()
         ]
 
@@ -162,11 +162,6 @@ def _since(before: DoorCounts, after: DoorCounts) -> _Counted:
         answers = grown(before.answers or 0.0, after.answers or 0.0)
         seconds = grown(before.milliseconds or 0.0, after.milliseconds or 0.0) / 1e3
     return _Counted(came, rejected, max(0.0, answers - rejected), seconds)
-
-
-def _executed(before: TritonCounts, after: TritonCounts) -> TritonCounts:
-    """Return what a Triton counted in between: after a restart, all that it counted since."""
-    return TritonCounts(*map(grown, before, after))
 
 
 def _added(
