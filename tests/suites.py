@@ -1,7 +1,7 @@
 """`make test` and `make test-long`: groups of suites one after another, each within its budget.
 
-The suites of a group run side by side. One that fails or takes longer than its budget fails the
-run; the others still run. What a failed one printed last is printed again at the very end: often
+The suites of a group run side by side, four at a time, in their order. One that fails or takes
+longer than its budget fails the run; the others still run. What a failed one printed last is printed again at the very end: often
 the end of a log is all that is kept of it.
 """
 
@@ -26,6 +26,8 @@ class Suite:
 
 
 LAST_LINES = 60
+# Two cores are busy then: suites on clusters wait more than they work.
+SIDE_BY_SIDE = 4
 Groups = tuple[tuple[Suite, ...], ...]
 
 
@@ -41,24 +43,21 @@ SETUP = (
 SETUP_LONG = ((Suite("keda", (sys.executable, "-m", "images", "build", "keda"), 1800),),)
 # What has a suite of its own; "unit" is the rest of tests/.
 APART = ("launcher", "integration", "resilience", "door", "discovery", "signals")
-QUICK = (
-    (Suite("lint", ("make", "--no-print-directory", "lint"), 180),),
-    (
-        _pytest("unit", 540, "tests", *(f"--ignore=tests/{each}" for each in APART)),
-        _pytest("launcher", 420, "tests/launcher"),
-        _pytest("door", 420, "tests/door", "tests/discovery"),
-        _pytest("signals", 420, "tests/signals"),
-    ),
+LINT = (Suite("lint", ("make", "--no-print-directory", "lint"), 180),)
+WITHOUT_CLUSTER = (
+    _pytest("integration", 900, "tests/integration"),
+    _pytest("unit", 540, "tests", *(f"--ignore=tests/{each}" for each in APART)),
+    _pytest("launcher", 540, "tests/launcher"),
+    _pytest("door", 540, "tests/door", "tests/discovery"),
+    _pytest("signals", 540, "tests/signals"),
 )
-# It waits more than it works, and so do the first of those on clusters.
-INTEGRATION = _pytest("integration", 600, "tests/integration")
 # The groups of tests on real nodes; each has clusters of its own, and mostly waits for pods.
 ON_CLUSTERS = {
-    "e2e-machine": ("cluster", "images", "checkpoints", "ranks"),
-    "e2e-scaling": ("autoscaling", "keda"),
-    "e2e-jobs": ("training", "kills", "recovery", "status", "attacks"),
     "e2e-faults": ("faults", "ledger", "rollout"),
     "e2e-models": ("examples", "models", "serving", "recipes"),
+    "e2e-machine": ("cluster", "images", "checkpoints", "ranks"),
+    "e2e-jobs": ("training", "kills", "recovery", "status", "attacks"),
+    "e2e-scaling": ("autoscaling", "keda"),
 }
 
 
@@ -67,26 +66,17 @@ def _on_cluster(name: str, budget_seconds: int, *arguments: str) -> Suite:
     return _pytest(name, budget_seconds, *files, *arguments)
 
 
-def _on_clusters(
-    resilience_seconds: int, seconds: int, *arguments: str, beside: tuple[Suite, ...] = ()
-) -> Groups:
+def _on_clusters(resilience_seconds: int, seconds: int, *arguments: str) -> tuple[Suite, ...]:
     return (
-        (
-            *beside,
-            _pytest("resilience", resilience_seconds, "tests/resilience", *arguments),
-            _on_cluster("e2e-machine", seconds, *arguments),
-            _on_cluster("e2e-scaling", seconds, *arguments),
-        ),
-        tuple(
-            _on_cluster(name, seconds, *arguments)
-            for name in ("e2e-jobs", "e2e-models", "e2e-faults")
-        ),
+        _pytest("resilience", resilience_seconds, "tests/resilience", *arguments),
+        *(_on_cluster(name, seconds, *arguments) for name in ON_CLUSTERS),
     )
 
 
+# Long ones first, so that none is left to run alone at the end.
 SUITES: dict[str, Groups] = {
-    "test": (*SETUP, *QUICK, *_on_clusters(600, 1800, "-m", "not long", beside=(INTEGRATION,))),
-    "test-long": (*SETUP, *SETUP_LONG, *_on_clusters(10800, 5400, "-s")),
+    "test": (*SETUP, LINT, (*_on_clusters(900, 1800, "-m", "not long"), *WITHOUT_CLUSTER)),
+    "test-long": (*SETUP, *SETUP_LONG, _on_clusters(10800, 5400, "-s")),
 }
 
 
@@ -124,8 +114,8 @@ def run(suite: Suite) -> Outcome:
 
 
 def run_group(group: Sequence[Suite]) -> list[Outcome]:
-    """Run suites side by side."""
-    with ThreadPoolExecutor(len(group)) as threads:
+    """Run suites side by side, each as soon as there is a place for it."""
+    with ThreadPoolExecutor(SIDE_BY_SIDE) as threads:
         return list(threads.map(run, group))
 
 

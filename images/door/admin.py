@@ -51,6 +51,11 @@ class Place(NamedTuple):
     cluster: str
     address: str
 
+    @property
+    def pod(self) -> tuple[str, str]:
+        """Its service and IP address, which its HTTP and its gRPC port have in common."""
+        return self.cluster.rpartition("/")[0], self.address.rpartition(":")[0]
+
 
 class Host(NamedTuple):
     """What Envoy counted of a place since it knows it, and how it takes it."""

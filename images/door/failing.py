@@ -5,7 +5,8 @@ back (`ejection`). Nothing is looked at while it writes nothing. Else its counts
 pod answered anything in between: a pod fails when Envoy took it out, or when it failed
 `ENOUGH_ERRORS` requests and answered none. Envoy never takes out more than half of the pods, so
 that the second rule is the only one that sees all of them fail. A pod fails no longer once it has
-answered a request without an error, or gets none any more because it is unready, or gone.
+answered a request without an error, of whichever protocol, or gets none any more because it is
+unready, or gone.
 """
 
 from __future__ import annotations
@@ -63,6 +64,17 @@ class State:
     failing: Mapping[Place, Failure]
 
 
+def of_whole_pods(hosts: Mapping[Place, Host]) -> dict[Place, Host]:
+    """Return the hosts with what the pods answered at any port: one server is behind them all.
+
+    Otherwise nonsense over one protocol would stand for ever where clients speak the other.
+    """
+    answered: Counter[tuple[str, str]] = Counter()
+    for place, host in hosts.items():
+        answered[place.pod] += host.successes
+    return {place: host._replace(successes=answered[place.pod]) for place, host in hosts.items()}
+
+
 def judged(
     state: State, hosts: Mapping[Place, Host], suspects: Iterable[Place], what: Mapping[Place, str]
 ) -> State:
@@ -114,7 +126,7 @@ class Failing:
             self._alarm.wait(LOOK_SECONDS if self._state.failing else None)
             self._alarm.clear()
             try:
-                self._look(admin.hosts())
+                self._look(of_whole_pods(admin.hosts()))
             except AdminError:
                 self._alarm.set()  # it is busy, or ends
             time.sleep(LOOK_SECONDS)
