@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from operator import not_
 from pathlib import Path
@@ -18,6 +20,7 @@ import pytest
 
 from e2e.cluster import Cluster, ClusterError, control_plane, down, find, tool, up
 from e2e.cluster import images as node_images
+from e2e.cluster.certificates import Pair, authority, issue
 from e2e.cluster.cgroup import hierarchies
 from e2e.cluster.cluster import MAX_NODES
 from e2e.cluster.layout import CLUSTERS, SOCKETS, Layout
@@ -331,6 +334,19 @@ def test_a_reused_pid_is_never_taken_for_ours(tmp_path: Path) -> None:
         os.kill(record["pid"], signal.SIGKILL)
 
 
+def test_a_certificate_is_made_once_for_all_who_ask_at_once(tmp_path: Path) -> None:
+    """`make cluster-status` asks for them too, while a cluster starts."""
+
+    def ask(_: int) -> Pair:
+        return issue(authority(tmp_path, "ca"), "server", "server", hosts=["localhost"])
+
+    with ThreadPoolExecutor(8) as threads:
+        (pair,) = set(threads.map(ask, range(8)))
+    ssl.create_default_context(cafile=tmp_path / "ca.crt").load_cert_chain(
+        pair.certificate, pair.key
+    )
+
+
 @pytest.mark.parametrize(
     ("environment", "sentence"),
     [
@@ -397,7 +413,7 @@ def test_the_volume_of_the_store_is_offered_again_once_its_claim_is_gone(cluster
 
 
 def test_removing_half_a_cluster_leaves_the_others_their_network(cluster: Cluster) -> None:
-    Layout.of(NEIGHBOUR).make_folders()
+    Layout.of(NEIGHBOUR).state.mkdir(parents=True)
     down(NEIGHBOUR)
     assert traces(NEIGHBOUR) == []
     assert cluster.network.exists()
