@@ -20,7 +20,7 @@ from e2e.deadlines import DEADLINES_SECONDS
 
 USER = 12345
 WRITABLE = "/mnt"
-LIMIT_SECONDS = DEADLINES_SECONDS["a server answers"]
+LIMIT_SECONDS = DEADLINES_SECONDS["a program in an image acts"]
 
 _RESTRICTED = """
 set -e

@@ -8,6 +8,7 @@ from __future__ import annotations
 DEADLINES_SECONDS = {
     "a server answers": 60,
     "an object is seen": 15,
+    "a program in an image acts": 240,  # 12 processes of Triton's import ONNX Runtime, or one torch
     "all requests end": 20,  # each has 10 s
     "a condition shows": 30,
     "scaling is told": 75,  # 30 s of patience with what may pass by itself

@@ -32,12 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began = time.monotonic()
     try:
         at = installation.target(options.name)
-        installation.install(at, [NAMESPACE])
-        kubectl = installation.kubectl(at, NAMESPACE)
-        run(kubectl)
+        with at.alone("demo"):
+            installation.install(at, [NAMESPACE])
+            run(installation.kubectl(at, NAMESPACE))
     except (ClusterError, KubectlError, WaitedTooLongError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Stopped. The same command begins anew; `make cluster-down` removes the cluster.")
+        return 130
     print(farewell(at, time.monotonic() - began))
     return 0
 
@@ -91,8 +94,11 @@ def predict(kubectl: Kubectl) -> str:
     kubectl.delete("pod", CLIENT, "--wait=true")
     kubectl.apply(client_pod(kubectl.namespace))
     try:
-        wait_until(lambda: kubectl.get("pod", CLIENT), ended, "a pod runs")
-        return kubectl.logs(CLIENT)
+        pod = wait_until(lambda: kubectl.get("pod", CLIENT), ended, "a pod runs")
+        said = kubectl.logs(CLIENT)
+        if pod is None or pod["status"]["phase"] != "Succeeded":
+            raise ClusterError(f"The served model was asked in vain; pod {CLIENT} says:\n{said}")
+        return said
     finally:
         kubectl.delete("pod", CLIENT, "--wait=false")
 

@@ -18,6 +18,7 @@ from typing import Any
 from e2e.certificates import Authority, Pair, door_identity
 from e2e.cluster import ClusterError, packages, tool, up
 from e2e.cluster import target as target_of
+from e2e.cluster.process import DIE_WITH_PARENT
 from e2e.cluster.progress import Progress, say
 from e2e.cluster.target import Target
 from e2e.kubectl import Kubectl
@@ -85,22 +86,18 @@ def install(
 ) -> None:
     """Install or upgrade the chart; each namespace is made, and gets its store and its door."""
     wanted = tuple(namespaces)
-    system = kubectl(at, SYSTEM)
     for namespace in wanted:
-        make_namespace(system, namespace)
-    ours = {
-        "images": {name: image_references()[name] for name in IMAGES},
-        "store": {"enabled": True, "rootSecret": root_secret(system), "namespaces": list(wanted)},
-        "door": {"namespaces": list(wanted)},
-        "triton": TRITON,
-    }
+        make_namespace(kubectl(at), namespace)
     progress(f"Installing the chart into {SYSTEM} ...")
     progress(
         f"triton.minimumVersion is lowered to {TRITON['minimumVersion']}: the Triton in our image, "
         "for machines without a GPU, has known holes. Set images.triton to a current release "
         "where it is reached by anybody but you."
     )
-    _helm(at, _merged(ours, _values_of(at), values or {}))
+    with at.alone("chart"):
+        _forget_what_was_killed(at)
+        ours = _values_of_ours(at, wanted)
+        _helm(at, _merged(ours, _values_of(at), values or {}))
 
 
 def make_namespace(cluster: Kubectl, name: str) -> None:
@@ -166,6 +163,27 @@ def give_door(namespace: Kubectl) -> None:
     )
 
 
+def _values_of_ours(at: Target, namespaces: Sequence[str]) -> dict[str, Any]:
+    secret = root_secret(kubectl(at, SYSTEM))
+    return {
+        "images": {name: image_references()[name] for name in IMAGES},
+        "store": {"enabled": True, "rootSecret": secret, "namespaces": list(namespaces)},
+        "door": {"namespaces": list(namespaces)},
+        "triton": TRITON,
+    }
+
+
+def _forget_what_was_killed(at: Target) -> None:
+    """Helm takes a revision that was never finished for one that is being made, for ever.
+
+    Of an embedded cluster it is known that nobody makes one now.
+    """
+    if at.embedded is not None:
+        pending = "status in (pending-install,pending-upgrade,pending-rollback)"
+        revisions = ("secret", "--selector", f"owner=helm,name={RELEASE},{pending}")
+        kubectl(at, SYSTEM).run("delete", *revisions)
+
+
 def _values_of(at: Target) -> dict[str, Any]:
     """Return the chart's values that this cluster asks for."""
     if at.embedded is None:
@@ -188,6 +206,7 @@ def _helm(at: Target, values: Mapping[str, Any]) -> None:
         json.dump(values, file)
         file.flush()
         argv = (
+            *DIE_WITH_PARENT,
             str(tool("helm")),
             *("--kubeconfig", str(at.kubeconfig), "--kube-context", at.context),
             *("upgrade", "--install", RELEASE, str(CHART)),

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from operator import not_
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +20,19 @@ import pytest
 
 from e2e.cluster import Cluster, ClusterError, control_plane, down, find, tool, up
 from e2e.cluster import images as node_images
+from e2e.cluster.certificates import Pair, authority, issue
 from e2e.cluster.cgroup import hierarchies
 from e2e.cluster.cluster import MAX_NODES
 from e2e.cluster.layout import CLUSTERS, SOCKETS, Layout
+from e2e.cluster.node import leads_into
 from e2e.cluster.process import started_ticks
 from e2e.cluster.services import STORE_CLASS
 from e2e.cluster.target import CONTEXT, KUBECONFIG, own
+from e2e.waiting import wait_until
 from images.build import build
 
 NAME = f"t{os.getpid()}"
 NEIGHBOUR = f"n{os.getpid()}"
-DEADLINE_SECONDS = {
-    "pod ready": 30.0,
-    "pod answers": 15.0,
-    "node not ready": 40.0,
-    "claim bound": 15.0,
-}
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="the embedded cluster makes network namespaces: root only"
@@ -51,21 +51,20 @@ def cluster(base: str) -> Iterator[Cluster]:
 
 
 def kubectl(cluster: Cluster, *arguments: str, standard_input: str | None = None) -> str:
-    argv = [str(tool("kubectl")), f"--kubeconfig={cluster.kubeconfig}", *arguments]
-    done = subprocess.run(argv, input=standard_input, capture_output=True, text=True, check=False)
+    done = tried(cluster, *arguments, standard_input=standard_input)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
+def tried(
+    cluster: Cluster, *arguments: str, standard_input: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    argv = [str(tool("kubectl")), f"--kubeconfig={cluster.kubeconfig}", *arguments]
+    return subprocess.run(argv, input=standard_input, capture_output=True, text=True, check=False)
+
+
 def get(cluster: Cluster, *arguments: str) -> dict[str, Any]:
     return dict(json.loads(kubectl(cluster, "get", "--output=json", *arguments)))
-
-
-def wait_until(deadline: str, question: Callable[[], bool]) -> None:
-    end = time.monotonic() + DEADLINE_SECONDS[deadline]
-    while not question():
-        assert time.monotonic() < end, f"not within {DEADLINE_SECONDS[deadline]} s: {deadline}"
-        time.sleep(0.1)
 
 
 def run_pod(cluster: Cluster, name: str, command: list[str], image: str, **spec: Any) -> None:
@@ -77,12 +76,17 @@ def run_pod(cluster: Cluster, name: str, command: list[str], image: str, **spec:
         "spec": {"terminationGracePeriodSeconds": 0, "containers": [container], **spec},
     }
     kubectl(cluster, "apply", "--filename=-", standard_input=json.dumps(manifest))
-    wait_until("pod ready", lambda: pod_is_ready(cluster, name))
+    wait_until(lambda: pod_is_ready(cluster, name), bool, "a pod runs", name)
 
 
 def pod_is_ready(cluster: Cluster, name: str) -> bool:
     conditions = get(cluster, "pod", name)["status"].get("conditions", [])
     return any(it["type"] == "Ready" and it["status"] == "True" for it in conditions)
+
+
+def runs_again(pod: dict[str, Any]) -> bool:
+    [container] = pod["status"]["containerStatuses"]
+    return bool(container["restartCount"] and container["ready"])
 
 
 def node_is_ready(cluster: Cluster, name: str) -> bool:
@@ -103,10 +107,11 @@ def traces(name: str) -> list[str]:
     layout = Layout.of(name)
     word = f"lepton-{name}"
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    links = Path("/var/log/containers").glob("*")
     commands = [
-        file.read_bytes().replace(b"\0", b" ").decode()
-        for file in Path("/proc").glob("[0-9]*/cmdline")
-        if file.parent.name != str(os.getpid()) and started_ticks(int(file.parent.name))
+        command_of(int(folder.name))
+        for folder in Path("/proc").glob("[0-9]*")
+        if folder.name != str(os.getpid())
     ]
     return [
         *[str(folder) for folder in (layout.state, layout.run) if folder.exists()],
@@ -115,15 +120,17 @@ def traces(name: str) -> list[str]:
         *[str(root / word) for root in hierarchies() if (root / word).exists()],
         *[str(file) for file in Path("/run/netns").glob(word)],
         *[str(file) for file in Path("/var/lib/cni/results").glob(f"lepton.{name}.*")],
-        *[str(link) for link in Path("/var/log/containers").glob("*") if leads_into(link, layout)],
+        *[str(link) for link in links if leads_into(link, layout.state)],
     ]
 
 
-def leads_into(link: Path, layout: Layout) -> bool:
-    """Whether a log's link belongs to this cluster; others come and go with others' pods."""
-    with suppress(FileNotFoundError):
-        return link.readlink().is_relative_to(layout.state)
-    return False
+def command_of(pid: int) -> str:
+    """A process's command line; none of one that has ended, or is just ending."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        if started_ticks(pid):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+            return words.replace(b"\0", b" ").decode(errors="replace")
+    return ""
 
 
 def shared_files(cluster: Cluster) -> set[Path]:
@@ -137,8 +144,10 @@ def shared_files(cluster: Cluster) -> set[Path]:
     )
 
 
-def firewall() -> str:
-    return subprocess.run(["iptables-save"], capture_output=True, text=True, check=True).stdout
+def firewall() -> list[str]:
+    """This machine's rules, without the counters and the time that are saved with them."""
+    saved = subprocess.run(["iptables-save"], capture_output=True, text=True, check=True).stdout
+    return [line.partition(" [")[0] for line in saved.splitlines() if not line.startswith("#")]
 
 
 def test_a_service_is_reached_by_name_from_a_pod_on_the_other_node(
@@ -147,11 +156,14 @@ def test_a_service_is_reached_by_name_from_a_pod_on_the_other_node(
     serve = ["python3", "-m", "http.server", "8000"]
     run_pod(cluster, "server", serve, base, nodeName="node-1")
     kubectl(cluster, "expose", "pod", "server", "--port=80", "--target-port=8000")
-    fetch = "import urllib.request as u; print(u.urlopen('http://server.default.svc').status)"
+    asked = "u.urlopen('http://server.default.svc', timeout=5)"
+    fetch = f"import urllib.request as u; print({asked}.status)"
     run_pod(cluster, "client", ["sleep", "600"], base, nodeName="node-2")
+    # A pod is ready before its server listens, and before each node has the Service's rules.
     wait_until(
-        "pod answers",
-        lambda: kubectl(cluster, "exec", "client", "--", "python3", "-c", fetch).strip() == "200",
+        lambda: tried(cluster, "exec", "client", "--", "python3", "-c", fetch),
+        lambda done: done.stdout.strip() == "200",
+        "a server answers",
     )
     address = get(cluster, "service", "server")["spec"]["clusterIP"]
     from_here = subprocess.run(
@@ -161,7 +173,11 @@ def test_a_service_is_reached_by_name_from_a_pod_on_the_other_node(
         check=True,
     )
     assert from_here.stdout.strip() == "200"
-    assert "GET / HTTP" in kubectl(cluster, "logs", "server")
+    wait_until(
+        lambda: kubectl(cluster, "logs", "server"),
+        lambda lines: lines.count("GET / HTTP") >= 2,
+        "an object is seen",
+    )
 
 
 def test_fake_nodes_run_pods_at_once(cluster: Cluster, base: str) -> None:
@@ -225,7 +241,7 @@ def test_a_killed_node_is_not_ready_and_comes_back(cluster: Cluster, base: str) 
     run_pod(cluster, "victim", ["sleep", "600"], base, nodeName="node-2")
     cluster.kill_node("node-2")
     assert cluster.cgroup.child("node-2").processes() == set()
-    wait_until("node not ready", lambda: not node_is_ready(cluster, "node-2"))
+    wait_until(lambda: node_is_ready(cluster, "node-2"), not_, "a node is not ready")
     cluster.start_node("node-2")
     assert node_is_ready(cluster, "node-2")
     assert gpus(cluster, "node-2") == "8"
@@ -252,6 +268,7 @@ def test_another_cluster_stands_beside_it_and_leaves_nothing(cluster: Cluster, b
     assert len(files) >= len(("device", "namespace", "shim", "address", "loopback", "log"))
     neighbour.kill_node("node-1")
     neighbour.start_node("node-1")
+    wait_until(lambda: get(neighbour, "pod", "here"), runs_again, "a pod runs", "again")
     files |= shared_files(neighbour)
     down(NEIGHBOUR)
     down(NEIGHBOUR)
@@ -317,6 +334,19 @@ def test_a_reused_pid_is_never_taken_for_ours(tmp_path: Path) -> None:
         os.kill(record["pid"], signal.SIGKILL)
 
 
+def test_a_certificate_is_made_once_for_all_who_ask_at_once(tmp_path: Path) -> None:
+    """`make cluster-status` asks for them too, while a cluster starts."""
+
+    def ask(_: int) -> Pair:
+        return issue(authority(tmp_path, "ca"), "server", "server", hosts=["localhost"])
+
+    with ThreadPoolExecutor(8) as threads:
+        (pair,) = set(threads.map(ask, range(8)))
+    ssl.create_default_context(cafile=tmp_path / "ca.crt").load_cert_chain(
+        pair.certificate, pair.key
+    )
+
+
 @pytest.mark.parametrize(
     ("environment", "sentence"),
     [
@@ -375,7 +405,7 @@ def test_the_volume_of_the_store_is_offered_again_once_its_claim_is_gone(cluster
     }
     for _ in range(2):
         kubectl(cluster, "apply", "--filename=-", standard_input=json.dumps(claim))
-        wait_until("claim bound", cluster.services.volume_is_bound)
+        wait_until(cluster.services.volume_is_bound, bool, "a condition shows")
         (cluster.layout.store / "left").touch()
         kubectl(cluster, "delete", "pvc", "store")
         cluster.release_store()
@@ -383,7 +413,7 @@ def test_the_volume_of_the_store_is_offered_again_once_its_claim_is_gone(cluster
 
 
 def test_removing_half_a_cluster_leaves_the_others_their_network(cluster: Cluster) -> None:
-    Layout.of(NEIGHBOUR).make_folders()
+    Layout.of(NEIGHBOUR).state.mkdir(parents=True)
     down(NEIGHBOUR)
     assert traces(NEIGHBOUR) == []
     assert cluster.network.exists()

@@ -53,7 +53,7 @@ backend: "onnxruntime"
 max_batch_size: 8
 input [{ name: "x" data_type: TYPE_FP32 dims: [4] }]
 output [{ name: "y" data_type: TYPE_FP32 dims: [3] }]
-dynamic_batching { max_queue_delay_microseconds: 300000 }
+dynamic_batching { max_queue_delay_microseconds: 30000000 }
 parameters { key: "intra_op_thread_count" value { string_value: "1" } }
 model_warmup [{
   name: "zeros" batch_size: 1
@@ -177,7 +177,8 @@ def test_triton_serves_a_model_and_batches_its_requests(
 ) -> None:
     weights = np.arange(12, dtype=np.float32).reshape(4, 3)
     write_model(folder, linear(weights).SerializeToString())
-    inputs = [np.full((size, 4), size, np.float32) for size in (1, 2, 3, 1)]
+    # A full batch leaves at once: what comes first waits for the last, however late that is.
+    inputs = [np.full((size, 4), size, np.float32) for size in (1, 2, 3, 2)]
     with triton(image("triton"), folder) as (url, process):
         wait_for(process, f"{url}/v2/models/linear/versions/1/ready")
         before = executions(url)
@@ -410,7 +411,7 @@ def executions(url: str) -> int:
 
 
 def read(url: str) -> dict[str, Any]:
-    with urllib.request.urlopen(url, timeout=5) as response:
+    with urllib.request.urlopen(url, timeout=LIMIT_SECONDS) as response:
         found: dict[str, Any] = json.load(response)
     return found
 
@@ -420,14 +421,14 @@ def wait_for(process: subprocess.Popen[str], url: str) -> None:
         assert process.poll() is None, process.stdout.read() if process.stdout else "it ended"
         return code == 200
 
-    wait_until(lambda: status(url), answered, "a server answers", url)
+    wait_until(lambda: status(url), answered, "a program in an image acts", url)
 
 
 def status(url: str, headers: Mapping[str, str] | None = None) -> int:
     """The HTTP status, 0 while nothing listens."""
     try:
         request = urllib.request.Request(url, headers=dict(headers or {}))
-        with urllib.request.urlopen(request, timeout=1) as response:
+        with urllib.request.urlopen(request, timeout=LIMIT_SECONDS) as response:
             return int(response.status)
     except urllib.error.HTTPError as error:
         return error.code

@@ -7,8 +7,8 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from images import buildah, catalog, pip_configuration
 from images.catalog import IMAGES, PREFIX, File, Image
 
 _SUPERSEDED = timedelta(hours=1)
-"""An image that is no longer asked for stays this long: somebody may just be pushing it."""
+"""An image stays this long after it was last asked for: somebody may just be importing it."""
 _FIXED_TIME = 946684800
 """All files of a context are from 2000-01-01: buildah's layer cache compares times too."""
 
@@ -42,6 +42,7 @@ def build(
     packages.install(progress)  # a new machine has no buildah
     inputs = {image.name: catalog.read(image) for image in IMAGES.values()}
     found = catalog.named(inputs, base)
+    _remember(found[name] for name in wanted)
     if not {found[name] for name in wanted} <= _stored() | {base}:
         with _locked():
             _remove_leftovers()
@@ -77,7 +78,9 @@ def _build(
 
     began = time.monotonic()
     report(f"building (about {image.duration}, once) ...")
-    with tempfile.TemporaryDirectory(prefix="build-", dir=_home()) as temporary:
+    with tempfile.TemporaryDirectory(
+        prefix="build-", dir=_home(), ignore_cleanup_errors=True
+    ) as temporary:
         context, mounted = Path(temporary, "context"), Path(temporary, "mounted")
         mounted.mkdir()
         pip_configuration.write(mounted)
@@ -120,7 +123,7 @@ def _remove_leftovers() -> None:
     """Of builds that were killed."""
     buildah.remove_leftovers(image.parent for image in IMAGES.values() if image.parent)
     for folder in _home().glob("build-*"):
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)  # what is just being written goes the next time
 
 
 def _remove_superseded(current: set[str], progress: Progress) -> None:
@@ -132,10 +135,29 @@ def _remove_superseded(current: set[str], progress: Progress) -> None:
     old = [
         image.reference
         for image in newest_first
-        if image.reference not in current and image.created < before
+        if image.reference not in current and max(image.created, _asked(image.reference)) < before
     ]
     for reference in buildah.remove(old):
+        _mark(reference).unlink(missing_ok=True)
         progress(f"removed {reference}, which was superseded")
+
+
+def _remember(references: Iterable[str]) -> None:
+    """Note that these are asked for now: another checkout may be about to remove them."""
+    for reference in references:
+        _mark(reference).touch()
+
+
+def _asked(reference: str) -> datetime:
+    """When an image was asked for last; long ago if nobody knows."""
+    mark = _mark(reference)
+    return datetime.fromtimestamp(mark.stat().st_mtime if mark.exists() else 0, UTC)
+
+
+def _mark(reference: str) -> Path:
+    folder = _home() / "asked"
+    folder.mkdir(exist_ok=True)
+    return folder / reference.replace("/", "_")
 
 
 def _stored() -> set[str | None]:
@@ -148,5 +170,9 @@ def _home() -> Path:
     return home
 
 
-def _locked() -> AbstractContextManager[None]:
-    return lock(_home() / ".lock", "Another process builds images; waiting for it ...")
+@contextmanager
+def _locked() -> Iterator[None]:
+    """The storage too: it is the machine's, and others may have another cache."""
+    waiting = "Another process builds images; waiting for it ..."
+    with lock(_home() / ".lock", waiting), lock(buildah.storage() / "lepton.lock", waiting):
+        yield

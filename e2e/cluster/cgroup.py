@@ -13,7 +13,8 @@ from pathlib import Path
 from e2e.cluster.layout import ClusterError
 
 ROOT = Path("/sys/fs/cgroup")
-_KILL_SECONDS = 20.0
+_KILL_SECONDS = 60.0
+"""What is killed gives gigabytes back with its own share of a CPU, of which many may want one."""
 
 
 @cache
@@ -56,12 +57,12 @@ class Cgroup:
         return [str(root / self.path / "cgroup.procs") for root in _with_controllers()]
 
     def processes(self) -> set[int]:
-        """Every process of this group and of those below."""
+        """Every process of this group and of those below; groups come and go meanwhile."""
         return {
             int(pid)
-            for folder in self.folders()
-            for file in folder.rglob("cgroup.procs")
-            for pid in _lines(file)
+            for top in self.folders()
+            for folder in _folders_below(top)
+            for pid in _lines(folder / "cgroup.procs")
         }
 
     def kill(self) -> None:
@@ -86,6 +87,7 @@ class Cgroup:
 
 
 def _folders_below(top: Path) -> list[Path]:
+    """Those that are there: unlike `rglob`, `walk` passes over what vanishes under its eyes."""
     return [Path(path) for path, _, _ in os.walk(top)]
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 
 from e2e.cluster import images as node_images
@@ -110,9 +110,8 @@ class Cluster:
 
     def start_kubelet(self, name: str) -> None:
         node = self._node(name)
-        since = datetime.now(UTC)
         node.start_kubelet()
-        node.wait(since)
+        node.wait()
 
     def kill_node(self, name: str) -> None:
         """As a machine that loses power: kubelet, containerd and all containers end at once."""
@@ -131,10 +130,9 @@ class Cluster:
 
     def start_node(self, name: str) -> None:
         node = self._node(name)
-        since = datetime.now(UTC)
         node.start_runtime()
         node.start_kubelet()
-        node.wait(since)
+        node.wait()
 
     def load(self, references: Sequence[str], progress: Progress = say) -> None:
         """Import images from buildah's storage into the nodes that run."""
@@ -187,13 +185,14 @@ class Cluster:
         self.plane.wait()
         progress(f"  control plane ready after {_seconds(began)}")
         self.plane.start_controllers()
-        restarted = [node for node in self._nodes() if node.start_kubelet()]
+        for node in self._nodes():
+            node.start_kubelet()
         self.services.start()
         self.services.make_volume()
         self._remove_surplus_nodes()
         self.fake_nodes.start()
         for node in self._nodes():
-            node.wait(began if node in restarted else began - timedelta(minutes=5))
+            node.wait()
         self._wait_for_fake_nodes()
         self.plane.wait_for_controllers()
         for daemon in self.daemons():
@@ -202,6 +201,7 @@ class Cluster:
 
     def stop(self) -> None:
         """Leave nothing of it on the machine."""
+        self.layout.make_folders()  # of a half one, or a half removed one, some are missing
         for daemon in self.daemons():
             daemon.kill()
         self.cgroup.kill()

@@ -21,8 +21,8 @@ from hashlib import sha256
 from pathlib import Path
 
 from e2e.cluster.api import wait_for
-from e2e.cluster.layout import SOCKETS, ClusterError, cache_folder, lock
-from e2e.cluster.process import Daemon
+from e2e.cluster.layout import SOCKETS, ClusterError, cache_folder, lock, write
+from e2e.cluster.process import DIE_WITH_PARENT, Daemon
 from e2e.cluster.progress import Progress, duration, need_space, say, while_running
 from e2e.cluster.tools import tool
 
@@ -58,7 +58,7 @@ def prepare(references: Sequence[str], progress: Progress = say) -> None:
         if set(wanted) <= _listed():
             return
         for leftover in _home().glob(".import-*"):
-            shutil.rmtree(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
         with _template_runtime() as store:
             present = store.listed()
             missing = [reference for reference in wanted if reference not in present]
@@ -68,7 +68,7 @@ def prepare(references: Sequence[str], progress: Progress = say) -> None:
                 load(store, reference, progress)
             for reference in _superseded(present, wanted):
                 _ctr(store.socket, "images", "remove", "--sync", reference)
-            _list_file().write_text(json.dumps(sorted(store.listed())))
+            write(_list_file(), json.dumps(sorted(store.listed())))
 
 
 def copy_template(root: Path) -> None:
@@ -81,7 +81,7 @@ def copy_template(root: Path) -> None:
         same_disk = _template().stat().st_dev == root.parent.stat().st_dev
         how = "-al" if same_disk else "-a"
         # A copy that outlived a killed `up` would write into a folder that `down` removes.
-        copy = ["setpriv", "--pdeathsig=KILL", "cp", how, str(_template()), str(unfinished)]
+        copy = [*DIE_WITH_PARENT, "cp", how, str(_template()), str(unfinished)]
         subprocess.run(copy, check=True)
         for database in _template().rglob("*.db"):
             own = unfinished / database.relative_to(_template())
@@ -124,7 +124,8 @@ def _copy_from_buildah(reference: str, folder: Path, progress: Progress) -> None
         raise ClusterError(
             f"Image {reference} is not in buildah's storage; `make images` builds the images."
         )
-    argv = ["skopeo", "copy", "--quiet", "--dest-oci-accept-uncompressed-layers"]
+    argv = [*DIE_WITH_PARENT, "skopeo", "copy", "--quiet"]
+    argv += ["--dest-oci-accept-uncompressed-layers"]
     argv += [f"containers-storage:{reference}", f"oci:{folder}:image"]
     log = folder / "skopeo.log"
     with log.open("w") as output, subprocess.Popen(argv, stdout=output, stderr=output) as process:
@@ -205,7 +206,8 @@ def _listed() -> set[str]:
 @contextmanager
 def _template_runtime() -> Iterator[Store]:
     """containerd over the template, for as long as images are imported."""
-    run = SOCKETS / ".images"
+    # Of this cache: who has another one has another template, and imports at the same time.
+    run = SOCKETS / f".images-{sha256(bytes(_home())).hexdigest()[:8]}"
     run.mkdir(parents=True, exist_ok=True)
     _template().mkdir(parents=True, exist_ok=True)
     socket = run / "containerd.sock"
@@ -241,7 +243,8 @@ def _ctr(socket: Path, *arguments: str, standard_input: bytes | None = None) -> 
 
 
 def _ctr_argv(socket: Path, *arguments: str) -> list[str]:
-    return ["ctr", f"--address={socket}", f"--namespace={_NAMESPACE}", *arguments]
+    where = (f"--address={socket}", f"--namespace={_NAMESPACE}")
+    return [*DIE_WITH_PARENT, "ctr", *where, *arguments]
 
 
 def _check_space(references: Sequence[str]) -> None:

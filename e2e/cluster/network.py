@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from e2e.cluster.layout import ClusterError
+from e2e.cluster.process import DIE_WITH_PARENT
 
 SPACE = IPv4Network("10.64.0.0/10")
 _NAMESPACES = Path("/run/netns")
@@ -176,7 +177,8 @@ def _ip(*arguments: str) -> str:
 
 
 def _run(*argv: str) -> str:
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    whole = [*DIE_WITH_PARENT, *argv]
+    done = subprocess.run(whole, capture_output=True, text=True, check=False)
     if done.returncode:
         raise ClusterError(f"`{' '.join(argv)}` failed: {done.stderr.strip()}")
     return done.stdout

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from e2e.cluster.process import Daemon
 GPU = "nvidia.com/gpu"
 _SOCKET_SECONDS = 30.0
 _READY_SECONDS = 60.0
+_OF_LATE = timedelta(minutes=5)
 _CNI_PLUGINS = Path("/usr/lib/cni")
 _CNI_RESULTS = Path("/var/lib/cni/results")
 _CONTAINER_LOGS = Path("/var/log/containers")
@@ -110,11 +112,11 @@ class Node:
         self._write_configuration()
         self.containerd.ensure()
 
-    def start_kubelet(self) -> bool:
-        """The kubelet gives up on a runtime that does not answer; true if it was started."""
+    def start_kubelet(self) -> None:
+        """The kubelet gives up on a runtime that does not answer."""
         self.wait_for_runtime()
         self.cgroup.child("pods").create()
-        return self.kubelet.ensure()
+        self.kubelet.ensure()
 
     def wait_for_runtime(self) -> None:
         wait_for(
@@ -124,17 +126,14 @@ class Node:
             lambda: f"Its log ends with:\n{self.containerd.last_lines()}",
         )
 
-    def wait(self, since: datetime) -> None:
-        """Until it has been Ready since then, with its GPUs."""
+    def wait(self) -> None:
+        """Until it is Ready, with its GPUs."""
         wait_for(
             f"Node {self.name} becoming Ready",
-            lambda: self._stays_up() and self._ready(since) and self._advertise_gpus(),
+            lambda: self._stays_up() and self._ready() and self._advertise_gpus(),
             _READY_SECONDS,
             lambda: f"Its kubelet's log ends with:\n{self.kubelet.last_lines()}",
         )
-
-    def ready(self) -> bool:
-        return self._ready(datetime.fromtimestamp(0, UTC))
 
     def kill(self) -> None:
         """End it as a machine that loses power: its pods' processes too, with no word to anyone."""
@@ -156,12 +155,17 @@ class Node:
             if folder.exists():
                 shutil.rmtree(folder)
 
-    def _ready(self, since: datetime) -> bool:
+    def _ready(self) -> bool:
+        """Whether the kubelet that runs now has said so, and of late.
+
+        Beats are told in whole seconds: one of the second in which this kubelet was started may be
+        its predecessor's.
+        """
+        since = max(self.kubelet.began(), datetime.now(UTC) - _OF_LATE)
         node = self.plane.api.get(self.path) or {}
         for condition in node.get("status", {}).get("conditions", []):
             if condition["type"] == "Ready" and condition["status"] == "True":
-                beat = datetime.fromisoformat(condition["lastHeartbeatTime"])
-                return beat >= since.replace(microsecond=0)
+                return datetime.fromisoformat(condition["lastHeartbeatTime"]) > since
         return False
 
     def _stays_up(self) -> bool:
@@ -298,8 +302,7 @@ class Node:
 
     def _log_links(self) -> list[Path]:
         """The kubelet links every container's log into a folder that the whole machine shares."""
-        links = [link for link in _CONTAINER_LOGS.glob("*.log") if link.is_symlink()]
-        return [link for link in links if link.readlink().is_relative_to(self.folder)]
+        return [link for link in _CONTAINER_LOGS.glob("*.log") if leads_into(link, self.folder)]
 
 
 _NO_CLEANING = {
@@ -316,6 +319,13 @@ _NO_CLEANING = {
     "shutdownGracePeriodCriticalPods": "0s",
 }
 """All nodes share the machine's disk: a full one must not make them evict and delete."""
+
+
+def leads_into(link: Path, folder: Path) -> bool:
+    """Whether a link leads there; other clusters' come and go, and a file is none."""
+    with suppress(OSError):
+        return link.readlink().is_relative_to(folder)
+    return False
 
 
 def _toml(settings: dict[str, Any]) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 
-from e2e.cluster.layout import ClusterError
+from e2e.cluster.layout import ClusterError, cache_folder, lock
 from e2e.cluster.progress import Progress
 
 _PACKAGE_OF = {
@@ -26,9 +27,19 @@ _PACKAGE_OF = {
 
 def install(progress: Progress) -> None:
     """Install what is missing, and say so."""
-    missing = [package for program, package in _PACKAGE_OF.items() if not shutil.which(program)]
-    if not missing:
+    if not _missing():
         return
+    waiting = "Another process installs Debian packages; waiting for it ..."
+    with lock(cache_folder() / "packages.lock", waiting):
+        if missing := _missing():
+            _install(missing, progress)
+
+
+def _missing() -> list[str]:
+    return [package for program, package in _PACKAGE_OF.items() if not shutil.which(program)]
+
+
+def _install(missing: Sequence[str], progress: Progress) -> None:
     if not shutil.which("apt-get"):
         raise ClusterError(
             f"The cluster and its images need {', '.join(missing)}; this machine has no apt-get. "
@@ -36,8 +47,10 @@ def install(progress: Progress) -> None:
         )
     progress(f"Installing Debian packages: {', '.join(missing)} ...")
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    apt = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends", *missing]
-    for argv in (["apt-get", "update", "--quiet"], apt):
+    # A new machine may just be bringing itself up to date.
+    patient = ["apt-get", "--option=DPkg::Lock::Timeout=600", "--quiet"]
+    install = [*patient, "install", "--yes", "--no-install-recommends", *missing]
+    for argv in ([*patient, "update"], install):
         done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
             raise ClusterError(f"`{' '.join(argv)}` failed: {done.stderr.strip()[-800:]}")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from e2e.cluster.cgroup import Cgroup
 from e2e.cluster.layout import PartEndedError, write
 
 _END_SECONDS = 10.0
+DIE_WITH_PARENT = ("setpriv", "--pdeathsig=KILL", "--")
+"""Before a command that must not go on alone when the one that runs it is killed."""
 _ENTER_GROUPS = 'while [ "$1" != -- ]; do echo $$ > "$1"; shift; done; shift; exec "$@"'
 
 
@@ -52,8 +55,13 @@ class Daemon:
         return (
             bool(recorded)
             and recorded["boot"] == boot_id()
+            and recorded["started"] is not None  # else it ended before it was looked at
             and recorded["started"] == started_ticks(recorded["pid"])
         )
+
+    def began(self) -> datetime:
+        """The second in which it was started last."""
+        return datetime.fromtimestamp(int(self.record.stat().st_mtime), UTC)
 
     @property
     def pid(self) -> int | None:

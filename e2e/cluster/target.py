@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from e2e.cluster.cluster import Cluster
-from e2e.cluster.layout import ClusterError
+from e2e.cluster.layout import LOCKS, ClusterError, lock
 
 KUBECONFIG = "LEPTON_KUBECONFIG"
 CONTEXT = "LEPTON_CONTEXT"
@@ -21,6 +22,14 @@ class Target:
     kubeconfig: Path
     context: str
     embedded: Cluster | None = None
+
+    def alone(self, purpose: str) -> AbstractContextManager[None]:
+        """One process of this machine at a time does this to an embedded cluster."""
+        if self.embedded is None:
+            return nullcontext()
+        name = self.embedded.name
+        waiting = f"Another process is busy with the {purpose} of cluster {name!r}; waiting ..."
+        return lock(LOCKS / f"{name}.{purpose}.lock", waiting)
 
 
 def own(environment: Mapping[str, str] = os.environ) -> Target | None:

@@ -153,7 +153,9 @@ def build(names: Iterable[str] = (), progress: Progress = say) -> None:
         if missing:
             _check_go()
             need_space(home, _BUILD_BYTES, "Building the cluster's programs")
-            with tempfile.TemporaryDirectory(prefix=".building-", dir=home) as work:
+            with tempfile.TemporaryDirectory(
+                prefix=".building-", dir=home, ignore_cleanup_errors=True
+            ) as work:
                 for module in missing:
                     _build(module, Path(work), progress)
 
@@ -254,6 +256,9 @@ def _check_go() -> None:
 
 
 def _remove_leftovers(home: Path) -> None:
-    """A build that was killed left its work folder; whoever holds the lock may remove it."""
+    """A build that was killed left its work folder; whoever holds the lock may remove it.
+
+    Its compilers may still be writing the files that they had begun: those go the next time.
+    """
     for folder in home.glob(".building-*"):
-        shutil.rmtree(folder)
+        shutil.rmtree(folder, ignore_errors=True)
