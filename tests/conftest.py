@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,15 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, settings
 
-# How long an example takes says more about the machine's load than about the code.
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("untimed")
+# How long an example takes says more about the machine's load than about the code. CI tries the
+# same examples each time, so that it judges a change and not its luck; people try others.
+settings.register_profile(
+    "ours",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
+)
+settings.load_profile("ours")
 
 GOLDEN_FOLDER = Path(__file__).parent / "golden"
 
