@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from lepton_operator.api.autoscaling import KEPT_DECISIONS, AutoscalingStatus, ScalingDecision
 from lepton_operator.api.inference import InferenceService
@@ -28,13 +28,20 @@ FIRST_WAIT_SECONDS = 2.0
 """Before a number that was refused is asked for again."""
 
 Source = Literal["Prometheus", "Doors"]
-_Said = frozenset[tuple[str, str]]
+_Words = tuple[str, str] | None
 _SIGNIFICANT = 4  # figures of a value
+
+
+class _Other(NamedTuple):
+    """What was found in the place of what a condition says, and since when."""
+
+    words: _Words
+    since: float
 
 
 @dataclass(slots=True)
 class Account:
-    """`view` is what plans read; `_other` what was found in its place, since when."""
+    """`view` is what plans read; `_other` what was found in its place, by condition."""
 
     decisions: tuple[ScalingDecision, ...] = ()
     meter: Meter = field(default_factory=Meter)
@@ -50,8 +57,7 @@ class Account:
     writes_again_at: float = 0.0  # seconds of the monotonic clock
     _wait_seconds: float = 0.0
     _generation: int = 0  # of the object that `view` speaks of
-    _other: _Said = frozenset()
-    _since: float = 0.0
+    _other: dict[str, _Other] = field(default_factory=dict)
 
     @property
     def has_learned(self) -> bool:
@@ -90,30 +96,30 @@ class Account:
     def tell(self, conditions: Iterable[Extra], generation: int, now: float) -> bool:
         """Take in what is to be said; return whether that is news for the status.
 
-        Of the same reasons it is where a person changed the object: sentences have its figures.
+        Each condition for itself: what comes and goes in one holds up no other. Of the same reasons
+        it is where a person changed the object: sentences have its figures.
         """
-        view = ScalingView(self._status(), tuple(conditions))
-        found, said = _said(view), _said(self.view)
-        changed = {reason for reason, _ in found ^ said}
-        if self.view is not None and not changed:
-            self._other = frozenset()
-            return self._refresh(view, generation)
-        if found != self._other:
-            self._other, self._since = found, now
-        settled = now - self._since >= SETTLED_SECONDS
-        if not changed & BY_HAND and (
-            _is_quiet(found, said) or (changed & FLEETING and not settled)
-        ):
+        found = {each.type: each for each in conditions}
+        said = {each.type: each for each in self.view.conditions} if self.view is not None else {}
+        kinds = sorted(found.keys() | said.keys())
+        other = {kind for kind in kinds if _words(found.get(kind)) != _words(said.get(kind))}
+        self._other = {kind: self._seen(kind, _words(found.get(kind)), now) for kind in other}
+        news = {
+            kind
+            for kind in other
+            if _is_news(found.get(kind), said.get(kind), now - self._other[kind].since)
+        }
+        if not news and (self.view is None or generation == self._generation):
             return False
-        self.view, self._other, self._generation = view, frozenset(), generation
-        return True
-
-    def _refresh(self, view: ScalingView, generation: int) -> bool:
-        if generation == self._generation:
-            return False
-        changed = self.view != view
+        chosen = (said.get(kind) if kind in other - news else found.get(kind) for kind in kinds)
+        view, before = ScalingView(self._status(), tuple(filter(None, chosen))), self.view
         self.view, self._generation = view, generation
-        return changed
+        return view != before
+
+    def _seen(self, kind: str, words: _Words, now: float) -> _Other:
+        """Return what is found in the place of what was said, and since when that is so."""
+        before = self._other.get(kind)
+        return before if before is not None and before.words == words else _Other(words, now)
 
     def decided(self, decision: Decision, now: float) -> None:
         """Take in that a decision was acted on."""
@@ -125,18 +131,22 @@ class Account:
         return AutoscalingStatus(source=self.source, decisions=self.decisions)
 
 
-def _is_quiet(found: _Said, said: _Said) -> bool:
-    """Whether nobody has asked anything since a start: what was said of asking still holds."""
-    new, old = ({reason for reason, _ in each} for each in (found, said))
-    return ScalingReason.NO_REQUESTS_YET in new and bool(old & ASKED)
+def _is_news(found: Extra | None, said: Extra | None, seconds: float) -> bool:
+    """Whether what was found for so long is said in the place of what was said before."""
+    reasons = {each.reason for each in (found, said) if each is not None}
+    if reasons & BY_HAND:
+        return True
+    # Nobody has asked anything since a start: what was said of asking still holds.
+    if found and said and found.reason == ScalingReason.NO_REQUESTS_YET and said.reason in ASKED:
+        return False
+    return not reasons & FLEETING or seconds >= SETTLED_SECONDS
 
 
-def _said(view: ScalingView | None) -> _Said:
-    """Return what is said, but for figures that come and go with what may pass."""
-    conditions = view.conditions if view is not None else ()
-    return frozenset(
-        (each.reason, "" if each.reason in FLEETING else each.message) for each in conditions
-    )
+def _words(condition: Extra | None) -> _Words:
+    """Return what a condition says, but for figures that come and go with what may pass."""
+    if condition is None:
+        return None
+    return condition.reason, "" if condition.reason in FLEETING else condition.message
 
 
 def begun(service: InferenceService) -> Account:

@@ -57,6 +57,16 @@ def test_what_may_pass_is_told_once_it_has_lasted() -> None:
     assert account.tell(GOOD, 1, 54 + SETTLED_SECONDS)
 
 
+def test_what_comes_and_goes_in_one_condition_holds_up_no_other() -> None:
+    account = Account()
+    account.tell(GOOD, 1, 0)
+    for now in range(2, int(SETTLED_SECONDS), 4):
+        assert not account.tell([*DOORS, *limit("1 request")], 1, now)
+        assert not account.tell(DOORS, 1, now + 2)
+    assert account.tell([*DOORS, *limit("1 request")], 1, 2 + SETTLED_SECONDS)
+    assert reasons(account) == ["DoorsAsked"]
+
+
 def test_after_a_start_nothing_is_said_about_what_is_not_known_yet() -> None:
     account = Account()
     assert not account.tell(HELD, 1, 0)
