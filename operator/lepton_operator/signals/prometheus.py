@@ -18,9 +18,10 @@ from lepton_operator.signals.counts import MOST, Counts, DoorCounts, Service, Tr
 # tell of 120,000 others. To read so much takes a fifth of the time between two looks.
 _BYTES = 16 << 20
 _BYTES_OF_A_SERVICE = 16 << 10
+ANSWER_SECONDS = 5.0
 # An hour of looks is some megabytes: a person asks for that, and waits.
 _MOST_BYTES_OF_A_RANGE = 64 << 20
-ANSWER_SECONDS = 5.0
+_ANSWER_SECONDS_OF_A_RANGE = 60.0
 
 _ARRIVALS = "envoy_http_downstream_rq_total"
 _ACTIVE = "envoy_http_downstream_rq_active"
@@ -165,7 +166,10 @@ async def read(
 ) -> dict[Service, Counts]:
     """Ask a Prometheus what was counted of these services; raises SignalError."""
     most = _BYTES + _BYTES_OF_A_SERVICE * len(services)
-    return parse(await _asked(session, url, "query", {"query": text}, most), services)
+    content = await _asked(
+        session, url, "query", {"query": text}, max_bytes=most, answer_seconds=ANSWER_SECONDS
+    )
+    return parse(content, services)
 
 
 async def read_range(
@@ -176,7 +180,14 @@ async def read_range(
     for start, end in times.parts():
         step = f"{times.step_seconds:f}"
         data = {"query": text, "start": f"{start:f}", "end": f"{end:f}", "step": step}
-        content = await _asked(session, url, "query_range", data, _MOST_BYTES_OF_A_RANGE)
+        content = await _asked(
+            session,
+            url,
+            "query_range",
+            data,
+            max_bytes=_MOST_BYTES_OF_A_RANGE,
+            answer_seconds=_ANSWER_SECONDS_OF_A_RANGE,
+        )
         try:
             found += _HISTORY.decode(content).data.result
         except (msgspec.DecodeError, RecursionError) as error:
@@ -187,14 +198,20 @@ async def read_range(
 
 
 async def _asked(
-    session: aiohttp.ClientSession, url: str, what: str, data: Mapping[str, str], max_bytes: int
+    session: aiohttp.ClientSession,
+    url: str,
+    what: str,
+    data: Mapping[str, str],
+    *,
+    max_bytes: int,
+    answer_seconds: float,
 ) -> bytes:
     request = session.post(
         URL(f"{url.rstrip('/')}/api/v1/{what}"),
         data=data,
         # Within a cluster both sides spend more on compression than it saves.
         headers={"Accept-Encoding": "identity"},
-        timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS),
+        timeout=aiohttp.ClientTimeout(total=answer_seconds),
         allow_redirects=False,
     )
     try:
