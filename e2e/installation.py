@@ -211,7 +211,7 @@ def _helm(at: Target, values: Mapping[str, Any]) -> None:
             *("--kubeconfig", str(at.kubeconfig), "--kube-context", at.context),
             *("upgrade", "--install", RELEASE, str(CHART)),
             *("--namespace", SYSTEM, "--create-namespace", "--values", file.name),
-            *("--wait", "--timeout", "3m"),
+            *("--wait", "--timeout", "5m"),  # two minutes of them are an operator's to start
         )
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
     if done.returncode != 0:
