@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from e2e.clients import client
+from e2e.clients import Client, client
 from e2e.jobs import model, service
 from e2e.kubectl import Kubectl
 from e2e.models import upload, upload_digits
@@ -36,12 +37,25 @@ def serves(kubectl: Kubectl, name: str, version: int) -> dict[str, Any]:
     return found
 
 
+def answering(kubectl: Kubectl, name: str) -> Client:
+    """Return a client of a served model; its doors hear of the pods while the status is written."""
+    asking = client(kubectl, name)
+
+    def knows_the_model() -> bool:
+        with suppress(OSError, AssertionError):
+            return bool(asking.read())
+        return False
+
+    wait_until(knows_the_model, bool, "a server answers", f"at {name}")
+    return asking
+
+
 def test_triton_answers_for_the_version_that_passed(namespace: Kubectl) -> None:
     namespace.apply(service("digits"), model("digits", source=upload_digits(namespace)))
     found = serves(namespace, "digits", version=1)
     assert found["status"]["url"] == f"http://digits.{namespace.namespace}.svc:8000"
     assert found["status"]["replicas"] == {"current": 1, "ready": 1, "updated": 1}
-    assert client(namespace, "digits").version() == "1"
+    assert answering(namespace, "digits").version() == "1"
 
 
 def test_triton_runs_the_model_as_it_is_asked_to_and_has_warmed_it_up(namespace: Kubectl) -> None:
@@ -54,7 +68,7 @@ def test_triton_runs_the_model_as_it_is_asked_to_and_has_warmed_it_up(namespace:
     asked = service("digits", batching=batching, triton=triton, limits={"timeoutSeconds": 60})
     namespace.apply(asked, model("digits", source=upload_digits(namespace)))
     serves(namespace, "digits", version=1)
-    asking = client(namespace, "digits")
+    asking = answering(namespace, "digits")
     config, (before,) = asking.read("/config"), asking.read("/stats")["model_stats"]
     assert asking.version() == asking.version() == "1"
     (after,) = asking.read("/stats")["model_stats"]
@@ -143,7 +157,7 @@ def test_where_an_hpa_scales_a_service_ours_holds(namespace: Kubectl) -> None:
     wait_until(
         lambda: service_of(namespace, "digits"),
         lambda each: each is not None and each["spec"]["replicas"] == 2,
-        "a condition shows",
+        "a service is scaled",
     )
 
 
