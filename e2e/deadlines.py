@@ -11,9 +11,11 @@ DEADLINES_SECONDS = {
     "a program in an image acts": 240,  # 12 processes of Triton's import ONNX Runtime, or one torch
     "all requests end": 20,  # each has 10 s
     "a condition shows": 30,
-    "scaling is told": 75,  # 30 s of patience with what may pass by itself
+    # 30 s of patience with what may pass by itself, anew where scrapes are missed; and 15 s at most
+    # until a Prometheus that did not answer is asked again.
+    "scaling is told": 120,
     "a service is scaled": 45,
-    "a load is forgotten": 120,  # what it was worth to have pods for it
+    "a load is forgotten": 400,  # what it was worth to have pods for it: up to nine starts of one
     "a pod is named": 45,  # ten requests that fail, two looks of the door
     "a pod runs": 90,
     "a pod is gone": 90,
