@@ -7,9 +7,10 @@ from __future__ import annotations
 
 DEADLINES_SECONDS = {
     "a server answers": 60,
+    "clients ask": 150,  # k6 and tritonclient take seconds of CPU to start
     "an object is seen": 15,
     "a program in an image acts": 240,  # 12 processes of Triton's import ONNX Runtime, or one torch
-    "all requests end": 20,  # each has 10 s
+    "all requests end": 45,  # each has 10 s, once its client has had its turn
     "a condition shows": 30,
     # 30 s of patience with what may pass by itself, anew where scrapes are missed; and 15 s at most
     # until a Prometheus that did not answer is asked again.
@@ -34,9 +35,9 @@ DEADLINES_SECONDS = {
     "recipes are tried": 600,  # sixteen trainings in gangs, one to two minutes alone
     "ten seeds are trained": 1800,
     "a version is listed": 90,
-    "a model is ready": 150,
-    "a service is ready": 150,
-    "a rollout is done": 180,
+    "a model is ready": 240,  # three pods, one after another: index, import, evaluation
+    "a service is ready": 300,  # its model first
+    "a rollout is done": 300,  # of a new version, or of a service that is new itself
     "KEDA answers": 240,  # the kubelet puts the certificates that it made into its pods within 90 s
     "an HPA acts": 120,  # it looks each 15 s; a pod of Triton has to start
     "the operator leads": 120,  # its imports are 2.6 s of CPU, half a minute on busy cores

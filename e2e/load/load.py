@@ -88,7 +88,7 @@ def load(kubectl: Kubectl, service: str, rate: int = RATE) -> Iterator[Load]:
     with tempfile.TemporaryDirectory(prefix="lepton-load-") as folder:
         running = _started(kubectl, service, rate, Path(folder))
         try:
-            wait_until(running._all_answered, bool, "a server answers", f"at {service}")
+            wait_until(running._all_answered, bool, "clients ask", service)
             yield running
         finally:
             for process in running.processes:

@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from e2e.deadlines import DEADLINES_SECONDS
 from e2e.installation import SYSTEM
 from e2e.jobs import model
 from e2e.models import upload
@@ -93,11 +94,17 @@ def _node_drained(stage: Stage) -> float:
     at = time.time()
     try:
         drain = ("drain", node, "--ignore-daemonsets", "--delete-emptydir-data", "--force")
-        stage.kubectl.run(*drain, "--timeout=150s", timeout_seconds=160)
+        _run_to_its_end(stage, *drain)
         stage.settles(REPLICAS)
     finally:
         stage.kubectl.run("uncordon", node)
     return at
+
+
+def _run_to_its_end(stage: Stage, *arguments: str) -> None:
+    """Run a command of kubectl that waits for pods; it says itself what it waits for in vain."""
+    limit = DEADLINES_SECONDS["a rollout is done"]
+    stage.kubectl.run(*arguments, f"--timeout={limit}s", timeout_seconds=limit + 10)
 
 
 def _node_without_store(stage: Stage) -> str:
@@ -121,9 +128,7 @@ def _door_replaced(stage: Stage) -> float:
     doors = stage.kubectl.list("pods", "lepton.ai/role=door")
     at = time.time()
     stage.kubectl.run("rollout", "restart", "deployment/lepton-door")
-    stage.kubectl.run(
-        "rollout", "status", "deployment/lepton-door", "--timeout=120s", timeout_seconds=130
-    )
+    _run_to_its_end(stage, "rollout", "status", "deployment/lepton-door")
     stage.pods_are_gone(*(door["metadata"]["uid"] for door in doors))
     return at
 
