@@ -1,8 +1,8 @@
 """`make test` and `make test-long`: groups of suites one after another, each within its budget.
 
 The suites of a group run side by side, four at a time, in their order. One that fails or takes
-longer than its budget fails the run; the others still run. What a failed one printed last is printed again at the very end: often
-the end of a log is all that is kept of it.
+longer than its budget fails the run; the others still run. What a failed one printed last is
+printed again at the very end: often the end of a log is all that is kept of it.
 """
 
 from __future__ import annotations
