@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import random
 import socket
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -19,16 +21,22 @@ _PARTS = 10
 
 def free_ports(count: int) -> list[int]:
     """Return so many different ports that nobody listens on."""
-    found: set[int] = set()
-    while len(found) < count:
-        port = random.choice(_part(os.getpid()))  # noqa: S311 - nothing secret
-        if _is_free(port):
-            found.add(port)
-    return list(found)
+    free = filter(_is_free, _in_turn(os.getpid()))
+    return list(itertools.islice(free, count))
 
 
 def free_port() -> int:
     return free_ports(1)[0]
+
+
+@cache
+def _in_turn(process: int) -> Iterator[int]:
+    """Yield the ports of this process's part: one that was told comes again after all others.
+
+    Nobody may listen on it yet.
+    """
+    ports = _part(process)
+    return itertools.cycle(random.sample(ports, len(ports)))
 
 
 @cache

@@ -202,12 +202,12 @@ class ModelVersions:
 
         number = 1
         while True:
-            found = self.read(number)
+            found, made = self.read(number), at(number)
             if found is None and self.store.put_new(
-                self._record(number), canonical_json(at(number).to_dict())
+                self._record(number), canonical_json(made.to_dict())
             ):
                 logger.info("version %d of %s is made: %s", number, self.name, manifest.digest)
-                return at(number)
+                return made
             found = found or self.read(number)
             if found is not None and found.identity == identity:
                 logger.info("version %d of %s is this one already", number, self.name)

@@ -34,6 +34,8 @@ class Attempt(NamedTuple):
     """What is left of that budget now; None: as the command line said."""
     furthest_step: int | None = None
     """The furthest step of the attempts before; None: as the command line said."""
+    leave: bool = False
+    """Whether the pod is asked to leave by the same word."""
 
     @property
     def is_placed(self) -> bool:
@@ -99,6 +101,7 @@ def parse_attempt(text: str, options: Options) -> Attempt:
         token=str(told.get("token", "")),
         max_restarts=_integer(told, "maxRestarts") if "maxRestarts" in told else None,
         furthest_step=_integer(told, "furthestStep") if "furthestStep" in told else None,
+        leave=told.get("leave") is True,
     )
     if attempt.number < options.attempt:
         raise NotThisAttempt(f"it is attempt {attempt.number}, not {options.attempt} or later")

@@ -147,7 +147,7 @@ class Leader:
             line, found, rest = (self._unfinished[connection] + received).partition(b"\n")
             _check_size(line, received)
             if found:
-                connection.sendall(self._answer(line))
+                self._answer(connection, line)
         except (OSError, _NotOurs):
             self._selector.unregister(connection)
             del self._unfinished[connection]
@@ -155,7 +155,7 @@ class Leader:
         else:
             self._unfinished[connection] = rest if found else line
 
-    def _answer(self, line: bytes) -> bytes:
+    def _answer(self, connection: socket.socket, line: bytes) -> None:
         report = _report_in(_opened(line, self._attempt), self._attempt.num_nodes)
         now = time.monotonic()
         with self._lock:
@@ -163,9 +163,10 @@ class Leader:
             self.coordinator.hear(self._report, now)
             self.coordinator.hear(report, now)
             order = self.coordinator.order(now)
+        connection.sendall(_sealed({**_order_facts(order), "spent": self.spent}, self._attempt))
+        # Not before: once nobody is missing, this process may end.
         if order.act in _LAST:
             self._missing.discard(report.node)
-        return _sealed({**_order_facts(order), "spent": self.spent}, self._attempt)
 
 
 class Member:

@@ -151,7 +151,8 @@ class HangWatch:
         if sighting.rank in self._stopped_since:
             return max(self._stopped_since[sighting.rank], self._began_at)
         if sighting.standing.phase == "training":
-            return max(sighting.step_at, self._began_at)
+            # From the start of the phase on: what came before it had a limit of its own.
+            return max(sighting.step_at, sighting.phase_at, self._began_at)
         return self._signs_at(sighting)
 
     def _signs_at(self, sighting: Sighting) -> float:

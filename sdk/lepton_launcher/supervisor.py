@@ -107,7 +107,10 @@ class Supervisor:
         )
 
     def _told_after(self, number: int) -> Attempt | None:
-        return self._attempt_file.after(number)
+        told = self._attempt_file.after(number)
+        if told is not None and told.leave:
+            self._signals.ask_to_leave()  # now: the file is looked into for that only now and then
+        return told
 
     # The ranks
 

@@ -270,7 +270,7 @@ def test_a_failure_is_answered_in_time_while_the_store_is_down(tmp_path: Path) -
         began = time.monotonic()
         pod.end(FAILED)
         assert pod.answer() == FAILED
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 10  # as long as the launcher waits
 
 
 def _store_at(port: int, tmp_path: Path) -> StoreUnderTest:

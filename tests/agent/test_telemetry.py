@@ -81,10 +81,12 @@ def test_silence_goes_on_while_nothing_is_written(
 ) -> None:
     with sidecar(folder_store, tmp_path / "pod", model=None) as pod:
         pod.start()
+        begun = time.time()
         leave(pod, PROGRESS, age_seconds=60)
         found = json.loads(answer(pod, "/progress")[1])
-    assert found["ranks"][0]["silentSeconds"] == pytest.approx(60.1, abs=5)
-    assert found["checkpoint"]["ageSeconds"] == pytest.approx(65, abs=5)
+    waited = time.time() - begun
+    assert 0 <= found["ranks"][0]["silentSeconds"] - 60.1 < waited + 0.1
+    assert 0 <= found["checkpoint"]["ageSeconds"] - 65 < waited + 0.1
 
 
 def test_metrics_are_prometheus_s(folder_store: StoreUnderTest, tmp_path: Path) -> None:
@@ -149,10 +151,11 @@ def test_whom_the_gang_lost_is_told_and_for_how_long(
     lost = {"node": 1, "message": "Node 1's launcher was not heard for 10 s.", "seconds": 10.0}
     with sidecar(folder_store, tmp_path / "pod", model=None) as pod:
         pod.start()
+        begun = time.time()
         leave(pod, {**PROGRESS, "lost": lost}, age_seconds=20)
         told = json.loads(answer(pod, "/progress")[1])["lost"]
         assert (told["node"], told["message"]) == (1, lost["message"])
-        assert 29 < told["seconds"] < 60
+        assert 29 < told["seconds"] < 31 + time.time() - begun
 
 
 def test_stacks_are_in_the_store_and_the_record_says_where(

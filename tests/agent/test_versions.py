@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,8 +37,10 @@ def publish(versions: ModelVersions, identity: str, manifest: Manifest, folder: 
 
 
 def test_versions_count_from_one_and_a_run_makes_one(
-    any_store: StoreUnderTest, manifest: Manifest, digits: Path
+    any_store: StoreUnderTest, manifest: Manifest, digits: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    seconds = itertools.count(10)  # each look at the clock meets another one
+    monkeypatch.setattr("lepton_ai.versions.now", lambda: f"2026-11-22T04:00:{next(seconds)}Z")
     versions = versions_of(any_store)
     made = [publish(versions, run, manifest, digits) for run in ("a", "b", "a")]
     assert [version.version for version in made] == [1, 2, 1]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .conftest import ATTEMPT
+from .conftest import ATTEMPT, wait_until
 
 if TYPE_CHECKING:
     from .conftest import Pod
@@ -22,7 +22,7 @@ output, ours = pathlib.Path(os.environ["LEPTON_OUTPUT_DIR"]), board.of_this_proc
 save = pathlib.Path(os.environ["LEPTON_EXCHANGE"], "save")
 ours.offer_to_save()
 (output / "begun").write_text("yes")
-begun = {begun}
+begun, seen = {begun}, 0
 for step in range(begun + 1, begun + {steps} + 1):
     time.sleep({step_seconds})
     ours.finish_step(step - begun, reported=False)  # as torch's optimizer hook does
@@ -30,7 +30,9 @@ for step in range(begun + 1, begun + {steps} + 1):
     ours.finish_step(step)
     if step == begun + 5:
         (output / "five").write_text("done")
-    if save.exists() and step >= json.loads(save.read_text())["step"]:
+    seen = seen or (save.exists() and step)
+    if seen and step >= json.loads(save.read_text())["step"]:
+        (output / "seen").write_text(str(seen))
         ours.enter("checkpointing")
         {saving}
         ours.finish_checkpoint(step, 0.01)
@@ -76,8 +78,10 @@ def test_ranks_that_save_on_request_leave_after_the_agreed_step(pod: Pod, ask: o
     ask(pod)
     pod.agree()
     message = pod.message()
-    step = json.loads((pod.exchange / "save").read_bytes())["step"]
-    assert step >= 7
+    agreed = json.loads((pod.exchange / "save").read_bytes())["step"]
+    assert agreed >= 7
+    # On a busy machine the rank may learn it after that step.
+    step = max(agreed, int((pod.output / "seen").read_text()))
     assert (message["outcome"], message["reason"], message["step"]) == ("Failed", "Saved", step)
     assert message["message"] == f"Saved at step {step} and left, as it was asked to."
     assert message["furthest"] == step
@@ -141,13 +145,13 @@ def test_a_save_that_fails_is_told(pod: Pod) -> None:
 
 def test_a_step_that_takes_too_long_is_cut_off_in_time_to_say_so(pod: Pod) -> None:
     script = saves(pod, saving="time.sleep(600)")
-    pod.run(script, options=("--grace-seconds", "4")).begin()
+    pod.run(script, options=("--grace-seconds", "12")).begin()
     pod.wait_for_file("five")
     asked = time.monotonic()
     pod.ask_to_leave()
     pod.agree()
-    assert "killed after 3 s of grace" in pod.message()["message"]
-    assert time.monotonic() - asked < 4
+    assert "killed after 9 s of grace" in pod.message()["message"]
+    assert time.monotonic() - asked < 12
 
 
 def test_ranks_with_nothing_to_save_yet_are_not_asked_to(pod: Pod) -> None:
@@ -190,8 +194,18 @@ def test_a_plain_script_gets_the_signal_of_its_choice_and_knows_its_time(
     assert (pod.output / "saved").read_text() == "True 37"
 
 
-def test_an_annotation_that_asks_before_the_ranks_have_begun_starts_none(pod: Pod) -> None:
-    pod.run(pod.script("raise AssertionError")).begin(leave=True).agree()
-    message = pod.message()
+@pytest.mark.parametrize("waits", [False, True], ids=["at once", "while it waits"])
+def test_an_annotation_that_asks_before_the_ranks_have_begun_starts_none(
+    pod: Pod, *, waits: bool
+) -> None:
+    script = pod.script("raise AssertionError")
+    if waits:
+        pod.put("start.json", {"found": None})
+        pod.run(script)
+        wait_until(lambda: b"waiting for the operator" in pod.stderr, "what it waits for")
+        pod.begin(leave=True)
+    else:
+        pod.begin(leave=True).run(script)
+    message = pod.agree().message()
     assert (message["reason"], pod.wait()) == ("Terminated", 143)
     assert "before the attempt had begun" in message["message"]

@@ -85,11 +85,11 @@ def test_a_restart_goes_round_the_gang(attempt: Callable[[int], Attempt]) -> Non
     leader, member = Leader(attempt(0), Restarts(1)), Member(attempt(1))
     wait_until(member.order, "the first answer")
     assert member.order() == leader.order() == Order(RUN, 0)
-    begun = time.monotonic()
+    usual, member._ask_seconds = member._ask_seconds, 3600.0  # a change is told at once
     member.tell(Report(1, 0, FAILED, BUG))
     wait_until(lambda: leader.order().act == STOP, "the order to stop")  # type: ignore[union-attr]
     wait_until(lambda: member.order().act == STOP, "the order at the member")  # type: ignore[union-attr]
-    assert time.monotonic() - begun < 1
+    member._ask_seconds = usual
     member.tell(Report(1, 0, IDLE))
     leader.tell(Report(0, 0, IDLE))
     wait_until(lambda: member.order() == Order(RUN, 1), "the next generation")
@@ -127,16 +127,15 @@ def test_a_member_that_started_first_finds_node_0_later(attempt: Callable[[int],
 def test_silence_of_node_0_is_a_partition(
     attempt: Callable[[int], Attempt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lepton_launcher.gang.SILENCE_SECONDS", 0.6)
     with accepting(attempt) as (member, connection):
         connection.recv(LINE_BYTES)
         answer = {"token": TOKEN, "attempt": 3, "act": "run", "generation": 0}
         connection.sendall(json.dumps(answer).encode() + b"\n")
         assert wait_until(member.order, "an answer").act == RUN
-        time.sleep(0.8)
+        monkeypatch.setattr("lepton_launcher.gang.SILENCE_SECONDS", 0.6)
+        wait_until(lambda: member.order().act == PART, "a partition")  # type: ignore[union-attr]
         order = member.order()
         assert order is not None
-        assert order.act == PART
         assert "Node 0's launcher did not answer" in order.why
 
 
@@ -170,7 +169,7 @@ def test_a_stranger_is_not_answered_and_commands_nobody(
     attempt: Callable[[int], Attempt], line: bytes
 ) -> None:
     leader = Leader(attempt(0), Restarts(1))
-    with contextlib.suppress(ConnectionResetError):  # closed with some of it unread
+    with contextlib.suppress(ConnectionError):  # closed with some of it unread, or unsent
         assert send(attempt(0), line) == b""
     assert leader.order() == Order(RUN, 0)
     assert send(attempt(0), report()) != b""
@@ -204,7 +203,7 @@ def test_node_0_leaves_when_all_who_still_ask_know_the_end(
     assert not leader.is_understood()
     leader.tell(Report(0, 0, LEAVING))
     wait_until(leader.is_understood, "the member's question")
-    assert wait_until(member.order, "an order").act == END
+    wait_until(lambda: member.order().act == END, "the end")  # type: ignore[union-attr]
     assert member.is_understood()
 
 
@@ -221,11 +220,9 @@ def test_a_request_to_leave_goes_round_the_gang_with_its_step(
     leader.tell(Report(0, 0, RUNNING, fastest=40, step_seconds=0.5))
     member.tell(Report(1, 0, RUNNING, fastest=41, step_seconds=0.5))
     wait_until(member.order, "the first answer")
-    time.sleep(0.5)
-    begun = time.monotonic()
+    member._ask_seconds = 3600.0  # a change is told at once
     member.tell(Report(1, 0, RUNNING, fastest=41, step_seconds=0.5, is_asked=True))
     wait_until(lambda: member.order().act == LEAVE, "the order to leave")  # type: ignore[union-attr]
-    assert time.monotonic() - begun < 0.5
     # A second passes until everybody knows: two steps, and the two in which ranks agree.
     assert leader.order() == member.order()
     assert leader.order().save_at == 45  # type: ignore[union-attr]

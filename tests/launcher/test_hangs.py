@@ -222,6 +222,25 @@ def test_the_user_s_own_timeout_is_taken_by_its_word() -> None:
     assert 0 < found[0] - (STALLED_ONCE[898] + 15) < 1
 
 
+@pytest.mark.parametrize(
+    ("script", "begins_at"),
+    [
+        pytest.param(
+            Script([95.0], phases=[(0, "starting"), (5, "restoring"), (90, "training")]),
+            95, id="the first step after a long restore",
+        ),
+        pytest.param(
+            Script([*EVEN, 145.0], phases=[(0, "starting"), (41, "evaluating"), (140, "training")]),
+            145, id="the first step after a long evaluation",
+        ),
+    ],
+)  # fmt: skip
+def test_what_came_before_a_step_is_not_held_against_it(script: Script, begins_at: float) -> None:
+    found = verdict([script], 900, patience=Patience(timeout_seconds=15))
+    assert found is not None
+    assert 0 < found[0] - (begins_at + 15) < 1
+
+
 def test_startup_ends_in_time() -> None:
     late = [Script(phases=[(0, "starting"), (5, "rendezvous")])]
     found = verdict(late, 900, patience=Patience(startup_seconds=120))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,13 +191,14 @@ def test_a_plain_script_that_saves_is_started_again_for_free(
     pod: Pod, oftener: tuple[str, str]
 ) -> None:
     script = pod.script(SAVES_AND_DIES)
+    begun = time.monotonic()
     pod.run(script, options=("--max-restarts", "1"), through=oftener).begin().agree()
     message = pod.message()
     assert (message["exitCode"], message["restarts"], message["saved"]) == (3, 1, True)
     assert pod.stdout.decode().split("\n")[:-1] == [f"epoch {each}" for each in (1, 2, 3, 4, 4)]
     told = json.loads((pod.exchange / "progress.json").read_bytes())
     assert (told["saved"], told["countedRestarts"]) == (True, 1)
-    assert 0 < told["checkpoint"]["ageSeconds"] < 15
+    assert 0 < told["checkpoint"]["ageSeconds"] < time.monotonic() - begun
     assert "step" not in told["checkpoint"]
 
 

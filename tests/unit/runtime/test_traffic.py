@@ -15,7 +15,7 @@ from lepton_operator.cache import Cache, Key
 from lepton_operator.inquiry import MAX_BYTES, MOST_AT_ONCE, Inquiry
 from lepton_operator.traffic import Traffic, parse
 from tests.unit.runtime import objects
-from tests.unit.runtime.answering import answering
+from tests.unit.runtime.answering import PATIENCE_SECONDS, answering
 
 SERVICE = Key("InferenceService", "team", "digits")
 
@@ -61,8 +61,11 @@ class Asking:
 
 
 @asynccontextmanager
-async def asking(door: Door, cache: Cache) -> AsyncIterator[Asking]:
-    async with answering("/in-flight", door.answer) as (port, asked_with):
+async def asking(
+    door: Door, cache: Cache, answer_seconds: float = PATIENCE_SECONDS
+) -> AsyncIterator[Asking]:
+    answers = answering("/in-flight", door.answer, answer_seconds=answer_seconds)
+    async with answers as (port, asked_with):
         yield Asking(cache, port, asked_with)
 
 
@@ -159,7 +162,7 @@ def test_an_address_without_a_port_is_no_pod() -> None:
 async def test_many_silent_doors_do_not_use_up_the_time_of_one_that_answers() -> None:
     door = Door({"10.0.0.1:8000": 2})
     cache = a_cache()
-    async with asking(door, cache) as asked:
+    async with asking(door, cache, answer_seconds=2) as asked:
         addresses = [f"127.0.1.{number + 1}" for number in range(2 * MOST_AT_ONCE)]
         silent = [socket.create_server((each, asked.port)) for each in addresses]
         # The one that answers is the last.
