@@ -18,12 +18,13 @@ DEADLINES_SECONDS = {
     "a pod is gone": 90,
     "a node is not ready": 60,
     "a node is ready": 90,
-    "a training runs": 120,
+    "a training runs": 240,  # three pods, in each of which torch is imported twice
     "a step is done": 15,
     "a training goes on": 240,
     "a job completes": 240,
     "a long job completes": 480,
-    "a job fails": 180,
+    "ranks leave": 120,  # 30 s until all have heard that they are to, and 30 s of grace
+    "a job fails": 300,  # at its third start, with torch in three pods
     "an attempt is closed": 120,  # up to 20 s until a node is NotReady, and 30 s of patience
     "a script ends": 300,  # four trainings of one epoch
     "checkpoints are tried": 400,  # twenty trainings of two ranks, two minutes on busy cores
