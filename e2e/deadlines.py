@@ -27,7 +27,7 @@ DEADLINES_SECONDS = {
     "a job fails": 300,  # at its third start, with torch in three pods
     "an attempt is closed": 120,  # up to 20 s until a node is NotReady, and 30 s of patience
     "a script ends": 300,  # four trainings of one epoch
-    "checkpoints are tried": 400,  # twenty trainings of two ranks, two minutes on busy cores
+    "checkpoints are tried": 900,  # twenty trainings of two ranks, two minutes on busy cores
     "ranks are tried": 240,  # six gangs of two ranks
     "recipes are tried": 600,  # sixteen trainings in gangs, one to two minutes alone
     "ten seeds are trained": 1800,

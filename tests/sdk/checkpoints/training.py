@@ -33,6 +33,8 @@ BATCH_SIZE = 12
 PROCESSES = get_context("forkserver")
 PROCESSES.set_forkserver_preload(["lepton_ai.checkpoints.checkpointer", "torch.distributed.fsdp"])
 DIED = 9
+LONGEST_SECONDS = 300
+"""Of a training: it bounds a failure. Where cores are scarce some take over a minute."""
 SLOW_SECONDS = 0.5
 """A step's length while the end of a save is awaited."""
 
@@ -89,7 +91,7 @@ def run(options: Options, ranks: int = 1) -> list[int]:
     for each in started:
         each.start()
     for each in started:
-        each.join(100)
+        each.join(LONGEST_SECONDS)
         if each.is_alive():
             each.kill()
             each.join()
