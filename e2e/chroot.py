@@ -77,7 +77,11 @@ class Image:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-        output, _ = process.communicate(timeout=limit_seconds)
+        try:
+            output, _ = process.communicate(timeout=limit_seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()  # it would hold the image's file system, and these cores
+            raise
         assert process.returncode == 0, output
         return output.strip()
 

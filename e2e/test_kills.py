@@ -17,6 +17,12 @@ from e2e.test_serving import serves, service_of
 from e2e.test_training import completes, runs
 from e2e.waiting import has_reason, wait_until
 
+TOLD = "/tmp/told"
+WAIT_UNTIL_TOLD = f"""
+import pathlib, time
+while not pathlib.Path({TOLD!r}).exists():
+    time.sleep(0.1)
+"""
 MADE = {"pods", "services", "leptonmodels"}
 
 
@@ -54,10 +60,12 @@ def stored(namespace: Kubectl, ending: str) -> int:
 
 def test_during_training(namespace: Kubectl, embedded: Target) -> None:
     job = job_with_model("digits")
-    job["spec"]["env"][0]["value"] = "import time; time.sleep(8)\n" + code_of(job)
+    job["spec"]["env"][0]["value"] = WAIT_UNTIL_TOLD + code_of(job)
     namespace.apply(job)
     runs(namespace, "digits")
     kill_leader(namespace)
+    tell = f"open({TOLD!r}, 'w')"
+    namespace.run("exec", "digits-train-1-0", "-c", "train", "--", "python", "-c", tell)
     assert [each["outcome"] for each in attempts(completes(namespace, "digits"))] == ["Succeeded"]
     assert ready(namespace, "digits")["status"]["served"]["version"] == 1
     assert stored(namespace, "/success.json") == 1

@@ -16,29 +16,36 @@ STEP_SECONDS = 0.2
 LAST = 100
 # Four lives in two pods. The first stands still after step 40, the second and the third fail at
 # step 61, which is then not tried again in place: the fourth is that of another pod, from nothing.
+# Each life keeps to a timetable, so that a busy machine's late wake-ups do not add up.
 LIVES = f"""
 import os, pathlib, signal, time
 from lepton_launcher import board
+due = time.monotonic()
+def spend(seconds):
+    global due
+    due += seconds
+    time.sleep(max(0, due - time.monotonic()))
 attempt, life = int(os.environ["LEPTON_ATTEMPT"]), int(os.environ["LEPTON_GENERATION"])
 saved = pathlib.Path(os.environ["LEPTON_OUTPUT_DIR"], "saved")
 begun = int(saved.read_text()) if saved.exists() else 0
 ours = board.of_this_process()
 ours.enter("rendezvous")
-time.sleep(1)
+spend(1)
 ours.enter("restoring")
-time.sleep(0.5)
+spend(0.5)
 ours.resume(begun)
 ours.enter("training")
 for step in range(begun + 1, {LAST + 1}):
     if (attempt, life, step) == (1, 0, 41):
         os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(3600)  # it is continued for its stacks
     if (attempt, step) == (1, 61):
         raise ValueError("the batch has no samples")
-    time.sleep({STEP_SECONDS})
+    spend({STEP_SECONDS})
     ours.finish_step(step)
     if step % 25 == 0:
         ours.enter("checkpointing")
-        time.sleep(1)
+        spend(1)
         saved.write_text(str(step))
         ours.finish_checkpoint(step, 1)
         ours.enter("training")
@@ -53,6 +60,9 @@ KNOWN = {
     "restoring": 2,
     "hang": HANG_SECONDS,
 }
+# What ranks do once their script is over counts as what they did last; it knows nothing of that.
+ENDS = {"productive": 1, "repeated": 2, "hang": 1}
+END_SECONDS = 2
 
 THROTTLED = """
 import time
@@ -82,7 +92,9 @@ def test_the_ledger_of_an_interrupted_run_is_what_its_script_knows(
     status = job["status"]
     assert [each["outcome"] for each in attempts(job)] == ["Failed", "Succeeded"]
     spent = classes(status["ledger"])
-    assert {name: spent[name] for name in KNOWN} == pytest.approx(KNOWN, rel=0.05, abs=1)
+    for name, seconds in KNOWN.items():
+        ends = ENDS.get(name, 0) * END_SECONDS
+        assert seconds - 1 <= spent[name] <= seconds + 1 + ends, f"{name}: {spent}"
     assert spent.get("unobserved", 0) == pytest.approx(0, abs=1)
     for each in attempts(job):
         wall = seconds_between(each["startTime"], each["endTime"])

@@ -13,6 +13,7 @@ from e2e.installation import SYSTEM
 from e2e.jobs import attempts, counted, model, service, training_job
 from e2e.kubectl import Kubectl
 from e2e.models import upload_digits
+from e2e.operators import OPERATORS, leader_uid, without_operator
 from e2e.test_serving import serves
 from e2e.test_training import WAIT_IN_FIRST_ATTEMPT, completes, gang, job_of, runs
 from e2e.waiting import wait_until
@@ -74,8 +75,7 @@ def test_a_killed_operator_makes_nothing_twice(namespace: Kubectl) -> None:
     runs(namespace, "twice")
     kept = namespace.get("pod", "twice-train-1-0")
     system = namespace.within(SYSTEM)
-    operators = "app.kubernetes.io/component=operator"
-    for pod in system.list("pods", operators):
+    for pod in system.list("pods", OPERATORS):
         system.delete("pod", pod["metadata"]["name"], "--grace-period=0", "--force")
     namespace.delete("pod", "twice-train-1-1")
     job = completes(namespace, "twice")
@@ -117,11 +117,7 @@ def test_an_upgrade_with_other_images_deletes_no_pod(namespace: Kubectl, install
 def test_deleting_works_while_the_operator_is_down(namespace: Kubectl) -> None:
     namespace.apply(gang("orphan", then=WAIT_IN_FIRST_ATTEMPT))
     runs(namespace, "orphan")
-    system = namespace.within(SYSTEM)
-    system.run("scale", "deployment", installation.RELEASE, "--replicas=0")
-    try:
+    with without_operator(namespace):
         namespace.delete("trainingjob", "orphan")
         wait_until(lambda: namespace.list("pods"), lambda pods: not pods, "a pod is gone")
-    finally:
-        system.run("scale", "deployment", installation.RELEASE, "--replicas=2")
-        system.run("rollout", "status", "deployment", installation.RELEASE, "--timeout=60s")
+    wait_until(lambda: leader_uid(namespace), bool, "the operator leads")

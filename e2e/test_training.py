@@ -207,7 +207,7 @@ def test_a_suspended_job_gives_its_pods_back_and_goes_on_later(bare_namespace: K
     look = lambda: job_of(bare_namespace, "paused")  # noqa: E731 - read in three places below
     wait_until(look, lambda job: has_reason(job, "Running"), "a pod runs")
     bare_namespace.run("patch", "tj", "paused", "--type=merge", "-p", '{"spec":{"suspend":true}}')
-    wait_until(look, lambda job: is_true(job, "Suspended"), "a condition shows")
+    wait_until(look, lambda job: is_true(job, "Suspended"), "ranks leave")
     wait_until(lambda: bare_namespace.list("pods"), lambda pods: not pods, "a pod is gone")
     bare_namespace.run("patch", "tj", "paused", "--type=merge", "-p", '{"spec":{"suspend":false}}')
     job = completes(bare_namespace, "paused")
@@ -265,13 +265,20 @@ def test_what_a_person_elsewhere_must_mend_is_waited_for(
 
 
 def test_a_quota_is_told_and_waited_for(bare_namespace: Kubectl) -> None:
+    limits = {"pods": "0"}
     quota = {
         "apiVersion": "v1",
         "kind": "ResourceQuota",
         "metadata": {"name": "none"},
-        "spec": {"hard": {"pods": "0"}},
+        "spec": {"hard": limits},
     }
     bare_namespace.apply(quota)
+    # Nobody refuses a pod for it before he has heard of it.
+    wait_until(
+        lambda: (bare_namespace.get("resourcequota", "none") or {}).get("status", {}).get("hard"),
+        lambda found: found == limits,
+        "an object is seen",
+    )
     bare_namespace.apply(training_job("poor", "pass", resourcesPerNode=NO_GPU))
     found = wait_until(
         lambda: job_of(bare_namespace, "poor"),

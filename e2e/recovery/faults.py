@@ -14,18 +14,16 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from e2e import installation
 from e2e.installation import SYSTEM
 from e2e.jobs import attempts
-from e2e.operators import LEASE, leader_uid
-from e2e.recovery.run import Run, furthest
+from e2e.operators import LEASE, leader_uid, without_operator
+from e2e.recovery.run import Run
 from e2e.waiting import is_true, wait_until
 
 VICTIM = 2
 """The rank that is hurt, where it is not rank 0."""
 NODE_GRACE_SECONDS = 20
 """How long a node may be silent before Kubernetes says so (the embedded cluster's setting)."""
-OPERATORS = 2
 _AWAY_SECONDS = 3.0
 
 Injected = AbstractContextManager[float]
@@ -41,7 +39,7 @@ class Fault:
     spec: Mapping[str, Any] = field(default_factory=dict)
     ends_the_job: bool = False
     saves_lost: int = 1
-    """Between how many checkpoints the lost steps may lie; 0: none may be lost."""
+    """Since which complete checkpoint steps may be lost, counted from the last one; 0: none."""
 
     def detect_bound(self, p99_step_seconds: float) -> float:
         if self.detect_seconds is not None:
@@ -93,7 +91,7 @@ def _noted(run: Run) -> float:
 @contextmanager
 def _user_bug(run: Run) -> Iterator[float]:
     """Have a rank fail each time that it comes to one and the same step."""
-    run.order("raise_an_error", VICTIM, step=max(furthest(run.events()).values()) + 5)
+    run.order("raise_an_error", VICTIM, again=True)
     yield _noted(run)
 
 
@@ -139,20 +137,8 @@ def _corrupt(run: Run) -> Iterator[float]:
 
 
 @contextmanager
-def _without_operator(run: Run) -> Iterator[None]:
-    system = run.kubectl.within(SYSTEM)
-    operators = "app.kubernetes.io/component=operator"
-    system.run("scale", "deployment", installation.RELEASE, "--replicas=0")
-    wait_until(lambda: system.list("pods", operators), lambda it: not it, "a pod is gone")
-    try:
-        yield
-    finally:
-        system.run("scale", "deployment", installation.RELEASE, f"--replicas={OPERATORS}")
-
-
-@contextmanager
 def _operator_dead_rank(run: Run) -> Iterator[float]:
-    with _without_operator(run), _kill(VICTIM, signal.SIGKILL)(run) as at:
+    with without_operator(run.kubectl), _kill(VICTIM, signal.SIGKILL)(run) as at:
         yield at
     wait_until(lambda: leader_uid(run.kubectl), bool, "the operator leads")
 
@@ -161,7 +147,7 @@ def _operator_dead_rank(run: Run) -> Iterator[float]:
 def _operator_dead_pod(run: Run) -> Iterator[float]:
     """Delete a pod while no operator lives; what counts begins when one holds the Lease again."""
     before = leader_uid(run.kubectl)
-    with _without_operator(run), _delete(VICTIM)(run):
+    with without_operator(run.kubectl), _delete(VICTIM)(run):
         time.sleep(_AWAY_SECONDS)
     wait_until(
         lambda: leader_uid(run.kubectl), lambda uid: uid not in ("", before), "the operator leads"
@@ -189,7 +175,7 @@ def _drain(run: Run) -> Iterator[float]:
 def _suspend_resume(run: Run) -> Iterator[float]:
     """Suspend the job and wait until it is; what counts begins when it may go on."""
     run.suspend(True)
-    wait_until(run.job, lambda job: is_true(job, "Suspended"), "a condition shows")
+    wait_until(run.job, lambda job: is_true(job, "Suspended"), "ranks leave")
     wait_until(run.pods, lambda pods: not pods, "a pod is gone")
     at = time.time()
     run.suspend(False)

@@ -6,14 +6,14 @@ import http.client
 import json
 import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from e2e.jobs import attempts
 from e2e.recovery import timeline
 from e2e.recovery.faults import Fault
-from e2e.recovery.run import Run, started
+from e2e.recovery.run import Checkpoint, Event, Run, started
 from e2e.recovery.timeline import Recovery
 from e2e.recovery.volume import Shared
 from e2e.recovery.watched import Sightings, watched
@@ -21,6 +21,8 @@ from e2e.waiting import condition, wait_until
 
 FIRST_STEPS = 40
 """Steps before the fault: more than the launchers need to know how long one takes."""
+_FIRST_SAVES = 2
+"""Checkpoints before the fault: one may be damaged."""
 _PROGRESS_PORT = 9464
 _PROGRESS_SECONDS = 5
 _SETTLED_SECONDS = 1.0
@@ -59,6 +61,7 @@ def measured(shared: Shared, name: str, fault: Fault) -> Measured:
     """Run a job of this name into a fault."""
     with started(shared, name, **fault.spec) as run:
         run.runs_to(FIRST_STEPS)
+        run.saves(_FIRST_SAVES)
         pods = [each["metadata"]["name"] for each in run.pods()]
         with watched(run.kubectl, name, pods) as seen, fault.inject(run) as at:
             return (
@@ -73,20 +76,45 @@ def _gone_on(run: Run, seen: Sightings, at: float, fault: Fault) -> Measured:
         lambda: timeline.beyond(run.events(), at), bool, "a training goes on", f"in {run.name}"
     )
     assert last is not None
-    time.sleep(_SETTLED_SECONDS)  # what an old rank would still do wrong, and logs that lag
+    time.sleep(_SETTLED_SECONDS)  # what an old rank would still do wrong
     events, checkpoints, job = run.events(), run.checkpoints(), run.job() or {}
+    _wait_for_detection(seen, events, at, in_place=timeline.is_in_place(events, at, last))
     progress = _progress(run)
     recovery = timeline.recovery(_reason(job, progress), events, seen, at, last)
-    hurt = timeline.start_before(events, at)
-    interval = timeline.interval_steps(checkpoints, hurt)
     return Measured(
         recovery=recovery,
         detect_bound_s=fault.detect_bound(_p99(timeline.step_seconds(events, at))),
-        lost_steps_bound=fault.saves_lost * interval + 1 if fault.saves_lost else 0,
+        lost_steps_bound=_lost_steps_bound(fault, events, checkpoints, at),
         wrong=tuple(timeline.contradictions(events, checkpoints)),
         job=job,
         progress=progress,
     )
+
+
+def _lost_steps_bound(
+    fault: Fault, events: Sequence[Event], checkpoints: Sequence[Checkpoint], at: float
+) -> int:
+    """Return how many steps lie after the last checkpoints that were complete, and one.
+
+    A save that was under way is lost as well, and takes as long as the machine is busy.
+    """
+    if not fault.saves_lost:
+        return 0
+    saved = timeline.saved_by(checkpoints, timeline.start_before(events, at), at)
+    return timeline.reached_step(events, at) - saved[-fault.saves_lost] + 1
+
+
+def _wait_for_detection(
+    seen: Sightings, events: Sequence[Event], at: float, *, in_place: bool
+) -> float:
+    """Wait until kubectl has told who noticed the fault; return when that was."""
+    found = wait_until(
+        lambda: timeline.detected_at(seen, events, at, in_place=in_place),
+        lambda moment: moment is not None,
+        "a condition shows",
+    )
+    assert found is not None
+    return found
 
 
 def _ended(run: Run, seen: Sightings, at: float, fault: Fault) -> Measured:
@@ -95,7 +123,7 @@ def _ended(run: Run, seen: Sightings, at: float, fault: Fault) -> Measured:
     job, events = run.job() or {}, run.events()
     recovery = Recovery(
         reason=str(condition(job, "Failed")["reason"]),
-        detect_s=timeline.detected_at(seen, events, at, in_place=True) - at,
+        detect_s=_wait_for_detection(seen, events, at, in_place=True) - at,
         wall_s=failed_at - at,
     )
     wrong = timeline.contradictions(events, run.checkpoints())

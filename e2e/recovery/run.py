@@ -110,11 +110,12 @@ class Run:
         change = json.dumps({"spec": {"suspend": suspended}})
         self.kubectl.run("patch", "trainingjob", self.name, "--type=merge", "-p", change)
 
-    def order(self, fault: str, rank: int, step: int | None = None) -> None:
-        """Have a rank do this: once, in its next step; or each time that it comes to a step."""
-        name = str(rank) if step is None else f"{rank}-{step}"
-        (self.folder / "faults" / name).write_text(fault)
-        (self.folder / "faults" / name).chmod(0o666)
+    def order(self, fault: str, rank: int, *, again: bool = False) -> None:
+        """Have a rank do this in its next step; `again`: each time that it comes to that step."""
+        unfinished = self.folder / "faults" / "order"  # nobody's, until it is whole
+        unfinished.write_text(fault)
+        unfinished.chmod(0o666)
+        unfinished.rename(unfinished.with_name(f"{rank}-again" if again else str(rank)))
 
     def events(self) -> list[Event]:
         """Return what all ranks have noted so far, by time."""
@@ -154,6 +155,15 @@ class Run:
             lambda reached: len(reached) == PODS and min(reached.values()) >= step,
             "a training runs",
             f"to step {step} of {self.name}",
+        )
+
+    def saves(self, count: int) -> None:
+        """Wait until so many checkpoints are complete."""
+        wait_until(
+            self.checkpoints,
+            lambda found: len(found) >= count,
+            "a training runs",
+            f"to {count} checkpoints of {self.name}",
         )
 
 

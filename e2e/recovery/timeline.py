@@ -88,8 +88,8 @@ def restart(events: Sequence[Event], last: Event) -> Restart:
 
 def detected_at(
     seen: Sightings, events: Sequence[Event], fault_at: float, *, in_place: bool
-) -> float:
-    """Return when it was known, after the fault, what had to be done.
+) -> float | None:
+    """Return when it was known, after the fault, what had to be done; None before it was heard.
 
     That is the moment at which the ranks were asked to leave, or the attempt was closed; where they
     were started again in their pods, the moment at which a launcher first ended its own.
@@ -98,7 +98,7 @@ def detected_at(
     noticed = [at for at, _, line in seen.said if at >= fault_at and line.startswith(words)]
     attempt, _ = start_before(events, fault_at)
     closed = [at for at, status in seen.statuses if at >= fault_at and _is_closed(status, attempt)]
-    return min(noticed[:1] + closed[:1])
+    return min([*noticed, *closed], default=None)
 
 
 def _is_closed(status: Mapping[str, Any], attempt: int) -> bool:
@@ -122,10 +122,9 @@ def step_seconds(events: Sequence[Event], fault_at: float) -> list[float]:
     return [after - before for before, after in pairwise(own)]
 
 
-def interval_steps(checkpoints: Sequence[Checkpoint], start: tuple[int, int]) -> int:
-    """Return the most steps between two checkpoints of one start of the ranks."""
-    own = [each.step for each in checkpoints if each.start == start]
-    return max((b - a for a, b in pairwise([0, *own])), default=0)
+def saved_by(checkpoints: Sequence[Checkpoint], start: tuple[int, int], moment: float) -> list[int]:
+    """Return the steps whose checkpoints one start of the ranks had completed by then."""
+    return [each.step for each in checkpoints if each.start == start and each.at <= moment]
 
 
 def contradictions(events: Sequence[Event], checkpoints: Sequence[Checkpoint]) -> Iterator[str]:
@@ -144,13 +143,19 @@ def contradictions(events: Sequence[Event], checkpoints: Sequence[Checkpoint]) -
             yield f"the checkpoint of step {saved.step}, of {saved.start}, came beside {late[0]}"
 
 
+def is_in_place(events: Sequence[Event], fault_at: float, last: Event) -> bool:
+    """Tell whether the step `last` is of the attempt that the fault met."""
+    return last.attempt == start_before(events, fault_at)[0]
+
+
 def recovery(
     reason: str, events: Sequence[Event], seen: Sightings, fault_at: float, last: Event
 ) -> Recovery:
-    """Return the figures of a run that got beyond `last`."""
+    """Return the figures of a run that got beyond `last`, once it is seen who noticed the fault."""
     moments = restart(events, last)
-    in_place = last.attempt == start_before(events, fault_at)[0]
+    in_place = is_in_place(events, fault_at, last)
     detected = detected_at(seen, events, fault_at, in_place=in_place)
+    assert detected is not None
     new_pods = [at for at in seen.pods.values() if at > fault_at]
     pod_start = max(0.0, moments.launcher - max(new_pods)) if new_pods else 0.0
     importing = moments.imported - moments.agent

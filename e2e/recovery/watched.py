@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from e2e.kubectl import Kubectl
@@ -38,7 +38,7 @@ class Sightings:
 @contextmanager
 def watched(kubectl: Kubectl, job: str, pods: list[str]) -> Iterator[Sightings]:
     """Watch a job and its pods, and follow the logs of those that run."""
-    seen = Sightings()
+    seen, since = Sightings(), datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     of_job = ("-l", f"lepton.ai/name={job}")
     watch = ("get", "--watch", "-o")
     with ExitStack() as streams:
@@ -48,7 +48,9 @@ def watched(kubectl: Kubectl, job: str, pods: list[str]) -> Iterator[Sightings]:
         ):
             streams.enter_context(lines_of(kubectl, arguments, lines))
         for pod in pods:
-            arguments = ("logs", pod, "-c", "train", "--follow", "--timestamps", "--tail=1")
+            # Not from its last line on: who is slow to ask would miss what was said meanwhile.
+            which = ("-c", "train", "--timestamps", f"--since-time={since}")
+            arguments = ("logs", pod, "--follow", *which)
             streams.enter_context(lines_of(kubectl, arguments, _hearing(seen, pod)))
         yield seen
 

@@ -38,7 +38,10 @@ def note_start() -> None:
 def is_faulty(step: int) -> bool:
     """Whether this rank was told to do something else in this step; then it has done it."""
     once = FOLDER / "faults" / str(RANK)
+    again = FOLDER / "faults" / f"{RANK}-again"
     each_time = FOLDER / "faults" / f"{RANK}-{step}"
+    if again.exists():
+        again.rename(each_time)
     if once.exists():
         kind = once.read_text()
         once.unlink()

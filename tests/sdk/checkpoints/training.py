@@ -33,6 +33,10 @@ BATCH_SIZE = 12
 PROCESSES = get_context("forkserver")
 PROCESSES.set_forkserver_preload(["lepton_ai.checkpoints.checkpointer", "torch.distributed.fsdp"])
 DIED = 9
+LONGEST_SECONDS = 300
+"""Of a training: it bounds a failure. Where cores are scarce some take over a minute."""
+SLOW_SECONDS = 0.5
+"""A step's length while the end of a save is awaited."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,14 @@ class Options:
     keep: int = 3
     seed: int = 1
     die_at: int = 0
-    """All ranks end without a word at the end of this step."""
+    """All ranks end without a word at the end of this step; steps are slow until a checkpoint is
+    known to be complete."""
     request_save_at: int = 0
     """Asks all ranks to leave at the step after the next one, as the launcher does."""
     full_from: int = 0
-    """From the end of this step on, no file may grow beyond 16 KiB: a volume that is full."""
-    full_until: int = 0
+    """From the end of this step on, or of the next at which a checkpoint is known to be complete,
+    and until a save is known to have failed, no file of rank 0 may grow beyond 16 KiB: a volume
+    that is full."""
     refused_from: int = 0
     """From the end of this step on, or of the next at which a checkpoint is known to be complete,
     the store refuses: whoever runs it is asked, and waited for."""
@@ -85,7 +91,7 @@ def run(options: Options, ranks: int = 1) -> list[int]:
     for each in started:
         each.start()
     for each in started:
-        each.join(100)
+        each.join(LONGEST_SECONDS)
         if each.is_alive():
             each.kill()
             each.join()
@@ -199,30 +205,49 @@ def meet_fate(options: Options, step: int) -> None:
         os._exit(DIED)
     if step == options.request_save_at:
         (options.exchange / "save").write_text(f'{{"step": {step + 2}}}')
-    if step == options.full_from:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (16 * 1024, resource.RLIM_INFINITY))
-    if step == options.full_until:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
-
-    if options.refused_from and os.environ.get("RANK", "0") == "0":
-        have_the_store_refuse(options, step)
+    if os.environ.get("RANK", "0") == "0":
+        be_slow_or_short_of_space(options, step)
     if step == options.usurped_at:
         attempts = options.folder / "checkpoints" / "local" / "attempts"
         beginning = (attempts / "attempt-0-0.json").read_bytes()
         (attempts / "attempt-7-0.json").write_bytes(beginning)
 
 
-def have_the_store_refuse(options: Options, step: int) -> None:
-    """Ask for it once a checkpoint is known to be complete; until then steps are slow.
+def be_slow_or_short_of_space(options: Options, step: int) -> None:
+    """Do what depends on what is known of saves; of rank 0, for which the others wait."""
+    if not (options.die_at or options.full_from or options.refused_from) or not has_saved(options):
+        return
+    if options.refused_from and step >= options.refused_from:
+        have_the_store_refuse(options)
+    if options.full_from and step >= options.full_from:
+        fill_the_volume(options)
+
+
+def has_saved(options: Options) -> bool:
+    """Whether a checkpoint is known to be complete; until then the step takes longer.
 
     The checkpointer learns of it in its own next step: who waits for it within one waits for ever.
     """
+    is_known = "is complete after" in said(options)
+    if not is_known:
+        time.sleep(SLOW_SECONDS)
+    return is_known
+
+
+def have_the_store_refuse(options: Options) -> None:
     asked = options.folder / "asked"
-    if "is complete after" not in said(options):
-        time.sleep(0.2)
-    elif step >= options.refused_from and not asked.exists():
+    if not asked.exists():
         ask_of_the_store(options.folder, "refuse")
         asked.touch()
+
+
+def fill_the_volume(options: Options) -> None:
+    """Leave no room until a save is known to have failed; until then the step takes longer."""
+    is_known = "could not be saved" in said(options)
+    largest = resource.RLIM_INFINITY if is_known else 16 * 1024
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
+    if not is_known:
+        time.sleep(SLOW_SECONDS)
 
 
 def ask_of_the_store(folder: Path, what: str) -> None:

@@ -128,7 +128,7 @@ class TestSaving(FolderTest):
         self.assertEqual(kept[-1]["dataPosition"]["samples"], kept[-1]["step"] * BATCH_SIZE)
 
     def test_a_full_volume_loses_nothing_and_training_goes_on(self) -> None:
-        options = self.options("full", steps=60, width=1024, full_from=20, full_until=40)
+        options = self.options("full", steps=60, width=1024, full_from=20)
 
         self.assertEqual(run(options, 2), [0, 0])
 
@@ -140,7 +140,7 @@ class TestSaving(FolderTest):
         self.assertEqual(steps[-1], 60)
         self.assertFalse(set(steps) & set(failed))
         folders = {each.name for each in options.folder.glob("checkpoints/local/step-*")}
-        self.assertEqual(len(folders), 3, "what failed saves have left is removed")
+        self.assertEqual(len(folders), len(steps), "what failed saves have left is removed")
 
     def test_an_attempt_that_was_closed_ends_and_removes_nothing(self) -> None:
         options = self.options("closed", steps=30, usurped_at=10)
@@ -424,7 +424,7 @@ class TestGuide(FolderTest):
                 cwd=self.folder,
                 capture_output=True,
                 text=True,
-                timeout=100,
+                timeout=300,  # bounds a failure: torch alone takes a minute on busy cores
                 check=False,
             )
             self.assertEqual(completed.returncode, 0, completed.stderr)

@@ -83,9 +83,17 @@ def test_a_checkpoint_that_comes_late_is_wrong() -> None:
     assert "the checkpoint of step 3" in sentence
 
 
-def test_the_interval_is_the_longest_way_between_two_checkpoints() -> None:
-    saved = [Checkpoint(step, 1, 0, 100.0, Path()) for step in (10, 21, 31)]
-    assert timeline.interval_steps(saved, OLD) == 11
+def test_only_what_was_complete_in_time_and_of_the_same_start_counts_as_saved() -> None:
+    saved = [
+        Checkpoint(1, 1, 0, FAULT_AT - 2, Path()),
+        Checkpoint(2, 1, 0, FAULT_AT + 0.5, Path()),
+        Checkpoint(2, 1, 1, FAULT_AT + 9, Path()),
+    ]
+    assert timeline.saved_by(saved, OLD, FAULT_AT) == [1]
+
+
+def test_nobody_has_noticed_before_it_was_heard() -> None:
+    assert timeline.detected_at(Sightings(), history(), FAULT_AT, in_place=True) is None
 
 
 def test_what_kubectl_says_itself_is_no_line_of_a_log() -> None:
