@@ -21,6 +21,7 @@ _BYTES_OF_A_SERVICE = 16 << 10
 # An hour of looks is some megabytes: a person asks for that, and waits.
 _MOST_BYTES_OF_A_RANGE = 64 << 20
 ANSWER_SECONDS = 5.0
+_RANGE_SECONDS = 60.0
 
 _ARRIVALS = "envoy_http_downstream_rq_total"
 _ACTIVE = "envoy_http_downstream_rq_active"
@@ -176,7 +177,9 @@ async def read_range(
     for start, end in times.parts():
         step = f"{times.step_seconds:f}"
         data = {"query": text, "start": f"{start:f}", "end": f"{end:f}", "step": step}
-        content = await _asked(session, url, "query_range", data, _MOST_BYTES_OF_A_RANGE)
+        content = await _asked(
+            session, url, "query_range", data, _MOST_BYTES_OF_A_RANGE, seconds=_RANGE_SECONDS
+        )
         try:
             found += _HISTORY.decode(content).data.result
         except (msgspec.DecodeError, RecursionError) as error:
@@ -187,14 +190,20 @@ async def read_range(
 
 
 async def _asked(
-    session: aiohttp.ClientSession, url: str, what: str, data: Mapping[str, str], max_bytes: int
+    session: aiohttp.ClientSession,
+    url: str,
+    what: str,
+    data: Mapping[str, str],
+    max_bytes: int,
+    *,
+    seconds: float = ANSWER_SECONDS,
 ) -> bytes:
     request = session.post(
         URL(f"{url.rstrip('/')}/api/v1/{what}"),
         data=data,
         # Within a cluster both sides spend more on compression than it saves.
         headers={"Accept-Encoding": "identity"},
-        timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS),
+        timeout=aiohttp.ClientTimeout(total=seconds),
         allow_redirects=False,
     )
     try:
