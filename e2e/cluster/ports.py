@@ -7,10 +7,8 @@ import os
 import random
 import socket
 import tempfile
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
-from itertools import cycle
 from pathlib import Path
 
 _PORTS = range(10_000, 32_768)
@@ -21,7 +19,12 @@ _PARTS = 10
 
 def free_ports(count: int) -> list[int]:
     """Return so many different ports that nobody listens on."""
-    return [next(filter(_is_free, _turns(os.getpid()))) for _ in range(count)]
+    found: set[int] = set()
+    while len(found) < count:
+        port = random.choice(_part(os.getpid()))  # noqa: S311 - nothing secret
+        if _is_free(port):
+            found.add(port)
+    return list(found)
 
 
 def free_port() -> int:
@@ -29,17 +32,7 @@ def free_port() -> int:
 
 
 @cache
-def _turns(_: int) -> Iterator[int]:
-    """Return the ports of this process in some order, over and over.
-
-    Who was told one may not listen yet, so that it looks free: it has its turn again after all
-    others.
-    """
-    part = _part()
-    return cycle(random.sample(part, len(part)))
-
-
-def _part() -> range:
+def _part(_: int) -> range:
     """Return a part of the ports in which no other process looks while this one lives.
 
     To try a port is to listen on it: a server that was just told it would find it taken. Where all
