@@ -21,7 +21,6 @@ _BYTES_OF_A_SERVICE = 16 << 10
 # An hour of looks is some megabytes: a person asks for that, and waits.
 _MOST_BYTES_OF_A_RANGE = 64 << 20
 ANSWER_SECONDS = 5.0
-_RANGE_SECONDS = 60.0
 
 _ARRIVALS = "envoy_http_downstream_rq_total"
 _ACTIVE = "envoy_http_downstream_rq_active"
@@ -177,9 +176,7 @@ async def read_range(
     for start, end in times.parts():
         step = f"{times.step_seconds:f}"
         data = {"query": text, "start": f"{start:f}", "end": f"{end:f}", "step": step}
-        content = await _asked(
-            session, url, "query_range", data, _MOST_BYTES_OF_A_RANGE, seconds=_RANGE_SECONDS
-        )
+        content = await _asked(session, url, "query_range", data, _MOST_BYTES_OF_A_RANGE)
         try:
             found += _HISTORY.decode(content).data.result
         except (msgspec.DecodeError, RecursionError) as error:
@@ -190,20 +187,14 @@ async def read_range(
 
 
 async def _asked(
-    session: aiohttp.ClientSession,
-    url: str,
-    what: str,
-    data: Mapping[str, str],
-    max_bytes: int,
-    *,
-    seconds: float = ANSWER_SECONDS,
+    session: aiohttp.ClientSession, url: str, what: str, data: Mapping[str, str], max_bytes: int
 ) -> bytes:
     request = session.post(
         URL(f"{url.rstrip('/')}/api/v1/{what}"),
         data=data,
         # Within a cluster both sides spend more on compression than it saves.
         headers={"Accept-Encoding": "identity"},
-        timeout=aiohttp.ClientTimeout(total=seconds),
+        timeout=aiohttp.ClientTimeout(total=ANSWER_SECONDS),
         allow_redirects=False,
     )
     try:
