@@ -46,6 +46,8 @@ class Doors:
         (scraping, *_) = yaml.safe_load((CHART / "files/prometheus/scrape.yaml").read_text())
         del scraping["kubernetes_sd_configs"]
         scraping["job_name"] += f"-{port}"
+        # A page of many megabytes takes longer than others have, where the cores are busy.
+        scraping |= {"scrape_interval": "4s", "scrape_timeout": "4s"}
         scraping["static_configs"] = [
             {"targets": [self._telling(page).address], "labels": _told(namespace, port)}
             for namespace, page in pages.items()
