@@ -44,5 +44,6 @@ DEADLINES_SECONDS = {
     "KEDA answers": 240,  # the kubelet puts the certificates that it made into its pods within 90 s
     "an HPA acts": 120,  # it looks each 15 s; a pod of Triton has to start
     "the operator leads": 120,  # its imports are 2.6 s of CPU, half a minute on busy cores
+    "the operator ends": 60,  # up to 10 s of passes under way, and 3 s of watches
     "everything is ready": 600,  # the demo: trained, evaluated and served
 }

@@ -21,6 +21,7 @@ from e2e.cluster.bare import control_plane
 from e2e.cluster.control_plane import ControlPlane
 from e2e.cluster.layout import ClusterError
 from e2e.cluster.ports import free_port
+from e2e.deadlines import DEADLINES_SECONDS
 from e2e.waiting import wait_until
 from lepton_operator import cluster as clusters
 from lepton_operator.cluster import RESOURCES, Cluster
@@ -140,15 +141,16 @@ class Operator:
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
-    def wait(self, seconds: float) -> int:
-        return self.process.wait(seconds)
+    def wait(self) -> int:
+        """Return its exit code, once it has ended."""
+        return self.process.wait(DEADLINES_SECONDS["the operator ends"])
 
     def end(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGCONT)
             self.process.terminate()
             try:
-                self.process.wait(15)
+                self.wait()
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait()

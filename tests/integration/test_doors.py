@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from envoy.service.discovery.v3.ads_pb2_grpc import AggregatedDiscoveryServiceSt
 from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 
 from e2e.cluster.ports import free_port
+from e2e.deadlines import DEADLINES_SECONDS
 from e2e.waiting import wait_until
 from lepton_operator.door.resources import Kind
 from tests.discovery.rig import operator_of
@@ -19,6 +21,7 @@ from tests.door.authority import Authority
 from tests.integration.conftest import Namespace, Operators
 
 Versions = Mapping[str, str]
+ANSWER_SECONDS = DEADLINES_SECONDS["a server answers"]
 
 
 @pytest.fixture
@@ -30,7 +33,7 @@ def authority(tmp_path: Path, namespace: Namespace) -> Authority:
 
 
 async def listeners(
-    port: int, authority: Authority, had: Versions | None = None, seconds: float = 5
+    port: int, authority: Authority, had: Versions | None = None, seconds: float = ANSWER_SECONDS
 ) -> Versions:
     """Return what a door is told of listeners first; nothing if nobody says anything."""
     files = (authority.folder / name for name in ("ca.crt", "tls.key", "tls.crt"))
@@ -54,6 +57,17 @@ async def listeners(
     return {}
 
 
+async def known_listeners(port: int, authority: Authority) -> Versions:
+    """Return what a door is told of listeners that comes when there are some.
+
+    Who comes before the operator has taken in its own write is told that there is nothing.
+    """
+    async with asyncio.timeout(ANSWER_SECONDS):
+        while not (told := await listeners(port, authority)):  # noqa: ASYNC110 - a process knows
+            await asyncio.sleep(0.1)
+    return told
+
+
 async def test_only_the_leader_serves_doors_and_the_next_one_tells_them_nothing_new(
     namespace: Namespace, operators: Operators, authority: Authority, tmp_path: Path
 ) -> None:
@@ -70,14 +84,15 @@ async def test_only_the_leader_serves_doors_and_the_next_one_tells_them_nothing_
     service = wait_until(lambda: namespace.get("Service", "digits"), bool, "an object is seen")
     assert service
     (target,) = {each["targetPort"] for each in service["spec"]["ports"]}
-    told = await listeners(first_port, authority)
+    first.wait_until_it_says("Doors are served")
+    told = await known_listeners(first_port, authority)
     assert list(told) == [f"digits:{target}"]
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await listeners(second_port, authority)
     assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
 
     first.signal(signal.SIGTERM)
-    assert first.wait(20) == 0
+    assert first.wait() == 0
     second.wait_until_it_says("Doors are served")
     assert await listeners(second_port, authority) == told
     assert await listeners(second_port, authority, had=told, seconds=1) == {}

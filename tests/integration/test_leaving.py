@@ -18,6 +18,8 @@ from tests.integration.wire import Wire
 
 PODS = ("digits-train-1-0", "digits-train-1-1")
 SEEN = "an object is seen"
+# Pods are waited for during their grace period: longer than another operator may take to start.
+GRACE_SECONDS = 600
 SAVED = a_record(
     "Failed", reason="Saved", message="Saved at step 120 and left.", step=120, furthest=120
 )
@@ -54,7 +56,7 @@ def test_a_suspended_job_is_asked_to_save_and_goes_on_in_another_attempt(
     namespace: Namespace, operators: Operators
 ) -> None:
     first, kubelet = operators.start(), Kubelet(namespace)
-    namespace.train(numNodes=2)
+    namespace.train(numNodes=2, terminationGracePeriodSeconds=GRACE_SECONDS)
     for rank, pod in enumerate(PODS):
         kubelet.run(pod, f"10.0.0.{rank + 1}")
     namespace.wait_for_reason("TrainingJob", "digits", "Running")
@@ -92,7 +94,7 @@ def test_a_pod_that_is_drained_is_waited_for_until_its_gang_has_saved(
 ) -> None:
     operators.start()
     kubelet = Kubelet(namespace)
-    namespace.train(numNodes=2)
+    namespace.train(numNodes=2, terminationGracePeriodSeconds=GRACE_SECONDS)
     for rank, pod in enumerate(PODS):
         kubelet.run(pod, f"10.0.0.{rank + 1}")
         binding = {"metadata": {"name": pod}, "target": {"kind": "Node", "name": "a-node"}}

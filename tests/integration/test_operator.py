@@ -5,16 +5,26 @@ from __future__ import annotations
 import signal
 import time
 import urllib.request
+from collections.abc import Mapping
+from functools import partial
+from itertools import count, islice
 from typing import Any
 
 from e2e.cluster.control_plane import ControlPlane
+from e2e.deadlines import DEADLINES_SECONDS
 from e2e.waiting import wait_until
-from tests.integration.conftest import PATIENT_LEASE, Namespace, Operator, Operators
+from tests.integration.conftest import Names, Namespace, Operator, Operators
+
+# It is held by a process that is stopped for as long as an API server may take to start.
+LONG_LEASE = {"leaseSeconds": 400, "renewDeadlineSeconds": 300, "retrySeconds": 1}
+SETTLED = 'controller_runtime_reconcile_total{controller="trainingjob",result="success"}'
+RETRIES = 'workqueue_retries_total{name="lepton-operator"}'
 
 
 def scraped(operator: Operator) -> dict[str, float]:
     """Return the operator's metrics."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{operator.port}/metrics", timeout=5) as answer:
+    url = f"http://127.0.0.1:{operator.port}/metrics"
+    with urllib.request.urlopen(url, timeout=DEADLINES_SECONDS["a server answers"]) as answer:
         lines = answer.read().decode().splitlines()
     pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     return {name: float(value) for name, value in pairs}
@@ -22,11 +32,25 @@ def scraped(operator: Operator) -> dict[str, float]:
 
 def writes(operator: Operator) -> float:
     """Return how often it wrote, but for the Lease's renewals (PUT)."""
+    return written(scraped(operator))
+
+
+def written(metrics: Mapping[str, float]) -> float:
     return sum(
         value
-        for name, value in scraped(operator).items()
+        for name, value in metrics.items()
         if name.startswith("rest_client_requests_total") and "GET" not in name and "PUT" not in name
     )
+
+
+def writes_at_rest(operator: Operator) -> float:
+    """Return how often it wrote once no pass is under way: Events come after the status."""
+    return written(wait_until(partial(scraped, operator), is_at_rest, "a condition shows"))
+
+
+def is_at_rest(metrics: Mapping[str, float]) -> bool:
+    busy = ("workqueue_depth", "controller_runtime_active_workers")
+    return not any(value for name, value in metrics.items() if name.startswith(busy))
 
 
 def test_a_manifest_becomes_pods_a_status_and_events(
@@ -51,13 +75,14 @@ def test_at_rest_nothing_is_written_and_nothing_is_said(
     namespace.train(numNodes=2)
     namespace.wait_for_reason("TrainingJob", "digits", "Scheduling")
     time.sleep(1)
-    written, said = writes(first), first.log.read_text()
+    before, said = writes_at_rest(first), first.log.read_text()
     time.sleep(4)
-    assert writes(first) == written
+    assert writes(first) == before
     assert first.log.read_text() == said
     first.end()
     # Whoever comes next finds nothing to do either.
     second = operators.start("second")
+    wait_until(partial(scraped, second), lambda told: told.get(SETTLED), "a condition shows")
     time.sleep(3)
     assert writes(second) <= 1  # the claim to the Lease, if it had to be made anew
 
@@ -67,19 +92,23 @@ def test_others_may_touch_objects_while_the_operator_writes(
 ) -> None:
     operators.start()
     namespace.train(numNodes=1)
-    deadline = time.monotonic() + 5
-    number = 0
-    while time.monotonic() < deadline:
-        number += 1
-        label = {"metadata": {"labels": {"touched": str(number)}}}
-        namespace.api.patch(namespace.path("TrainingJob", "digits"), label)
-        if number == 20:
-            namespace.delete("Pod", "digits-train-1-0")
-    namespace.wait_for_pods("digits-train-2-0")
-    job = namespace.get("TrainingJob", "digits")
-    assert job
-    assert job["metadata"]["labels"] == {"touched": str(number)}
-    assert len(job["status"]["attempts"]) == 2
+    numbers = count(1)
+
+    def touch() -> Names:
+        for number in islice(numbers, 20):
+            label = {"metadata": {"labels": {"touched": str(number)}}}
+            namespace.api.patch(namespace.path("TrainingJob", "digits"), label)
+        return namespace.pods()
+
+    wait_until(touch, lambda found: found == ["digits-train-1-0"], "an object is seen")
+    namespace.delete("Pod", "digits-train-1-0")
+    wait_until(touch, lambda found: found == ["digits-train-2-0"], "an attempt is closed")
+    job = wait_until(
+        lambda: namespace.get("TrainingJob", "digits") or {},
+        lambda found: len(found["status"]["attempts"]) == 2,
+        "a condition shows",
+    )
+    assert job["metadata"]["labels"] == {"touched": str(next(numbers) - 1)}
 
 
 def test_a_strangers_pod_of_that_name_is_told_and_left_alone(
@@ -102,18 +131,19 @@ def test_a_strangers_pod_of_that_name_is_told_and_left_alone(
 def test_a_job_made_anew_waits_for_the_pods_of_the_one_that_had_its_name(
     namespace: Namespace, operators: Operators
 ) -> None:
-    operators.start()
+    operator = operators.start()
     namespace.train()
     namespace.wait_for_pods("digits-train-1-0")
     namespace.delete("TrainingJob", "digits")  # nobody collects its pods on this server
     namespace.train()
     message = namespace.wait_for_reason("TrainingJob", "digits", "NameTaken")
     assert "of the TrainingJob that had this name before" in message
-    time.sleep(2)  # by now the next try is seconds away, if nothing wakes the job
+    # Each wait is twice the one before: the next try is 10 s away, if nothing wakes the job.
+    wait_until(partial(scraped, operator), lambda told: told[RETRIES] >= 12, "a condition shows")
     namespace.delete("Pod", "digits-train-1-0")
     deleted = time.monotonic()
     wait_until(namespace.pods, bool, "an object is seen")
-    assert time.monotonic() - deleted < 1
+    assert time.monotonic() - deleted < 8
 
 
 def test_a_child_that_lost_its_labels_is_told(namespace: Namespace, operators: Operators) -> None:
@@ -181,7 +211,7 @@ def test_a_pod_that_failed_and_vanished_is_judged_by_its_last_state(
 def test_what_was_deleted_while_a_watch_was_too_old_is_noticed(
     plane: ControlPlane, namespace: Namespace, operators: Operators
 ) -> None:
-    operator = operators.start(leaderElection=PATIENT_LEASE)
+    operator = operators.start(leaderElection=LONG_LEASE)
     namespace.train()
     namespace.wait_for_pods("digits-train-1-0")
     namespace.wait_for_reason("TrainingJob", "digits", "Scheduling")

@@ -70,7 +70,7 @@ def refused(plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory) -> Ma
             write(folder, f"{kind}-{number}", manifest(kind, name))
     kubectl = Kubectl(plane.kubeconfig, f"lepton-{plane.layout.name}", "default")
     with pytest.raises(KubectlError) as said:
-        kubectl.run("apply", "-f", str(folder))
+        kubectl.run("apply", "-f", str(folder), timeout_seconds=300)  # one after another
     lines = str(said.value).splitlines()
     return {
         file.stem: next(line for line in lines if str(file) in line) for file in folder.iterdir()

@@ -261,7 +261,7 @@ def mend(work: Namespace) -> None:
     }
     for (kind, name), change in changes.items():
         path = work.path(kind, name)
-        before = parts_at(work, path)
+        before = parts(wait_until(partial(work.api.get, path), bool, SEEN))
         work.api.patch(path, change)
         wait_until(partial(parts_at, work, path), before.__eq__, SEEN)
 

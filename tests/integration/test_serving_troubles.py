@@ -16,7 +16,7 @@ from e2e.waiting import wait_until
 from lepton_operator import names
 from tests.integration.conftest import DEFAULTS, Namespace, Operators
 from tests.integration.door import DOOR_ADDRESS, Door
-from tests.integration.kubelet import Kubelet
+from tests.integration.kubelet import DOOR, Kubelet
 from tests.integration.test_drains import GONE, SEEN, objects_of_doors, serve
 
 NODES = ("lost-1", "kept-1")
@@ -185,14 +185,27 @@ def test_a_node_lost_with_half_of_the_replicas_has_them_made_elsewhere_and_may_c
     door.in_flight = {f"10.0.1.{number}": 0 for number in range(6)}
     for number in (0, 2):
         kubelet.run(f"digits-serve-{number}", f"10.0.1.{number}")
+    await_word_of_pods(namespace, kubelet)
     say_ready(plane, NODES[0], "True")
     gone = wait_until(partial(deleted, namespace), lambda found: len(found) == 2, SEEN)
     assert all(names.DRAINING in each["metadata"]["annotations"] for each in gone)
     for each in gone:
         kubelet.end(each["metadata"]["name"])
-    wait_until(partial(reasons, namespace), lambda found: not found, SEEN)
-    assert status(namespace)["replicas"] == {"current": 4, "ready": 4, "updated": 4}
+    four = {"current": 4, "ready": 4, "updated": 4}
+    wait_until(
+        partial(status, namespace),
+        lambda found: found["replicas"] == four and not found.get("waiting"),
+        SEEN,
+    )
     assert not operator.says(" level=error ")
+
+
+def await_word_of_pods(namespace: Namespace, kubelet: Kubelet) -> None:
+    """Wait until the operator knows what was said of pods: another watch tells it of nodes."""
+    kubelet.lose(DOOR)
+    namespace.wait_for_reason("InferenceService", "digits", "DoorNotReady")
+    kubelet.run(DOOR, DOOR_ADDRESS)
+    namespace.wait_for_reason("InferenceService", "digits", "Serving")
 
 
 def deleted(namespace: Namespace) -> list[dict[str, Any]]:

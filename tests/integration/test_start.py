@@ -12,14 +12,16 @@ from pathlib import Path
 import pytest
 
 from e2e.cluster.control_plane import ControlPlane
+from e2e.deadlines import DEADLINES_SECONDS
 from tests.integration.conftest import IMAGES
 
 
 def start(*arguments: str) -> tuple[int, str]:
     argv = [sys.executable, "-m", "lepton_operator", "run", *arguments]
     environment = {name: os.environ[name] for name in ("PATH",)}
+    seconds = DEADLINES_SECONDS["the operator leads"]  # it takes the same imports to say why not
     ended = subprocess.run(
-        argv, env=environment, capture_output=True, text=True, check=False, timeout=60
+        argv, env=environment, capture_output=True, text=True, check=False, timeout=seconds
     )
     return ended.returncode, ended.stderr
 

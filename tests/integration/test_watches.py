@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from e2e.cluster.control_plane import ControlPlane
+from e2e.deadlines import DEADLINES_SECONDS
 from e2e.waiting import wait_until
 from tests.integration.conftest import Namespace, Operator, Operators
 
@@ -96,7 +97,8 @@ def kubeconfig(plane: ControlPlane, wire: Wire, tmp_path: Path) -> Path:
 def probe(operator: Operator, path: str) -> tuple[int, str]:
     try:
         url = f"http://127.0.0.1:{operator.port}{path}"
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        seconds = DEADLINES_SECONDS["a server answers"]
+        with urllib.request.urlopen(url, timeout=seconds) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()

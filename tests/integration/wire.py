@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import ssl
+import time
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
@@ -12,6 +13,7 @@ from urllib.parse import urlencode
 from e2e.cluster.control_plane import ControlPlane
 
 _REQUEST_SECONDS = 30.0
+_IDLE_SECONDS = 30.0  # the API server closes a connection that nobody used for 90 s
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class Wire:
         self._connection = http.client.HTTPSConnection(
             plane.place.host, plane.place.port, timeout=_REQUEST_SECONDS, context=trust
         )
+        self._used = time.monotonic()
 
     def close(self) -> None:
         self._connection.close()
@@ -72,6 +75,9 @@ class Wire:
         query |= {"dryRun": "All"} if dry_run else {}
         text = None if body is None else json.dumps(body)
         target = f"{path}?{urlencode(query)}"
+        if time.monotonic() - self._used > _IDLE_SECONDS:
+            self._connection.close()  # the next request opens it anew
+        self._used = time.monotonic()
         self._connection.request(method, target, text, {"Content-Type": media_type})
         response = self._connection.getresponse()
         return Answer(response.status, json.loads(response.read()))

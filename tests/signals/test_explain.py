@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import time
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from e2e.waiting import wait_until
 from lepton_operator.__main__ import main
 from lepton_operator.replay.recording import load
 from tests.prometheus import Prometheus, exporting, job, running
@@ -23,58 +27,58 @@ SERVICE_SECONDS = 0.1
 # Ten requests a second, and from a time on fifty; somebody added four replicas a minute later.
 STEPS_UP_AT, ANSWERED_AT, READY_AT = 150.0, 210.0, 240.0
 ASKED = ("--target-ms", "250", "--max", "20")
+ANSWERS = "a server answers"
 
 
-@dataclass
+@dataclass(frozen=True)
 class Past:
-    """A service that was, told by one target: each scrape gets the next sample, with its time."""
+    """A service that was, told in one page: all its samples, each with its time."""
 
     began: float
-    now: float = 0.0
-
-    def rate(self) -> float:
-        return 10.0 if self.now < STEPS_UP_AT else 50.0
-
-    def arrivals(self) -> float:
-        return 10 * self.now + 40 * max(0.0, self.now - STEPS_UP_AT)
 
     def doors(self) -> str:
-        """Return the next samples of two doors."""
-        self.go_on()
-        half, active = self.arrivals() / 2, self.rate() * SERVICE_SECONDS / 2
+        """Return the samples of two doors."""
+        return "".join(map(self._doors_at, times()))
+
+    def _doors_at(self, now: float) -> str:
+        rate = 10.0 if now < STEPS_UP_AT else 50.0
+        half = (10 * now + 40 * max(0.0, now - STEPS_UP_AT)) / 2
         told = {
             "envoy_http_downstream_rq_total": half,
-            "envoy_http_downstream_rq_active": active,
+            "envoy_http_downstream_rq_active": rate * SERVICE_SECONDS / 2,
             "envoy_http_downstream_rq_time_count": half,
             "envoy_http_downstream_rq_time_sum": half * SERVICE_SECONDS * 1e3,
-            "envoy_cluster_membership_healthy": 6 if self.now >= READY_AT else 2,
+            "envoy_cluster_membership_healthy": 6 if now >= READY_AT else 2,
         }
         return "".join(
-            self.line(f'{name}{{service="digits",namespace="team",pod="door-{door}"}}', value)
+            self._line(f'{name}{{service="digits",namespace="team",pod="door-{door}"}}', value, now)
             for name, value in told.items()
             for door in (0, 1)
         )
 
-    def go_on(self) -> None:
-        """Go a step further; at the end the last samples are told again."""
-        self.now = min(self.now + STEP_SECONDS, LONG_SECONDS)
-
     def operator(self) -> str:
-        """Return the next samples of the operator."""
-        self.go_on()
-        ready = 6 if self.now >= READY_AT else 2
-        wanted = 6 if self.now >= ANSWERED_AT else 2
+        """Return the samples of the operator."""
+        return "".join(map(self._operator_at, times()))
+
+    def _operator_at(self, now: float) -> str:
+        ready = 6 if now >= READY_AT else 2
+        wanted = 6 if now >= ANSWERED_AT else 2
         told = {"wanted": wanted, "ready": ready, "starting": wanted - ready}
         return "".join(
-            self.line(
+            self._line(
                 f'lepton_autoscaler_replicas{{namespace="team",service="digits",state="{state}"}}',
                 value,
+                now,
             )
             for state, value in told.items()
         )
 
-    def line(self, series: str, value: float) -> str:
-        return f"{series} {value} {(self.began + self.now) * 1e3:.0f}\n"
+    def _line(self, series: str, value: float, now: float) -> str:
+        return f"{series} {value} {(self.began + now) * 1e3:.0f}\n"
+
+
+def times() -> list[float]:
+    return [STEP_SECONDS * step for step in range(1, round(LONG_SECONDS / STEP_SECONDS) + 1)]
 
 
 @dataclass(frozen=True)
@@ -91,21 +95,22 @@ class Recorded:
 
 def recorded(folder: Path, *, with_operator: bool) -> Iterator[Recorded]:
     past = Past(round(time.time()) - LONG_SECONDS - 60)
-    pasts = [past]
     with ExitStack() as stack:
-        doors = stack.enter_context(exporting(past.doors))
+        doors = stack.enter_context(exporting(partial(str, past.doors())))
         jobs = [{**job("doors", doors.address), "honor_labels": True}]
         if with_operator:
-            pasts.append(Past(past.began))
-            operator = stack.enter_context(exporting(pasts[1].operator))
+            operator = stack.enter_context(exporting(partial(str, past.operator())))
             jobs.append(job("operator", operator.address, namespace="lepton-system"))
-        found = stack.enter_context(running(folder, jobs, "50ms"))
-        end = time.monotonic() + 120
-        while any(each.now < LONG_SECONDS for each in pasts):
-            assert time.monotonic() < end, pasts
-            time.sleep(0.2)
-        time.sleep(0.5)
+        found = stack.enter_context(running(folder, jobs))
+        wait_until(lambda: scraped(found), lambda names: len(names) == len(jobs), ANSWERS)
         yield Recorded(found, past.began)
+
+
+def scraped(found: Prometheus) -> list[str]:
+    """Return the jobs whose page was taken: Prometheus says so when it has all of it."""
+    asked = urllib.parse.urlencode({"query": "up == 1"})
+    with urllib.request.urlopen(f"{found.url}/api/v1/query?{asked}", timeout=10) as answer:
+        return [each["metric"]["job"] for each in json.load(answer)["data"]["result"]]
 
 
 @pytest.fixture(scope="module")

@@ -187,6 +187,7 @@ async def test_a_counter_that_begins_anew_counts_what_it_counted_since() -> None
         account = await it.go_steady()
         assert account.meter.totals is not None
         before = account.meter.totals.arrivals
+        await asyncio.sleep(NEXT_SECONDS)
         it.counters.arrivals = 7.0
         it.counters.at = time.time()
         account = await it.look()
