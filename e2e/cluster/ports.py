@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import random
 import socket
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -21,7 +23,7 @@ def free_ports(count: int) -> list[int]:
     """Return so many different ports that nobody listens on."""
     found: set[int] = set()
     while len(found) < count:
-        port = random.choice(_part(os.getpid()))  # noqa: S311 - nothing secret
+        port = next(_turns(os.getpid()))
         if _is_free(port):
             found.add(port)
     return list(found)
@@ -32,7 +34,13 @@ def free_port() -> int:
 
 
 @cache
-def _part(_: int) -> range:
+def _turns(_: int) -> Iterator[int]:
+    """Yield this process's ports in turn: who was given one may not listen on it yet."""
+    ports = _part()
+    return itertools.cycle(random.sample(ports, len(ports)))
+
+
+def _part() -> range:
     """Return a part of the ports in which no other process looks while this one lives.
 
     To try a port is to listen on it: a server that was just told it would find it taken. Where all
