@@ -8,10 +8,15 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-# How long an example takes says more about the machine's load than about the code.
-settings.register_profile("untimed", deadline=None)
+# How long an example takes says more about the machine's load than about the code. The same
+# examples each time: what a change broke fails with it, and not days later, by chance. Others are
+# tried with --hypothesis-profile=others.
+settings.register_profile(
+    "others", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.register_profile("untimed", settings.get_profile("others"), derandomize=True)
 settings.load_profile("untimed")
 
 GOLDEN_FOLDER = Path(__file__).parent / "golden"
