@@ -21,12 +21,8 @@ _PARTS = 10
 
 def free_ports(count: int) -> list[int]:
     """Return so many different ports that nobody listens on."""
-    found: set[int] = set()
-    while len(found) < count:
-        port = next(_turns(os.getpid()))
-        if _is_free(port):
-            found.add(port)
-    return list(found)
+    free = filter(_is_free, _in_turn(os.getpid()))
+    return list(itertools.islice(free, count))
 
 
 def free_port() -> int:
@@ -34,13 +30,17 @@ def free_port() -> int:
 
 
 @cache
-def _turns(_: int) -> Iterator[int]:
-    """Yield this process's ports in turn: who was given one may not listen on it yet."""
-    ports = _part()
+def _in_turn(process: int) -> Iterator[int]:
+    """Yield the ports of this process's part: one that was told comes again after all others.
+
+    Nobody may listen on it yet.
+    """
+    ports = _part(process)
     return itertools.cycle(random.sample(ports, len(ports)))
 
 
-def _part() -> range:
+@cache
+def _part(_: int) -> range:
     """Return a part of the ports in which no other process looks while this one lives.
 
     To try a port is to listen on it: a server that was just told it would find it taken. Where all
