@@ -11,9 +11,10 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 from images.door import certificates
 from images.door.admin import Admin, AdminError, Downstream
@@ -25,14 +26,13 @@ from images.door.settings import Settings
 ENVOY = "envoy"
 _LOOK_SECONDS = 0.25
 _CERTIFICATES_SECONDS = 1.0
-_QUIET_SECONDS = 2.0
-"""A client that has sent nothing for so long is idle: it finds its connection closed, not cut."""
 _SLICES_A_SECOND = 20
 """What kube-controller-manager writes at its defaults: each service has an EndpointSlice."""
 _SIGNALLED = 128
 """What a shell adds to the number of the signal that ended a process."""
 
 Bootstrap = Callable[[Settings, Path, str], dict[str, Any]]
+_T = TypeVar("_T")
 
 
 class Door:
@@ -133,10 +133,22 @@ class Door:
         """Let new connections go elsewhere, then the open ones end, until the deadline."""
         deadline = time.monotonic() + self._settings.drain_timeout_seconds
         _say(f"Asked to leave: open requests have {self._settings.drain_timeout_seconds:.0f} s.")
+
+        def answer(ask: Callable[[], _T]) -> _T:
+            """While Envoy is busy it serves all the same, and is asked again."""
+            while True:
+                try:
+                    return ask()
+                except AdminError:
+                    if envoy.poll() is not None or time.monotonic() >= deadline:
+                        raise
+                time.sleep(_LOOK_SECONDS)
+
         try:
-            time.sleep(min(self._unheard_seconds(admin), self._settings.drain_timeout_seconds))
-            admin.drain()
-            left = _wait_until_idle(admin, deadline)
+            unheard_seconds = answer(partial(self._unheard_seconds, admin))
+            time.sleep(max(0.0, min(unheard_seconds, deadline - time.monotonic())))
+            answer(admin.drain)
+            left = answer(partial(_wait_until_idle, admin, self._settings.quiet_seconds, deadline))
         except AdminError as error:
             if envoy.poll() is None:
                 _say(f"{error} It is ended as it is.")
@@ -151,14 +163,14 @@ class Door:
         return self._settings.endpoints_seconds + admin.listeners() / _SLICES_A_SECOND
 
 
-def _wait_until_idle(admin: Admin, deadline: float) -> Downstream:
+def _wait_until_idle(admin: Admin, quiet_seconds: float, deadline: float) -> Downstream:
     """Return what is left once no client uses the door any more, or at the deadline."""
     quiet_since = time.monotonic()
     while True:
         now, left = time.monotonic(), admin.downstream()
         if left.requests:
             quiet_since = now
-        if left.connections == 0 or now - quiet_since >= _QUIET_SECONDS or now >= deadline:
+        if left.connections == 0 or now - quiet_since >= quiet_seconds or now >= deadline:
             return left
         time.sleep(_LOOK_SECONDS)
 

@@ -55,6 +55,8 @@ class Settings:
     """So long after SIGTERM new connections may still come: kube-proxies must hear of its end.
 
     With many services their EndpointSlices take longer, which is added."""
+    quiet_seconds: float = 2.0
+    """A client that sent nothing for so long is idle: it finds its connection closed, not cut."""
     certificates: Path = CERTIFICATES
     port: int = PORT
 

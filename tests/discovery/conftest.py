@@ -13,7 +13,15 @@ import pytest
 
 from e2e.cluster.ports import free_port
 from lepton_operator.door.served import Endpoint, Served
-from tests.discovery.rig import NAMESPACE, Envoy, Operator, a_service, envoy, operator_of
+from tests.discovery.rig import (
+    LIMIT_SECONDS,
+    NAMESPACE,
+    Envoy,
+    Operator,
+    a_service,
+    envoy,
+    operator_of,
+)
 from tests.discovery.upstreams import Pod, pod
 from tests.door.authority import Authority
 
@@ -65,14 +73,14 @@ class Scene:
         """Wait until the door has its listener, and pods behind it."""
         await self.envoy.until("/listeners", f":{self.port}")
         await self.envoy.until("/clusters", "digits/grpc::127.")
-        await self._until_listening()
+        await self.until_listening(self.port)
 
-    async def _until_listening(self) -> None:
+    async def until_listening(self, port: int) -> None:
         """What is listed is bound; its threads begin to listen a moment later."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(LIMIT_SECONDS):
             while True:
                 try:
-                    _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
                 except ConnectionRefusedError:
                     await asyncio.sleep(0.01)
                 else:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from e2e.cluster.ports import free_port
+from e2e.deadlines import DEADLINES_SECONDS
 from images.door.admin import Admin, AdminError
 from images.door.bootstrap import admin_socket, bootstrap, secrets
 from images.door.settings import Settings as DoorSettings
@@ -31,18 +32,18 @@ from tests.door.authority import Authority
 NAMESPACE = "team-a"
 LIMITS = Limits(body_bytes=1 << 20, timeout_seconds=20, concurrency=64, queue=64)
 HEAP_BYTES = 448 << 20  # what the chart's memory limit leaves to Envoy
-_LIMIT_SECONDS = 20.0
+LIMIT_SECONDS = DEADLINES_SECONDS["a server answers"]
 
 
 async def until(holds: Callable[[], Any], what: str) -> Any:
     """Wait until something is true; return it."""
     try:
-        async with asyncio.timeout(_LIMIT_SECONDS):
+        async with asyncio.timeout(LIMIT_SECONDS):
             while not (found := holds()):  # noqa: ASYNC110 - it is about several processes
                 await asyncio.sleep(0.01)
             return found
     except TimeoutError:
-        raise AssertionError(f"{what}: not within {_LIMIT_SECONDS:.0f} s") from None
+        raise AssertionError(f"{what}: not within {LIMIT_SECONDS:.0f} s") from None
 
 
 @dataclass
@@ -102,7 +103,7 @@ class Envoy:
         """Wait until what Envoy tells at a path holds a text, or does so no more."""
         last = ""
         try:
-            async with asyncio.timeout(_LIMIT_SECONDS):
+            async with asyncio.timeout(LIMIT_SECONDS):
                 while True:
                     with contextlib.suppress(OSError, AdminError):
                         last = await self.ask(path)

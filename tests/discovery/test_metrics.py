@@ -63,6 +63,7 @@ async def test_each_service_has_a_target_and_each_revision_is_held_against_it(
     await scene.envoy.until("/stats?filter=total_listeners_active", "active: 2")
     await scene.envoy.until("/clusters", "strict/http::127.")
     await scene.envoy.until("/runtime", "lepton.latency_target_milliseconds.strict")
+    await scene.until_listening(strict.port)
     urls = [f"http://127.0.0.1:{port}/?sleep=1" for port in (scene.port, strict.port)]
 
     async def ask(url: str) -> None:
@@ -87,5 +88,6 @@ async def test_each_service_has_a_target_and_each_revision_is_held_against_it(
 async def test_what_no_pod_had_is_counted_under_no_revision(scene: Scene) -> None:
     scene.serve()
     await scene.envoy.until("/listeners", f":{scene.port}")
+    await scene.until_listening(scene.port)
     assert (await scene.get())[0] == 503
     assert await counted(scene, "requests") == {("digits", ""): 1}

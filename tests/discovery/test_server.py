@@ -18,7 +18,7 @@ from envoy.service.discovery.v3.discovery_pb2 import (
 from e2e.cluster.ports import free_port
 from lepton_operator.door.resources import Kind
 from lepton_operator.door.served import Endpoint
-from tests.discovery.rig import NAMESPACE, Operator, a_service
+from tests.discovery.rig import LIMIT_SECONDS, NAMESPACE, Operator, a_service
 from tests.door.authority import Authority
 
 Pair = tuple[bytes, bytes] | tuple[None, None]
@@ -51,7 +51,7 @@ async def first_answer(
             )
 
         call = AggregatedDiscoveryServiceStub(channel).DeltaAggregatedResources(
-            ask(), timeout=10, wait_for_ready=patient
+            ask(), timeout=LIMIT_SECONDS, wait_for_ready=patient
         )
         async for answer in call:
             assert isinstance(answer, DeltaDiscoveryResponse)
@@ -63,7 +63,9 @@ async def refusal(operator: Operator, authority: Authority, pair: Pair) -> grpc.
     """Open a stream and say nothing: what is sent to a stream that has ended hides its status."""
     credentials = grpc.ssl_channel_credentials(authority.pem(), *pair)
     async with grpc.aio.secure_channel(f"localhost:{operator.port}", credentials) as channel:
-        call = AggregatedDiscoveryServiceStub(channel).DeltaAggregatedResources(timeout=10)
+        call = AggregatedDiscoveryServiceStub(channel).DeltaAggregatedResources(
+            timeout=LIMIT_SECONDS
+        )
         code: grpc.StatusCode = await call.code()
         return code
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
 import grpc
@@ -21,12 +21,16 @@ _MAX_BODY_BYTES = 1 << 24
 
 @dataclass
 class Pod:
-    """Answers with its own name, once the time is over that the path or the message asks for."""
+    """Answers with its own name, once the time is over that the path or the message asks for.
+
+    `?held` and the message `held` ask for its answer when the test lets it.
+    """
 
     address: str
     revision: str
     seen: list[str] = field(default_factory=list)
     is_broken: bool = False
+    let_go: asyncio.Event = field(default_factory=asyncio.Event)
 
     def endpoint(self, *, takes_requests: bool = True) -> Endpoint:
         return Endpoint(self.address, self.revision, takes_requests)
@@ -36,12 +40,17 @@ class Pod:
         self.seen.append(request.path)
         seconds = request.query.get("sleep")
         await asyncio.sleep(float(seconds or 0))
+        if "held" in request.query:
+            await self.let_go.wait()
         status = 500 if self.is_broken else int(request.query.get("status", "200"))
         return web.Response(text=self.address, status=status)
 
     async def unary(self, message: bytes, _: object) -> bytes:
         self.seen.append(UNARY)
-        await asyncio.sleep(float(message or 0) if len(message) < 9 else 0)
+        if message == b"held":
+            await self.let_go.wait()
+        else:
+            await asyncio.sleep(float(message or 0) if len(message) < 9 else 0)
         return self.address.encode()
 
     async def stream(self, messages: AsyncIterator[bytes], _: object) -> AsyncIterator[bytes]:
@@ -53,12 +62,12 @@ class Pod:
 @asynccontextmanager
 async def pod(revision: str = "a1b2c3") -> AsyncIterator[Pod]:
     """Serve at a loopback address that nobody else has."""
-    found = Pod(f"127.{secrets.randbelow(250) + 1}.{secrets.randbelow(250)}.1", revision)
+    found = Pod("", revision)
     application = web.Application(client_max_size=_MAX_BODY_BYTES)
     application.router.add_route("*", "/{path:.*}", found.http)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
-    await web.TCPSite(runner, found.address, HTTP_PORT).start()
+    found.address = await _at_an_address_of_its_own(runner)
     server = grpc.aio.server(options=(("grpc.max_receive_message_length", _MAX_BODY_BYTES),))
     methods = {
         "ModelInfer": grpc.unary_unary_rpc_method_handler(found.unary),
@@ -70,5 +79,14 @@ async def pod(revision: str = "a1b2c3") -> AsyncIterator[Pod]:
     try:
         yield found
     finally:
+        found.let_go.set()
         await server.stop(None)
         await runner.cleanup()
+
+
+async def _at_an_address_of_its_own(runner: web.AppRunner) -> str:
+    while True:
+        address = f"127.{secrets.randbelow(250) + 1}.{secrets.randbelow(250)}.1"
+        with suppress(OSError):  # another pod is there
+            await web.TCPSite(runner, address, HTTP_PORT).start()
+            return address

@@ -19,21 +19,27 @@ from typing import Any
 import pytest
 
 from e2e.cluster.ports import free_ports
+from e2e.deadlines import DEADLINES_SECONDS
 from images.catalog import ROOT
 from images.door.settings import Settings
 from images.envoy import program
 from tests.door.authority import Authority
 
-_LIMIT_SECONDS = 20.0
+LIMIT_SECONDS = DEADLINES_SECONDS["a server answers"]
+HELD = "/held"
 
 
 class _Upstream(BaseHTTPRequestHandler):
-    """Answers `/0.5` after half a second."""
+    """Answers `/0.5` after half a second, and `/held` when the test lets it."""
 
+    server: _Server
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        time.sleep(float(self.path[1:]))
+        if self.path == HELD:
+            self.server.held.wait()
+        else:
+            time.sleep(float(self.path[1:]))
         self.send_response(200)
         self.send_header("Content-Length", "2")
         self.end_headers()
@@ -48,18 +54,35 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = False
     request_queue_size = 128
 
+    def __init__(self) -> None:
+        self.held = threading.Event()
+        super().__init__(("127.0.0.1", 0), _Upstream)
+
     def handle_error(self, request: object, client_address: object) -> None:
         """Doors that are ended close their connections as they like."""
 
 
 @pytest.fixture(scope="session")
-def upstream() -> Iterator[str]:
-    """Give the address of an HTTP server."""
-    server = _Server(("127.0.0.1", 0), _Upstream)
+def _server() -> Iterator[_Server]:
+    server = _Server()
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"127.0.0.1:{server.server_port}"
+    yield server
     server.shutdown()
     server.server_close()
+
+
+@pytest.fixture
+def upstream(_server: _Server) -> str:
+    """Give the address of an HTTP server."""
+    return f"127.0.0.1:{_server.server_port}"
+
+
+@pytest.fixture
+def held(_server: _Server) -> Iterator[threading.Event]:
+    """Give what has requests for `/held` answered; the end of the test has so too."""
+    _server.held = threading.Event()
+    yield _server.held
+    _server.held.set()
 
 
 @dataclass(frozen=True)
@@ -71,7 +94,7 @@ class Answer:
 
 def get(port: int, path: str, **headers: str) -> Answer:
     """Ask once, on a connection of its own."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_LIMIT_SECONDS)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=LIMIT_SECONDS)
     try:
         connection.request("GET", path, headers=headers)
         response = connection.getresponse()
@@ -92,7 +115,7 @@ class RunningDoor:
 
     def until(self, holds: Callable[[Answer], object], path: str = "/ready") -> Answer:
         """Return the first answer of which this is true."""
-        end = time.monotonic() + _LIMIT_SECONDS
+        end = time.monotonic() + LIMIT_SECONDS
         while True:
             try:
                 answer = self.ask(path)
@@ -104,6 +127,10 @@ class RunningDoor:
             assert time.monotonic() < end, f"{path}: {answer}; {self.log.read_text()}"
             time.sleep(0.05)
 
+    def until_told(self, path: str, holds: Callable[[Any], object]) -> None:
+        """Wait for what is told in JSON; while Envoy is busy it is a sentence in place of it."""
+        self.until(lambda answer: answer.status == 200 and holds(json.loads(answer.text)), path)
+
     def until_ready(self) -> None:
         self.until(lambda answer: answer.status == 200)
 
@@ -111,7 +138,7 @@ class RunningDoor:
         self.process.send_signal(signal.SIGTERM)
 
     def ended(self) -> int:
-        return self.process.wait(_LIMIT_SECONDS)
+        return self.process.wait(LIMIT_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -130,7 +157,8 @@ class Doors:
         given: dict[str, Any] = {
             "xds_host": "localhost",
             "xds_port": 1,
-            "drain_timeout_seconds": 15.0,
+            # Longer than anybody here waits: what ends sooner has not waited for it.
+            "drain_timeout_seconds": 2 * LIMIT_SECONDS,
             "heap_bytes": 2**28,
             "threads": 2,
             "connections": 4096,

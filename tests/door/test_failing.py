@@ -15,17 +15,17 @@ from typing import Any
 import grpc
 import pytest
 
+from e2e.waiting import wait_until
 from images.door.admin import Host, Place
 from images.door.failing import ENOUGH_ERRORS, Failing, Failure, State, judged
 from lepton_operator.cache import Cache, Key
 from lepton_operator.outliers import Outliers
-from tests.door.conftest import Doors, RunningDoor, get
+from tests.door.conftest import LIMIT_SECONDS, Doors, RunningDoor, get
 from tests.unit.runtime import objects
 
 DIGITS = "digits-0/http"
 AT = Place(DIGITS, "10.0.0.1:8000")
 NOBODY = "127.0.0.1:9"
-LIMIT_SECONDS = 20.0
 Told = dict[str, dict[str, dict[str, Any]]]
 
 
@@ -82,6 +82,19 @@ class Watch:
         found: Told = json.loads(self._response.readline())
         return found
 
+    def until(self, holds: Callable[[Told], object], meanwhile: Callable[[], object]) -> Told:
+        """Return the first line of which this is true; until it comes something is done."""
+        end = time.monotonic() + LIMIT_SECONDS
+        with ThreadPoolExecutor(1) as hearing:
+            while True:
+                line = hearing.submit(self.next)
+                while not line.done():
+                    meanwhile()
+                    time.sleep(0.02)
+                if holds(told := line.result()):
+                    return told
+                assert time.monotonic() < end, told
+
     def close(self) -> None:
         self._connection.close()
 
@@ -102,14 +115,19 @@ def test_a_pod_that_errs_is_taken_out_and_named(doors: Doors, pods: Callable[[],
     door, port = started(doors, bad.address, good.address)
     watch = Watch(door)
     assert watch.next() == {}, "what there is to tell is told at once"
-    assert ask(port, 60) == {200, 500}, "every other request is the bad one's, until it has 20"
-    found = watch.next()[DIGITS]
-    while not found[bad.address]["ejected"]:
-        found = watch.next()[DIGITS]
+    seen: set[int] = set()
+    found = watch.until(
+        lambda told: any(each["ejected"] for each in told.get(DIGITS, {}).values()),
+        lambda: seen.update(ask(port, 1)),
+    )[DIGITS]
     watch.close()
+    assert seen == {200, 500}, "every other request is the bad one's, until it has 20"
     assert set(found) == {bad.address}
     assert found[bad.address]["what"] == "answered with HTTP status 500"
-    assert ask(port, 10) == {200}, "nobody else is sent there"
+    # Each time that it is taken out it is for longer; the first may be over when it is told.
+    wait_until(
+        lambda: ask(port, 20), lambda told: told == {200}, "a server answers", "by nobody else"
+    )
 
 
 def test_the_only_pod_goes_on_getting_requests_and_is_named_until_it_answers(
@@ -121,15 +139,10 @@ def test_the_only_pod_goes_on_getting_requests_and_is_named_until_it_answers(
     watch.next()
     ask(port, 3)
     only.status = 503
-    told: list[Told] = []
-    hearing = threading.Thread(target=lambda: told.append(watch.next()))
-    hearing.start()
-    end = time.monotonic() + LIMIT_SECONDS
-    while hearing.is_alive():
-        assert time.monotonic() < end
-        assert ask(port, 1) == {503}
-        time.sleep(0.1)
-    assert told[0][DIGITS][only.address]["ejected"] is False
+    seen: set[int] = set()
+    told = watch.until(lambda told: told, lambda: seen.update(ask(port, 1)))
+    assert seen == {503}
+    assert told[DIGITS][only.address]["ejected"] is False
     only.status = 200
     assert ask(port, 1) == {200}
     assert watch.next() == {}
@@ -141,9 +154,9 @@ def test_a_pod_that_cannot_be_reached_is_named(doors: Doors, pods: Callable[[], 
     door, port = started(doors, good.address, NOBODY)
     watch = Watch(door)
     watch.next()
-    ask(port, 4 * ENOUGH_ERRORS)
-    assert watch.next()[DIGITS][NOBODY]["what"] == "refused the connection"
+    told = watch.until(lambda told: told, lambda: ask(port, 1))
     watch.close()
+    assert told[DIGITS][NOBODY]["what"] == "refused the connection"
 
 
 def test_errors_of_grpc_are_errors(doors: Doors) -> None:

@@ -9,12 +9,15 @@ import socket
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.door.conftest import Doors, RunningDoor, get
+from e2e.waiting import wait_until
+from tests.door.conftest import HELD, LIMIT_SECONDS, Doors, RunningDoor, get
 
 DRAINING = "127.0.0.9:9"
 
@@ -32,10 +35,13 @@ def service(door: RunningDoor) -> int:
     return port
 
 
-def test_in_flight_counts_the_requests_of_each_address(door: RunningDoor, upstream: str) -> None:
+def test_in_flight_counts_the_requests_of_each_address(
+    door: RunningDoor, upstream: str, held: threading.Event
+) -> None:
     with ThreadPoolExecutor(3) as clients:
-        open_requests = [clients.submit(get, service(door), "/1.5") for _ in range(3)]
-        door.until(lambda told: json.loads(told.text) == {upstream: 3, DRAINING: 0}, "/in-flight")
+        open_requests = [clients.submit(get, service(door), HELD) for _ in range(3)]
+        door.until_told("/in-flight", lambda told: told == {upstream: 3, DRAINING: 0})
+        held.set()
         assert [each.result().status for each in open_requests] == [200] * 3
     assert json.loads(door.ask("/in-flight").text) == {upstream: 0, DRAINING: 0}
 
@@ -68,7 +74,7 @@ class KeepAlive(threading.Thread):
         self.failure: Exception | None = None
 
     def run(self) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=LIMIT_SECONDS)
         closed = False
         while not closed:
             try:
@@ -83,26 +89,31 @@ class KeepAlive(threading.Thread):
             time.sleep(0.02)
 
 
-def test_nobody_is_cut_when_the_door_leaves(door: RunningDoor) -> None:
+def test_nobody_is_cut_when_the_door_leaves(
+    door: RunningDoor, upstream: str, held: threading.Event
+) -> None:
     clients = [KeepAlive(service(door)) for _ in range(8)]
     idle = socket.create_connection(("127.0.0.1", service(door)))
     with ThreadPoolExecutor(1) as pool:
-        long = pool.submit(get, service(door), "/5")
+        long = pool.submit(get, service(door), HELD)
+        door.until_told("/in-flight", lambda told: told[upstream] == 1)
         for client in clients:
             client.start()
-        time.sleep(0.5)
-        began = time.monotonic()
+        wait_until(
+            lambda: [client.answered for client in clients],
+            lambda answered: min(answered) > 5,
+            "a server answers",
+        )
         door.leave()
         door.until(lambda told: told.status == 503)
         assert get(service(door), "/0").status == 200, "new connections are still served"
         assert door.ask("/healthz").status == 200, "a door that leaves is not killed for it"
+        for client in clients:
+            client.join()
+        held.set()
         assert door.ended() == 0
         assert long.result().status == 200
-    for client in clients:
-        client.join()
     assert [client.failure for client in clients] == [None] * 8
-    assert min(client.answered for client in clients) > 5
-    assert time.monotonic() - began < 8
     assert idle.recv(1) == b"", "an idle connection is closed, not reset"
     idle.close()
     assert "1 idle connections are closed" in door.log.read_text()
@@ -112,34 +123,51 @@ def test_a_door_of_many_services_is_there_until_each_of_them_has_heard_of_its_en
     doors: Doors, upstream: str
 ) -> None:
     """kube-controller-manager tells 20 services a second: others still lead here."""
-    door = doors.start(60, {upstream: "HEALTHY"})
+    door = doors.start(100, {upstream: "HEALTHY"})
     door.until_ready()
     door.leave()
     began = time.monotonic()
-    while time.monotonic() - began < 2.5:
-        assert get(door.services["digits-59"], "/0").status == 200
+    while time.monotonic() - began < 2.5:  # of the 5 s that it takes
+        assert get(door.services["digits-99"], "/0").status == 200
         time.sleep(0.1)
     assert door.ended() == 0
-    assert time.monotonic() - began < 8
 
 
-def test_without_clients_the_door_leaves_at_once(door: RunningDoor) -> None:
-    began = time.monotonic()
+def test_without_clients_the_door_leaves_at_once(doors: Doors, upstream: str) -> None:
+    door = doors.start(1, {upstream: "HEALTHY"}, quiet_seconds=2 * LIMIT_SECONDS)
+    door.until_ready()
     door.leave()
     assert door.ended() == 0
-    assert time.monotonic() - began < 2
 
 
-def test_at_the_deadline_the_open_requests_are_counted_and_cut(doors: Doors, upstream: str) -> None:
+def test_while_envoy_is_busy_a_door_that_leaves_cuts_nobody(
+    door: RunningDoor, upstream: str, held: threading.Event
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(get, service(door), HELD)
+        door.until_told("/in-flight", lambda told: told[upstream] == 1)
+        with stopped_envoy(door):
+            door.leave()
+            for _ in range(2):  # longer than the door itself waits for one answer
+                assert door.ask("/healthz").status == 503
+        held.set()
+        assert door.ended() == 0
+        assert long.result().status == 200
+
+
+def test_at_the_deadline_the_open_requests_are_counted_and_cut(
+    doors: Doors, upstream: str, held: threading.Event
+) -> None:
     door = doors.start(1, {upstream: "HEALTHY"}, drain_timeout_seconds=1.0)
     door.until_ready()
     with ThreadPoolExecutor(1) as pool:
-        long = pool.submit(get, service(door), "/6")
-        door.until(lambda told: json.loads(told.text) == {upstream: 1}, "/in-flight")
+        long = pool.submit(get, service(door), HELD)
+        door.until_told("/in-flight", lambda told: told == {upstream: 1})
         door.leave()
         assert door.ended() == 0
         with pytest.raises((OSError, http.client.HTTPException)):
             long.result()
+    assert not held.is_set()
     assert "The time is over: 1 requests are cut." in door.log.read_text()
 
 
@@ -189,21 +217,28 @@ def test_a_door_without_an_operator_waits_and_says_so(doors: Doors) -> None:
 def test_a_door_stays_ready_while_envoy_is_busy_and_is_not_alive_for_ever(
     door: RunningDoor,
 ) -> None:
+    with stopped_envoy(door):
+        assert door.ask("/ready").status == 200
+        assert door.ask("/healthz").status == 503
+    door.until(lambda told: told.status == 200, "/healthz")
+
+
+@contextmanager
+def stopped_envoy(door: RunningDoor) -> Iterator[None]:
+    """Have Envoy answer nobody for as long as the block runs."""
     itself = str(door.process.pid)
     (envoy,) = Path(f"/proc/{itself}/task/{itself}/children").read_text().split()
     subprocess.run(("kill", "-STOP", envoy), check=True)
     try:
-        assert door.ask("/ready").status == 200
-        assert door.ask("/healthz").status == 503
+        yield
     finally:
         subprocess.run(("kill", "-CONT", envoy), check=True)
-    assert door.ask("/healthz").status == 200
 
 
 def test_a_slow_client_keeps_nobody_waiting(door: RunningDoor) -> None:
     silent = [socket.create_connection(("127.0.0.1", door.port)) for _ in range(50)]
     began = time.monotonic()
     assert door.ask("/ready").status == 200
-    assert time.monotonic() - began < 1
+    assert time.monotonic() - began < 10, "so long a client may be silent"
     for each in silent:
         each.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections import Counter
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from images.door.stats import LATENCY_BUCKETS_MILLISECONDS
 from tests.door.conftest import Doors, RunningDoor, get
 from tests.door.services import REVISIONS
 
@@ -98,11 +100,15 @@ def test_what_comes_in_what_is_under_way_and_what_is_refused_is_counted(door: Ru
 def test_answers_are_as_fresh_as_the_scrape_and_latencies_some_seconds_old(
     door: RunningDoor,
 ) -> None:
+    began = time.monotonic()
     get(door.services["digits-2"], "/0.06")
+    most_milliseconds = (time.monotonic() - began) * 1000
     answers = "envoy_http_downstream_rq_xx"
     assert valued(door, answers, service="digits-2", **{"class": "2"}) == 1
     bucket = "envoy_http_downstream_rq_time_bucket"
-    door.until(lambda told: f'{bucket}{{service="digits-2",le="250"}} 1' in told.text, "/metrics")
+    above = next(each for each in LATENCY_BUCKETS_MILLISECONDS if each > most_milliseconds)
+    line = f'{bucket}{{service="digits-2",le="{above}"}} 1'
+    door.until(lambda told: line in told.text, "/metrics")
     assert valued(door, bucket, service="digits-2", le="50") == 0
 
 
@@ -111,16 +117,18 @@ def valued(door: RunningDoor, series: str, **labels: str) -> float:
     return found
 
 
-def test_a_thousand_services_are_scraped_in_half_a_second(doors: Doors, upstream: str) -> None:
+def test_a_thousand_services_are_scraped_for_half_a_second_of_cpu(
+    doors: Doors, upstream: str
+) -> None:
     door = doors.start(1000, {upstream: "HEALTHY"})
     door.until_ready()
     itself = str(door.process.pid)
     (envoy,) = Path(f"/proc/{itself}/task/{itself}/children").read_text().split()
     before, taken = resident_bytes(itself), []
     for _ in range(3):
-        began = time.monotonic()
+        began = cpu_seconds(itself) + cpu_seconds(envoy)
         answer = door.ask("/metrics")
-        taken.append(time.monotonic() - began)
+        taken.append(cpu_seconds(itself) + cpu_seconds(envoy) - began)
     assert answer.status == 200
     assert min(taken) < 0.5
     series = Counter(labels.get("service") for _, labels, _ in series_of(answer.text))
@@ -131,6 +139,11 @@ def test_a_thousand_services_are_scraped_in_half_a_second(doors: Doors, upstream
     print(f"scrape {min(taken):.3f} s, {len(answer.text)} bytes, Envoy {memory}, PID 1 +{grown}")
     assert memory < 220 * 10**6
     assert grown < 10 * 10**6
+
+
+def cpu_seconds(pid: str) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def resident_bytes(pid: str) -> int:

@@ -38,6 +38,7 @@ _HTTP = "/http"
 class Door:
     """What the doors of a namespace were told; all of them the same."""
 
+    listener_seconds: float
     looked_at: Callable[[], None] = lambda: None
     listeners: dict[str, float] = field(default_factory=dict)  # since when, by `service:port`
     removed: set[str] = field(default_factory=set)  # services of which a cluster was withdrawn
@@ -68,7 +69,7 @@ class Door:
         return [
             int(name.rpartition(":")[2])
             for name, since in self.listeners.items()
-            if now - since >= LISTENER_SECONDS
+            if now - since >= self.listener_seconds
         ]
 
     def take(self, kind: Kind, name: str, body: bytes) -> None:
@@ -120,6 +121,7 @@ class Doors:
     """Plays the doors of all namespaces; `certificates` are what the operator shows them."""
 
     def __init__(self, folder: Path, xds_port: int) -> None:
+        self.listener_seconds = LISTENER_SECONDS
         self._xds_port = xds_port
         self._authority = Authority(folder / "door")
         self.certificates = folder / "xds"
@@ -149,7 +151,7 @@ class Doors:
     @asynccontextmanager
     async def of(self, namespace: str, world: World) -> AsyncIterator[Door]:
         """Play the doors of a namespace; they come and go with their pods in this world."""
-        door, credentials = Door(), self._credentials(namespace)
+        door, credentials = Door(self.listener_seconds), self._credentials(namespace)
         async with asyncio.TaskGroup() as group:
             following = group.create_task(self._follow(world, door, credentials))
             try:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from tests.resilience import snapshot
 from tests.resilience.api import own_path
+from tests.resilience.doors import LISTENER_SECONDS
 from tests.resilience.experiment import Experiment, Sent
 from tests.resilience.faults import Fault
 from tests.resilience.plane import Plane
@@ -24,7 +25,8 @@ from tests.resilience.stage import Stage, TooLongError
 from tests.resilience.writes import Target, Write
 
 QUIET_SECONDS = 1.0
-DEADLINE_SECONDS = 60.0
+DEADLINE_SECONDS = 120.0
+"""It bounds a failure, not a speed: alone no scenario takes longer than some seconds."""
 _POLL_SECONDS = 0.05
 _LOG_LINES = 60
 
@@ -91,26 +93,23 @@ class _Trial:
 class Harness:
     """One operator that is killed again and again; each run has a namespace of its own."""
 
-    def __init__(
-        self,
-        plane: Plane,
-        operator: Operator,
-        proxy: FaultProxy,
-        deadline_seconds: float = DEADLINE_SECONDS,
-    ) -> None:
+    def __init__(self, plane: Plane, operator: Operator, proxy: FaultProxy) -> None:
         self._plane = plane
-        self._deadline_seconds = deadline_seconds
         self._operator = operator
         self._proxy = proxy
 
     @asynccontextmanager
-    async def replaced(self, module: str, deadline_seconds: float) -> AsyncIterator[Harness]:
-        """Let an operator of another module take the place of this one for a while."""
+    async def replaced(
+        self, module: str, listener_seconds: float = LISTENER_SECONDS
+    ) -> AsyncIterator[Harness]:
+        """Let an operator of another module, and doors like these, take the place of ours."""
         self._operator.kill()
+        self._plane.doors.listener_seconds = listener_seconds
         try:
             async with self._plane.operator(module) as (operator, proxy):
-                yield Harness(self._plane, operator, proxy, deadline_seconds)
+                yield Harness(self._plane, operator, proxy)
         finally:
+            self._plane.doors.listener_seconds = LISTENER_SECONDS
             await self._operator.start()
 
     async def learn(self, scenario: Scenario) -> Reference:
@@ -128,21 +127,27 @@ class Harness:
             raise AssertionError(f"{scenario} differs without any fault:\n{text}\n{second.log}")
         return reference
 
-    async def run(self, scenario: Scenario, fault: Fault | None = None) -> Observation:
+    async def run(
+        self,
+        scenario: Scenario,
+        fault: Fault | None = None,
+        deadline_seconds: float = DEADLINE_SECONDS,
+    ) -> Observation:
         """Run a scenario in a new namespace, with this fault in its way."""
         began = time.monotonic()
         async with self._namespace(scenario) as namespace:
             world = self._plane.history.world(namespace)
             async with self._plane.doors.of(namespace, world) as door:
-                trial = self._begin(namespace, fault, Promises(world, door, scenario.needed))
+                promises = Promises(world, door, scenario.needed)
+                trial = self._begin(namespace, fault, promises, deadline_seconds)
                 stuck = await self._play(scenario, trial)
                 return await self._observe(trial, stuck, began)
 
-    def _begin(self, namespace: str, fault: Fault | None, promises: Promises) -> _Trial:
+    def _begin(
+        self, namespace: str, fault: Fault | None, promises: Promises, deadline_seconds: float
+    ) -> _Trial:
         experiment = Experiment(namespace, fault, self._operator.kill_and_restart)
-        stage = Stage(
-            self._plane.api, promises.world, namespace, self._deadline_seconds, self._operator
-        )
+        stage = Stage(self._plane.api, promises.world, namespace, deadline_seconds, self._operator)
         self._proxy.experiment = experiment
         promises.begin()
         return _Trial(experiment, stage, self._operator.log_from_now(), promises)
@@ -164,6 +169,8 @@ class Harness:
         if scenario.prepare is not None:
             await scenario.prepare(stage)
             await self._quiet(trial)
+            # The operator has told all of it; a door may still have to hear it.
+            await stage.until(lambda _: trial.promises.are_met())
         trial.experiment.arm()
         trial.promises.arm()
         stage.world.events.clear()
@@ -193,17 +200,24 @@ class Harness:
         )
 
     async def _quiet(self, trial: _Trial) -> None:
-        """Wait until nothing has been written for a while, by an operator that has seen it all."""
+        """Wait until nothing has been written for a while, by an operator that has seen it all.
+
+        On a busy machine one that is about to write may be silent for longer: it has to be idle.
+        """
         stage = trial.stage
         deadline = time.monotonic() + stage.deadline_seconds
         while time.monotonic() < deadline:
             await self._operator.restarted()
-            written, seen = trial.experiment.last_write, stage.world.last_event
-            newest = max(written, seen, self._operator.ready_at)
-            if time.monotonic() - newest > QUIET_SECONDS:
+            newest = self._newest(trial)
+            quiet = time.monotonic() - newest > QUIET_SECONDS
+            if quiet and await self._operator.is_idle() and self._newest(trial) == newest:
                 return
             await asyncio.sleep(_POLL_SECONDS)
         raise TooLongError(f"{stage.namespace} was never quiet for {QUIET_SECONDS} s")
+
+    def _newest(self, trial: _Trial) -> float:
+        written, seen = trial.experiment.last_write, trial.stage.world.last_event
+        return max(written, seen, self._operator.ready_at)
 
     @asynccontextmanager
     async def _namespace(self, scenario: Scenario) -> AsyncIterator[str]:

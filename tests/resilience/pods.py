@@ -15,6 +15,9 @@ from typing import Any
 RECORDED = Path(__file__).parent / "recorded"
 ENDING = "resilience.test/ending"
 SERVING_START_MILLISECONDS = 200
+LATE_START_MILLISECONDS = 5000
+LATE_CPUS = "7"
+"""A serving pod with this limit starts late: so late that no operator is slower."""
 
 _ROLE = "lepton.ai/role"
 _NOW = "{{ Now }}"
@@ -53,7 +56,7 @@ def endings() -> list[Ending]:
 
 def write_stages(path: Path) -> None:
     """Write kwok's configuration: pods start, end as they are told to, and go when deleted."""
-    stages = [*_starts(), _serving_ready(), *map(_end, endings()), *_removals()]
+    stages = [*_starts(), *_serving_ready(), *map(_end, endings()), *_removals()]
     path.write_text("\n---\n".join(json.dumps(each, indent=1) for each in stages))
 
 
@@ -64,14 +67,18 @@ def _starts() -> Iterator[dict[str, Any]]:
         yield _stage(f"start-{role}", [_has_role(role), _ALIVE, _without(".status.podIP")], status)
 
 
-def _serving_ready() -> dict[str, Any]:
+def _serving_ready() -> Iterator[dict[str, Any]]:
     status = _status("serve", "Running", {"running": {"startedAt": _NOW}}, ready=True)
     starting = '.status.conditions.[] | select(.type == "Ready") | .status'
     selector = [
         *(_has_role("serve"), _ALIVE, _without(f'.metadata.annotations["{ENDING}"]')),
         *(_in(".status.phase", "Running"), _in(starting, "False")),
     ]
-    return _stage("serve-ready", selector, status, milliseconds=SERVING_START_MILLISECONDS)
+    cpus = ".spec.containers.[].resources.limits.cpu"
+    usual = {"key": cpus, "operator": "NotIn", "values": [LATE_CPUS]}
+    yield _stage("serve-ready", [*selector, usual], status, SERVING_START_MILLISECONDS)
+    late = _in(cpus, LATE_CPUS)
+    yield _stage("serve-ready-late", [*selector, late], status, LATE_START_MILLISECONDS)
 
 
 def _end(ending: Ending) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import select
 import signal
 import sys
@@ -25,6 +26,7 @@ _END_SECONDS = 10.0
 _POLL_SECONDS = 0.02
 _OK = 200
 _LEADING = 'leader_election_master_status{name="lepton-operator"} 1.0'
+_WORK = re.compile(r"^workqueue_(?:depth|unfinished_work_seconds)\{.*\} (.+)$", re.MULTILINE)
 
 # A restarted container keeps its pod's UID, so the Lease is still its own (ADR: the identity).
 _POD_UID = "11111111-2222-3333-4444-555555555555"
@@ -81,6 +83,10 @@ class Operator:
             self._door.slam()
 
     @property
+    def _url(self) -> str:
+        return f"http://127.0.0.1:{self._setup.http_port}"
+
+    @property
     def runs(self) -> bool:
         return self._pid is not None
 
@@ -94,6 +100,19 @@ class Operator:
         if self._restarting is not None:
             await self._restarting
             self._restarting = None
+
+    async def is_idle(self) -> bool:
+        """Whether it has nothing to do; what it was told before it is asked is in its queue."""
+        if not self.runs:
+            return True
+        try:
+            async with (
+                aiohttp.ClientSession() as session,
+                session.get(f"{self._url}/metrics") as metrics,
+            ):
+                return not any(map(float, _WORK.findall(await metrics.text())))
+        except aiohttp.ClientError:
+            return False
 
     def log_from_now(self) -> Log:
         """Return what is logged from now on, over all starts."""
@@ -115,9 +134,8 @@ class Operator:
 
     async def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + _READY_SECONDS
-        url = f"http://127.0.0.1:{self._setup.http_port}"
         async with aiohttp.ClientSession() as session:
-            while not await _leads(session, url):
+            while not await _leads(session, self._url):
                 if time.monotonic() > deadline:
                     tail = Log(self, self.starts, 0).last_lines(30)
                     raise TimeoutError(f"No operator was ready after {_READY_SECONDS} s:\n{tail}")

@@ -36,6 +36,10 @@ class Promises:
         self.door.looked_at = self._look_at_rotation
         self.world.followers.append(self._receive)
 
+    def are_met(self) -> bool:
+        """Whether as many pods are in rotation as are needed."""
+        return len(self._rotation) >= self.needed
+
     def arm(self) -> None:
         self.armed = True
         self._look_at_rotation()
@@ -73,6 +77,7 @@ class Promises:
         found = {address: uid for address, uid in ready.items() if address in reached}
         self._lost |= {uid for address, uid in self._rotation.items() if address not in reached}
         self._rotation = found
+        self.world.changed.set()
         if self.armed:
             self._fewest = len(found) if self._fewest is None else min(len(found), self._fewest)
 

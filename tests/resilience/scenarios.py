@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tests.resilience.history import Body, World
-from tests.resilience.pods import RECORDED
+from tests.resilience.pods import LATE_CPUS, RECORDED
 from tests.resilience.stage import Stage
 
 Act = Callable[[Stage], Awaitable[None]]
@@ -278,6 +278,21 @@ def _has_restarted(world: World) -> bool:
     return _RESTARTED.items() <= asked.items() and _serves(world, 1)
 
 
+# --- all pods are replaced by others that start late
+
+
+_LATE = {"limits": {"cpu": LATE_CPUS}}
+
+
+async def _replace_by_late_ones(stage: Stage) -> None:
+    await stage.change("InferenceService", "seeds", {"resources": _LATE})
+
+
+def _has_late_ones(world: World) -> bool:
+    service = world.get("inferenceservices", "seeds") or {}
+    return bool(service.get("spec", {}).get("resources") == _LATE) and _serves(world, 1)
+
+
 # --- both versions are there, and a service of two replicas that serves the first
 
 
@@ -415,6 +430,7 @@ NEW_VERSION = Scenario(
     needed=2,
 )
 RESTARTED = replace(NEW_VERSION, name="restarted", act=_restart, done=_has_restarted)
+LATE = replace(NEW_VERSION, name="late", act=_replace_by_late_ones, done=_has_late_ones)
 SCALE_DOWN = Scenario(
     "scale_down",
     _shrink,

@@ -1,6 +1,6 @@
 """An operator with a bug: it serves doors before it knows anything, and what it lacks they lose.
 
-Undisturbed it works. One that was started again takes every service from the doors for a second.
+Undisturbed it works. One that was started again takes every service from the doors for a while.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from lepton_operator.door.catalogue import Shelf
 from lepton_operator.door.feed import Feed
 from lepton_operator.door.resources import Kind
 
-_LATE_SECONDS = 1.0
+_LATE_SECONDS = 5.0
+"""Within which its doors are back, however busy the machine is."""
 
 
 def main(arguments: Sequence[str]) -> int:
