@@ -25,14 +25,14 @@ from tests.unit.runtime import objects
 
 DIGITS = "digits-0/http"
 AT = Place(DIGITS, "10.0.0.1:8000")
-NOBODY = "127.0.0.1:9"
+NOBODY = "127.0.0.9:9"
 Told = dict[str, dict[str, dict[str, Any]]]
 
 
 class Pod:
-    """An HTTP server that answers with the status that it is told to."""
+    """An HTTP server that answers with the status that it is told to; no HTTP/2, so no gRPC."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str) -> None:
         self.status = 200
         pod = self
 
@@ -47,9 +47,9 @@ class Pod:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer((address, 0), Handler)
         self._server.daemon_threads = True
-        self.address = f"127.0.0.1:{self._server.server_port}"
+        self.address = f"{address}:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def end(self) -> None:
@@ -62,7 +62,7 @@ def pods() -> Iterator[Callable[[], Pod]]:
     made: list[Pod] = []
 
     def make() -> Pod:
-        made.append(Pod())
+        made.append(Pod(f"127.0.1.{len(made)}"))
         return made[-1]
 
     yield make
@@ -183,6 +183,23 @@ def test_errors_of_grpc_are_errors(doors: Doors) -> None:
     watch.close()
     server.stop(0)
     assert told["what"] == "answered with gRPC status 13"
+
+
+def test_a_pod_that_answers_over_the_other_protocol_fails_no_longer(
+    doors: Doors, pods: Callable[[], Pod]
+) -> None:
+    door, port = started(doors, pods().address)
+    watch = Watch(door)
+    watch.next()
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        for _ in range(ENOUGH_ERRORS):
+            with pytest.raises(grpc.RpcError):
+                call(b"", wait_for_ready=True, timeout=LIMIT_SECONDS)
+    assert set(watch.next()) == {"digits-0/grpc"}
+    assert ask(port, 1) == {200}
+    assert watch.next() == {}
+    watch.close()
 
 
 async def test_the_operator_hears_it(doors: Doors, pods: Callable[[], Pod]) -> None:
