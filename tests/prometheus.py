@@ -22,7 +22,8 @@ from e2e.cluster.ports import free_port
 from lepton_operator.signals import prometheus
 from lepton_operator.signals.counts import Counts, Service
 
-LIMIT_SECONDS = 30.0
+LIMIT_SECONDS = 90.0
+"""On idle cores all take some seconds; a page of 33 MB took 21 on those that 30 wanted."""
 Job = Mapping[str, Any]
 
 
