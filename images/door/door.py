@@ -133,22 +133,12 @@ class Door:
         """Let new connections go elsewhere, then the open ones end, until the deadline."""
         deadline = time.monotonic() + self._settings.drain_timeout_seconds
         _say(f"Asked to leave: open requests have {self._settings.drain_timeout_seconds:.0f} s.")
-
-        def answer(ask: Callable[[], _T]) -> _T:
-            """While Envoy is busy it serves all the same, and is asked again."""
-            while True:
-                try:
-                    return ask()
-                except AdminError:
-                    if envoy.poll() is not None or time.monotonic() >= deadline:
-                        raise
-                time.sleep(_LOOK_SECONDS)
-
         try:
-            unheard_seconds = answer(partial(self._unheard_seconds, admin))
+            unheard_seconds = _answer(partial(self._unheard_seconds, admin), envoy, deadline)
             time.sleep(max(0.0, min(unheard_seconds, deadline - time.monotonic())))
-            answer(admin.drain)
-            left = answer(partial(_wait_until_idle, admin, self._settings.quiet_seconds, deadline))
+            _answer(admin.drain, envoy, deadline)
+            idle = partial(_wait_until_idle, admin, self._settings.quiet_seconds, deadline)
+            left = _answer(idle, envoy, deadline)
         except AdminError as error:
             if envoy.poll() is None:
                 _say(f"{error} It is ended as it is.")
@@ -161,6 +151,17 @@ class Door:
     def _unheard_seconds(self, admin: Admin) -> float:
         """Return how long new connections still come, since not all have heard that this ends."""
         return self._settings.endpoints_seconds + admin.listeners() / _SLICES_A_SECOND
+
+
+def _answer(ask: Callable[[], _T], envoy: subprocess.Popen[str], deadline: float) -> _T:
+    """Ask Envoy again while it is too busy to answer: it serves all the same."""
+    while True:
+        try:
+            return ask()
+        except AdminError:
+            if envoy.poll() is not None or time.monotonic() >= deadline:
+                raise
+        time.sleep(_LOOK_SECONDS)
 
 
 def _wait_until_idle(admin: Admin, quiet_seconds: float, deadline: float) -> Downstream:
