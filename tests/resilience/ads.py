@@ -42,7 +42,8 @@ class Subscriber:
     async def run(self) -> None:
         """Stay subscribed, for ever."""
         while True:
-            with suppress(grpc.aio.AioRpcError):
+            # The second is raised by a write to a stream that ended since it was read from.
+            with suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 await self._subscribe()
             await asyncio.sleep(_RETRY_SECONDS)
 
