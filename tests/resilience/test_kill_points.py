@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 import pytest
 
 from tests.resilience.faults import Kill
@@ -21,12 +19,12 @@ from tests.resilience.scenarios import (
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-POINTS_A_DAY = 2
+A_FEW = 2
 MAX_ABSENT_SHARE = 0.1
 
 
 # The others go the way of one of these.
-DAILY = (
+SPOT_CHECKED = (
     TRAIN_EVALUATE_SERVE,
     GANG_POD_LOST,
     SUSPEND_RESUME,
@@ -42,12 +40,12 @@ async def test_a_gang_restarts_though_the_operator_dies_at_any_write(
     assert not differing, differing
 
 
-@pytest.mark.parametrize("scenario", DAILY, ids=str)
-async def test_the_kill_points_of_today_make_no_difference(
+@pytest.mark.parametrize("scenario", SPOT_CHECKED, ids=str)
+async def test_a_few_kill_points_make_no_difference(
     scenario: Scenario, laboratory: Laboratory
 ) -> None:
     points = await laboratory.kill_points(scenario)
-    differing = await laboratory.differing(scenario, of_today(points))
+    differing = await laboratory.differing(scenario, a_few(points))
     assert not differing, differing
 
 
@@ -61,8 +59,6 @@ async def test_no_kill_point_makes_a_difference(scenario: Scenario, laboratory: 
     assert len(absent) <= MAX_ABSENT_SHARE * len(points), absent
 
 
-def of_today(points: list[Kill]) -> list[Kill]:
-    """Return the points whose turn it is: after some days each has had its own."""
-    first = datetime.now(UTC).toordinal() * POINTS_A_DAY
-    chosen = {(first + offset) % len(points) for offset in range(POINTS_A_DAY)}
-    return [points[index] for index in sorted(chosen)]
+def a_few(points: list[Kill]) -> list[Kill]:
+    """Return some that lie apart, the same each time: a change is judged, not the day."""
+    return [points[len(points) * (2 * index + 1) // (2 * A_FEW)] for index in range(A_FEW)]
