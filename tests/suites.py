@@ -44,8 +44,9 @@ SETUP_LONG = ((Suite("keda", (sys.executable, "-m", "images", "build", "keda"), 
 # What has a suite of its own; "unit" is the rest of tests/.
 APART = ("launcher", "integration", "resilience", "door", "discovery", "signals")
 LINT = (Suite("lint", ("make", "--no-print-directory", "lint"), 180),)
-WITHOUT_CLUSTER = (
-    _pytest("integration", 900, "tests/integration"),
+# It waits more than it works, like those on clusters.
+INTEGRATION = _pytest("integration", 900, "tests/integration")
+QUICK = (
     _pytest("unit", 540, "tests", *(f"--ignore=tests/{each}" for each in APART)),
     _pytest("launcher", 540, "tests/launcher"),
     _pytest("door", 540, "tests/door", "tests/discovery"),
@@ -66,17 +67,20 @@ def _on_cluster(name: str, budget_seconds: int, *arguments: str) -> Suite:
     return _pytest(name, budget_seconds, *files, *arguments)
 
 
-def _on_clusters(resilience_seconds: int, seconds: int, *arguments: str) -> tuple[Suite, ...]:
-    return (
-        _pytest("resilience", resilience_seconds, "tests/resilience", *arguments),
-        *(_on_cluster(name, seconds, *arguments) for name in ON_CLUSTERS),
-    )
+def _on_clusters(seconds: int, *arguments: str) -> tuple[Suite, ...]:
+    return tuple(_on_cluster(name, seconds, *arguments) for name in ON_CLUSTERS)
 
 
+def _resilience(seconds: int, *arguments: str) -> Suite:
+    return _pytest("resilience", seconds, "tests/resilience", *arguments)
+
+
+NOT_LONG = ("-m", "not long")
 # Long ones first, so that none is left to run alone at the end.
+BESIDE = (INTEGRATION, *_on_clusters(1800, *NOT_LONG), _resilience(1200, *NOT_LONG), *QUICK)
 SUITES: dict[str, Groups] = {
-    "test": (*SETUP, LINT, (*_on_clusters(900, 1800, "-m", "not long"), *WITHOUT_CLUSTER)),
-    "test-long": (*SETUP, *SETUP_LONG, _on_clusters(10800, 5400, "-s")),
+    "test": (*SETUP, LINT, BESIDE),
+    "test-long": (*SETUP, *SETUP_LONG, (_resilience(10800, "-s"), *_on_clusters(5400, "-s"))),
 }
 
 
