@@ -34,7 +34,7 @@ from e2e.doors import Door, doors_of
 from e2e.installation import RELEASE, SYSTEM
 from e2e.jobs import service
 from e2e.kubectl import Kubectl, KubectlError
-from e2e.operators import kill_leader, leader_uid
+from e2e.operators import OPERATORS, kill_leader, leader_uid
 from e2e.test_serving import serves
 
 SERVED = 2
@@ -109,7 +109,7 @@ def _unready(pod: Mapping[str, Any]) -> dict[str, Any]:
 def restart_leader(kubectl: Kubectl) -> None:
     """Delete the pod of the active operator, as a rollout or a drain does."""
     system, uid = kubectl.within(SYSTEM), leader_uid(kubectl)
-    pods = system.list("pods", "app.kubernetes.io/component=operator")
+    pods = system.list("pods", OPERATORS)
     (name,) = [pod["metadata"]["name"] for pod in pods if pod["metadata"]["uid"] == uid]
     system.delete("pod", name, "--wait=false")
 
@@ -166,7 +166,7 @@ def _led_since(kubectl: Kubectl, began: float) -> float:
     end = time.monotonic() + _LIMIT_SECONDS
     system = kubectl.within(SYSTEM)
     while time.monotonic() < end:
-        for pod in system.list("pods", "app.kubernetes.io/component=operator"):
+        for pod in system.list("pods", OPERATORS):
             with suppress(KubectlError):
                 told = _LEADING.findall(system.logs(pod["metadata"]["name"]))
                 when = [datetime.fromisoformat(each).timestamp() for each in told]

@@ -20,6 +20,7 @@ from e2e.installation import RELEASE, SYSTEM
 from e2e.jobs import model
 from e2e.kubectl import Kubectl
 from e2e.models import upload_digits
+from e2e.operators import OPERATORS
 
 FIXTURE = "fixture"
 FAKE_NODE = {"key": "kwok.x-k8s.io/node", "operator": "Exists", "effect": "NoSchedule"}
@@ -55,7 +56,7 @@ class Bench:
         system = self.kubectl.within(SYSTEM)
         lease = system.get("lease", "lepton-operator") or {}
         holder = lease.get("spec", {}).get("holderIdentity")
-        pods = system.list("pods", "app.kubernetes.io/component=operator")
+        pods = system.list("pods", OPERATORS)
         leader = next(pod for pod in pods if pod["metadata"]["uid"] == holder)
         name = leader["metadata"]["name"]
         status = system.run("exec", name, "--", "cat", "/proc/1/status")

@@ -17,6 +17,7 @@ from e2e.cluster import down
 from e2e.cluster.target import Target
 from e2e.installation import RELEASE, SYSTEM
 from e2e.kubectl import Kubectl, KubectlError
+from e2e.operators import OPERATORS
 from images.build import build
 
 DUMPED = ("trainingjobs,leptonmodels,inferenceservices", "pods", "events")
@@ -121,7 +122,7 @@ def _dump(kubectl: Kubectl) -> None:
         (folder / f"{name}.log").write_text(text)
         print("\n".join(text.splitlines()[-15:]))
     system = kubectl.within(SYSTEM)
-    log = _tried(system, "logs", "-l", "app.kubernetes.io/component=operator", "--tail=-1")
+    log = _tried(system, "logs", "-l", OPERATORS, "--tail=-1")
     (folder / "operator.log").write_text(log)
     print(f"--- operator ({RELEASE})")
     print("\n".join(log.splitlines()[-40:]))

@@ -13,7 +13,7 @@ from envoy.service.discovery.v3.discovery_pb2 import DeltaDiscoveryRequest
 from e2e.certificates import door_identity
 from e2e.installation import SYSTEM, authority_of_doors
 from e2e.kubectl import Kubectl
-from e2e.operators import leader_uid
+from e2e.operators import OPERATORS, leader_uid
 from lepton_operator.door.resources import Kind
 
 _HOST = f"lepton-operator-xds.{SYSTEM}.svc"
@@ -60,7 +60,7 @@ async def _requests(service: str) -> AsyncIterator[DeltaDiscoveryRequest]:
 
 def _leaders_address(kubectl: Kubectl) -> str:
     uid = leader_uid(kubectl)
-    pods = kubectl.within(SYSTEM).list("pods", "app.kubernetes.io/component=operator")
+    pods = kubectl.within(SYSTEM).list("pods", OPERATORS)
     (address,) = [pod["status"]["podIP"] for pod in pods if pod["metadata"]["uid"] == uid]
     return f"{address}:{_PORT}"
 

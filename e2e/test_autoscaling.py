@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from operator import not_
 from typing import Any
 
 import pytest
@@ -39,7 +40,6 @@ ENOUGH = 300
 """Answers in 15 s: seven looks of the law, the second of which adds a replica where all compute."""
 PROMETHEUS = f"deployment/{RELEASE}-prometheus"
 PROMETHEUS_PODS = "app.kubernetes.io/component=prometheus"
-GONE = "a pod is gone"
 WORDS = {"time", "from", "to", "metric", "value", "target", "reason"}
 
 
@@ -196,7 +196,7 @@ def test_without_prometheus_the_doors_are_asked_and_it_goes_on(sleeper: Kubectl)
     system.run("scale", PROMETHEUS, "--replicas=0")
     try:
         # While it ends it still answers.
-        wait_until(lambda: system.list("pods", PROMETHEUS_PODS), lambda left: not left, GONE)
+        wait_until(lambda: system.list("pods", PROMETHEUS_PODS), not_, "a pod is gone")
         with load(sleeper, "sleeper", RATE):
             is_scaled_up(sleeper)
             says(sleeper, "DoorsAsked")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import re
 import subprocess
 from collections import Counter
@@ -17,6 +16,7 @@ from typing import Any
 
 from e2e.cluster.ports import free_port
 from e2e.deadlines import DEADLINES_SECONDS
+from e2e.doors import cpu_seconds
 from images.door.admin import Admin, AdminError
 from images.door.bootstrap import admin_socket, bootstrap, secrets
 from images.door.settings import Settings as DoorSettings
@@ -116,8 +116,7 @@ class Envoy:
             ) from None
 
     def cpu_seconds(self) -> float:
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return cpu_seconds(self.process.pid)
 
     def resident_bytes(self) -> int:
         pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
